@@ -1,0 +1,1 @@
+"""Evidence: load tests over the network and peers side by side."""

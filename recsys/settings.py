@@ -1,0 +1,77 @@
+"""Where things are: one object read from the environment, once, in a composition root.
+
+How a component behaves is a dataclass beside that component; this file only says where the
+servers, the folders and the ports are. ``endpoints.py`` resolves what is left unset.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+BrokerKind = Literal["kafka", "tansu"]
+
+
+class Settings(BaseSettings):
+    """Addresses and folders. An unset address means: the server ``recsys up`` started."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    kafka_bootstrap_servers: str | None = Field(None, alias="KAFKA_BOOTSTRAP_SERVERS")
+    """``host:port[,host:port]`` of your Kafka cluster."""
+    kafka_security_protocol: str = Field("PLAINTEXT", alias="KAFKA_SECURITY_PROTOCOL")
+    """PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."""
+    kafka_sasl_mechanism: str | None = Field(None, alias="KAFKA_SASL_MECHANISM")
+    kafka_sasl_username: str | None = Field(None, alias="KAFKA_SASL_USERNAME")
+    kafka_sasl_password: str | None = Field(None, alias="KAFKA_SASL_PASSWORD")
+    kafka_ssl_cafile: str | None = Field(None, alias="KAFKA_SSL_CAFILE")
+    kafka_home: Path | None = Field(None, alias="KAFKA_HOME")
+    """An unpacked Kafka distribution for the embedded broker."""
+    redis_url: str | None = Field(None, alias="REDIS_URL")
+    """``redis://`` or ``rediss://`` address of the online store."""
+    triton_grpc_url: str | None = Field(None, alias="TRITON_GRPC_URL")
+    """``host:port`` of Triton's gRPC port; it must see ``model_repository`` under the same path."""
+    ray_address: str | None = Field(None, alias="RAY_ADDRESS")
+    """Ray cluster for training; unset starts a local one."""
+
+    state_dir: Path = Field(Path("var"), alias="RECSYS_STATE_DIR")
+    """Everything the system writes: server data, event log, bundles, process files."""
+    data_dir: Path = Field(Path("data"), alias="RECSYS_DATA_DIR")
+    """Downloaded data sets, one folder each."""
+    broker: BrokerKind | None = Field(None, alias="RECSYS_BROKER")
+    """Forces the embedded broker; unset tries Apache Kafka, then Tansu."""
+    namespace: str = Field("recsys", alias="RECSYS_NAMESPACE")
+    """Prefix of topics and consumer groups, and Feast's project name."""
+    num_partitions: int = Field(4, alias="RECSYS_PARTITIONS", ge=1, le=1024)
+    """Partitions of a topic we create."""
+    host: str = Field("127.0.0.1", alias="RECSYS_HOST")
+    """Address every embedded server and the API listen on."""
+    api_port: int = Field(8080, alias="RECSYS_API_PORT", ge=1, le=65535)
+    redis_port: int = Field(16379, alias="RECSYS_REDIS_PORT", ge=1, le=65535)
+    kafka_port: int = Field(19092, alias="RECSYS_KAFKA_PORT", ge=1, le=65535)
+    """The KRaft controller takes the port after it."""
+    triton_grpc_port: int = Field(18001, alias="RECSYS_TRITON_GRPC_PORT", ge=1, le=65535)
+    """Triton's HTTP and metrics ports are the two after it."""
+
+    @property
+    def run_dir(self) -> Path:
+        """Process files of ``recsys up``: endpoints, pids, logs."""
+        return self.state_dir / "run"
+
+    @property
+    def event_log_dir(self) -> Path:
+        """Parquet event log, ``<topic>/date=YYYY-MM-DD/*.parquet``."""
+        return self.state_dir / "event_log"
+
+    @property
+    def bundle_dir(self) -> Path:
+        """Model bundles, one immutable folder each, and the live pointer."""
+        return self.state_dir / "bundles"
+
+    @property
+    def model_repository(self) -> Path:
+        """Triton model repository rendered from bundles."""
+        return self.state_dir / "model_repository"

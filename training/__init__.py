@@ -1,0 +1,1 @@
+"""From history to a bundle: examples, recipes, the training loop, evaluation, Ray."""
