@@ -40,8 +40,6 @@ AttributeKey = Annotated[str, Meta(min_length=1, max_length=64)]
 AttributeText = Annotated[str, Meta(max_length=256)]
 AttributeList = Annotated[list[AttributeText], Meta(max_length=64)]
 AttributeValue = bool | int | Finite | AttributeText | AttributeList
-    bool | int | Finite | AttributeText | Annotated[list[AttributeText], Meta(max_length=64)]
-)
 Attributes = Annotated[dict[AttributeKey, AttributeValue], Meta(max_length=64)]
 Context = Annotated[dict[AttributeKey, AttributeText], Meta(max_length=16)]
 """What surrounded the request: device, page, country of the session."""
