@@ -58,7 +58,7 @@ class _Event(
     schema_version: Literal[1] = 1
 
 
-class ItemEvent(_Event, tag="item"):
+class ItemEvent(_Event, frozen=True, kw_only=True, tag="item"):
     """An item came into being, changed or was withdrawn (not ``available``). Whole, not a diff."""
 
     item_id: Identifier
@@ -72,14 +72,14 @@ class ItemEvent(_Event, tag="item"):
     attributes: Attributes = {}
 
 
-class UserEvent(_Event, tag="user"):
+class UserEvent(_Event, frozen=True, kw_only=True, tag="user"):
     """A user came into being or changed. Whole, not a diff."""
 
     user_id: Identifier
     attributes: Attributes = {}
 
 
-class ImpressionEvent(_Event, tag="impression"):
+class ImpressionEvent(_Event, frozen=True, kw_only=True, tag="impression"):
     """A list was really shown: ``items[i]`` at position ``first_position + i``."""
 
     user_id: Identifier
@@ -92,7 +92,7 @@ class ImpressionEvent(_Event, tag="impression"):
     context: Context = {}
 
 
-class InteractionEvent(_Event, tag="interaction"):
+class InteractionEvent(_Event, frozen=True, kw_only=True, tag="interaction"):
     """A user acted on an item: click, purchase, long_view …"""
 
     user_id: Identifier
@@ -106,7 +106,7 @@ class InteractionEvent(_Event, tag="interaction"):
     context: Context = {}
 
 
-class FeedbackEvent(_Event, tag="feedback"):
+class FeedbackEvent(_Event, frozen=True, kw_only=True, tag="feedback"):
     """A user said something about an item: rating, like, hide, not_interested …"""
 
     user_id: Identifier
