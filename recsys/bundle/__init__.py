@@ -1,0 +1,1 @@
+"""What we ship: the immutable directory a request is served from."""

@@ -1,0 +1,1 @@
+"""What we learn from: vocabularies, catalogues, splits by time, examples, negatives."""

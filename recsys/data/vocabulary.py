@@ -1,0 +1,56 @@
+"""Outside identities to table rows and back. Row 0 is always padding: "nothing here".
+
+A vocabulary is frozen with the bundle that was trained on it: an item it lacks has no row until
+a bundle that knows it is live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from recsys.errors import InputError
+from recsys.features.batch import Int32s
+
+PADDING_INDEX = 0
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Items ``1 … N`` and categories ``0 … G - 1`` of one bundle."""
+
+    item_ids: tuple[str, ...]
+    """``item_ids[i - 1]`` is the identity of row ``i``."""
+    categories: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name, values in (("item_ids", self.item_ids), ("categories", self.categories)):
+            if len(set(values)) != len(values):
+                raise InputError(f"{name} of a vocabulary must be distinct; found duplicates")
+
+    @property
+    def num_items(self) -> int:
+        """N, padding not counted."""
+        return len(self.item_ids)
+
+    @cached_property
+    def index_of(self) -> dict[str, int]:
+        """Row of each item identity."""
+        return {item_id: row for row, item_id in enumerate(self.item_ids, start=1)}
+
+    @cached_property
+    def category_index_of(self) -> dict[str, int]:
+        """Column of each category."""
+        return {category: column for column, category in enumerate(self.categories)}
+
+    def indexes(self, item_ids: Iterable[str]) -> Int32s:
+        """Give the rows of ``item_ids``; 0 for an unknown one."""
+        index_of = self.index_of
+        return np.fromiter((index_of.get(i, PADDING_INDEX) for i in item_ids), dtype=np.int32)
+
+    def ids(self, indexes: Iterable[int]) -> Sequence[str]:
+        """Give the identities of rows ``1 … N``; padding rows are skipped."""
+        return [self.item_ids[i - 1] for i in indexes if i != PADDING_INDEX]

@@ -1,0 +1,1 @@
+"""What is good: one metric a file, reports beside baselines."""

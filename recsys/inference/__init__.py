@@ -1,0 +1,1 @@
+"""Running a model somewhere else: the client of the model server."""

@@ -1,0 +1,1 @@
+"""What learns: the tensor contract, towers, ranker, losses. Knows no storage and no server."""

@@ -1,0 +1,73 @@
+"""What a bundle can do, as the model server sees it: retrieve, rank, similar, refresh.
+
+``recsys.bundle.load.load_serving_model(bundle_path)`` gives an implementation on CPU or CUDA. The
+training code evaluates the very same object, so offline metrics speak of what is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from recsys.models.signature import Dimensions
+
+UserContext = Mapping[str, Tensor]
+"""Tensors of ``signature.user_context``, each with the batch axis first."""
+
+
+class Candidates(NamedTuple):
+    """Fused candidates of ``B`` users."""
+
+    item_index: Tensor
+    """``[B, C]`` int32, distinct per row, 0 pads."""
+    source_score: Tensor
+    """``[B, C, S]`` float32 score of every source for every candidate."""
+
+
+class Ranked(NamedTuple):
+    """Scores aligned with the candidates they were asked for."""
+
+    score: Tensor
+    """``[B, C]`` float32 blended score, -inf where the candidate is padding."""
+    objective_score: Tensor
+    """``[B, C, O]`` float32 calibrated probability by objective."""
+
+
+class ServingModel(Protocol):
+    """One bundle, loaded. Not thread-safe: one per model-server instance."""
+
+    @property
+    def dimensions(self) -> Dimensions:
+        """Sizes of this bundle's tensors."""
+
+    @property
+    def num_items(self) -> int:
+        """N, padding not counted."""
+
+    def retrieve(
+        self, user: UserContext, *, num_candidates: int, exclude_index: Tensor,
+        exclude_history: Tensor,
+    ) -> Candidates:  # fmt: skip
+        """Give the best ``num_candidates`` of all sources that are not excluded.
+
+        ``exclude_index`` ``[B, X]`` int32 (0 pads), ``exclude_history`` ``[B, 1]`` bool. Fewer
+        than ``num_candidates`` come back only when fewer exist.
+        """
+
+    def score_sources(self, user: UserContext, candidate_index: Tensor) -> Candidates:
+        """Give every source's score of given candidates ``[B, C]`` (for ``rank`` of a list)."""
+
+    def rank(self, user: UserContext, candidates: Candidates) -> Ranked:
+        """Score candidates."""
+
+    def similar(self, item_index: Tensor, *, k: int) -> tuple[Tensor, Tensor]:
+        """Give the ``[B, k]`` nearest other items of ``[B]`` items, and their cosines."""
+
+    def set_item_activity(self, activity: Tensor, as_of_ms: int) -> None:
+        """Swap in moving item features ``[N + 1, Fi]`` (row 0 is padding), in one step."""
+
+    @property
+    def item_activity_as_of_ms(self) -> int:
+        """When the resident item features were true."""

@@ -1,0 +1,119 @@
+"""The one tensor contract between features, training, the model server and its clients.
+
+`config.pbtxt`, the Triton client and the training loop are all made from these lists, so a shape is
+written down once. Item rows are vocabulary indexes, 0 is padding everywhere.
+
+Axes: ``B`` users in a call, ``H`` history, ``T`` profile tokens, ``Fu``/``Fc`` feature columns,
+``G`` categories, ``X`` excluded items, ``C`` candidates, ``K`` answers, ``O`` objectives,
+``S`` candidate sources.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+DType = Literal["INT32", "INT64", "FP32", "BOOL"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor of a model, batch axis not counted; -1 marks an axis that varies by call."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    meaning: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dimensions:
+    """Sizes fixed by a bundle (they are part of its manifest)."""
+
+    history_length: int
+    """H: distinct history items a request carries, most recent last, padded on the left."""
+    num_tokens: int
+    """T: profile tokens a request carries."""
+    num_user_features: int
+    """Fu plus the request-time features of ``models/encode.py``."""
+    num_categories: int
+    """G."""
+    num_category_features: int
+    """Fc."""
+    num_item_features: int
+    """Fi: moving item features the ranker reads from its resident table."""
+    objectives: tuple[str, ...]
+    """O names, first the one a label is named for."""
+    sources: tuple[str, ...]
+    """S names of candidate sources: two_tower, item_to_item, popular, history …"""
+
+
+def user_context(d: Dimensions) -> tuple[TensorSpec, ...]:
+    """Give what a request says about its user. Raw values: models normalise for themselves."""
+    return (
+        TensorSpec("history_index", "INT32", (d.history_length,), "distinct items, newest last"),
+        TensorSpec("history_count", "FP32", (d.history_length,), "interactions with each"),
+        TensorSpec(
+            "history_age_s", "FP32", (d.history_length,), "seconds since the latest of them"
+        ),
+        TensorSpec("user_tokens", "INT64", (d.num_tokens,), "token hashes, 0 pads"),
+        TensorSpec("user_dense", "FP32", (d.num_user_features,), "activity, then request time"),
+        TensorSpec(
+            "user_category",
+            "FP32",
+            (d.num_categories, d.num_category_features),
+            "activity of the user in each category",
+        ),
+    )
+
+
+def recommend_inputs(d: Dimensions) -> tuple[TensorSpec, ...]:
+    """Give the inputs of ``recommend``: retrieve, filter and rank in one call."""
+    return (
+        *user_context(d),
+        TensorSpec("exclude_index", "INT32", (-1,), "items that must not come back, 0 pads"),
+        TensorSpec("exclude_history", "BOOL", (1,), "whether history items must not come back"),
+        TensorSpec("k", "INT32", (1,), "answers wanted; the widest row of the batch sets K"),
+    )
+
+
+def recommend_outputs(d: Dimensions) -> tuple[TensorSpec, ...]:
+    """Give the outputs of ``recommend``, best first; rows past the available items are padding."""
+    return (
+        TensorSpec("item_index", "INT32", (-1,), "answer, 0 pads"),
+        TensorSpec("score", "FP32", (-1,), "blended score, -inf where padded"),
+        TensorSpec("objective_score", "FP32", (-1, len(d.objectives)), "probability by objective"),
+        TensorSpec("source_score", "FP32", (-1, len(d.sources)), "raw score by candidate source"),
+        TensorSpec("item_age_ms", "INT64", (1,), "age of the resident item features"),
+    )
+
+
+def rank_inputs(d: Dimensions) -> tuple[TensorSpec, ...]:
+    """Give the inputs of ``rank``: order a given list."""
+    return (*user_context(d), TensorSpec("candidate_index", "INT32", (-1,), "0 pads"))
+
+
+def rank_outputs(d: Dimensions) -> tuple[TensorSpec, ...]:
+    """Give the outputs of ``rank``, aligned with ``candidate_index`` (not sorted)."""
+    return (
+        TensorSpec("score", "FP32", (-1,), "blended score, -inf where padded"),
+        TensorSpec("objective_score", "FP32", (-1, len(d.objectives)), "probability by objective"),
+        TensorSpec("source_score", "FP32", (-1, len(d.sources)), "raw score by candidate source"),
+        TensorSpec("item_age_ms", "INT64", (1,), "age of the resident item features"),
+    )
+
+
+def similar_inputs() -> tuple[TensorSpec, ...]:
+    """Give the inputs of ``similar``: the nearest items of one item."""
+    return (
+        TensorSpec("item_index", "INT32", (1,), "the item asked about"),
+        TensorSpec("k", "INT32", (1,), "answers wanted"),
+    )
+
+
+def similar_outputs() -> tuple[TensorSpec, ...]:
+    """Give the outputs of ``similar``, best first."""
+    return (
+        TensorSpec("similar_index", "INT32", (-1,), "answer, 0 pads"),
+        TensorSpec("score", "FP32", (-1,), "cosine of the item embeddings, -inf where padded"),
+    )

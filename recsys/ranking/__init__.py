@@ -1,0 +1,1 @@
+"""Order: filters, blending of objectives, re-ranking."""

@@ -1,0 +1,1 @@
+"""Narrow: candidate sources and their fusion."""
