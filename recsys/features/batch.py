@@ -61,7 +61,7 @@ class UserFeatures:
     history_last_ms: Ragged
     """int64, aligned with ``history_index``: event time of the latest of them."""
     category_activity: Float32s
-    """``[B, G, Fc]`` aggregates of view ``user_category_activity`` for the vocabulary's categories."""
+    """``[B, G, Fc]`` aggregates of view ``user_category_activity``, G in vocabulary order."""
 
     def __len__(self) -> int:
         return len(self.as_of_ms)
