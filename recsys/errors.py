@@ -44,7 +44,16 @@ class InputError(RecsysError, ValueError):
 
 
 class EventError(InputError):
-    """An event does not fit its schema."""
+    """An event does not fit its schema.
+
+    Attributes:
+        code: The reason in one word, for counters: ``"malformed"`` (not JSON, not UTF-8, too big),
+            ``"schema"`` (a field is wrong), ``"time"`` (in the future) or ``"duplicate"``.
+    """
+
+    def __init__(self, message: str, *, field: str = "", code: str = "schema") -> None:
+        super().__init__(message, field=field)
+        self.code = code
 
 
 class MappingError(InputError):
