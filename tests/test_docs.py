@@ -1,0 +1,105 @@
+"""Docs are true: every command, setting, path and link they name exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from recsys.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+TOP_LEVEL = ("recsys", "feature_repo", "serving", "training", "benchmarks", "tests", "docs")
+
+FENCE = re.compile(r"^```.*?^```", re.M | re.S)
+CODE = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\[[^\]]+\]\(([^)#\s]+)(#[^)]*)?\)")
+
+
+@pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def page(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def _shell_lines(text: str) -> list[str]:
+    """Lines of fenced shell blocks and inline code: where commands stand."""
+    lines: list[str] = []
+    for block in FENCE.findall(text):
+        head, *body = block.splitlines()
+        if head in ("```", "```sh", "```bash", "```shell", "```console"):
+            lines += [line.removeprefix("$ ").strip() for line in body[:-1]]
+    return lines + CODE.findall(FENCE.sub("", text))
+
+
+@cache
+def _make_targets() -> set[str]:
+    makefile = (ROOT / "Makefile").read_text()
+    return set(re.findall(r"^([a-z][a-z0-9-]*):", makefile, re.M))
+
+
+@cache
+def _commands() -> set[str]:
+    shown = subprocess.run(
+        [sys.executable, "-m", "recsys.cli", "--help"], capture_output=True, text=True, check=True
+    )
+    return set(re.findall(r"^\s+([a-z][a-z-]*)\s", shown.stdout, re.M))
+
+
+def test_named_make_targets_exist(page: Path) -> None:
+    for line in _shell_lines(page.read_text()):
+        match = re.match(r"(?:[A-Z_]+=\S+ )*make ([a-z][a-z0-9-]*)", line)
+        if match:
+            assert match[1] in _make_targets(), f"{page.name}: `{line}`"
+
+
+def test_named_recsys_commands_exist(page: Path) -> None:
+    for line in _shell_lines(page.read_text()):
+        match = re.match(r"(?:\S+/)?recsys ([a-z][a-z-]*)", line)
+        if match:
+            assert match[1] in _commands(), f"{page.name}: `{line}`"
+
+
+def test_named_modules_exist(page: Path) -> None:
+    for line in _shell_lines(page.read_text()):
+        match = re.search(r"python3? -m ((?:recsys|serving|training|benchmarks)[\w.]*)", line)
+        if match:
+            path = ROOT / match[1].replace(".", "/")
+            exists = path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
+            assert exists, f"{page.name}: `{line}`"
+
+
+def test_named_settings_exist(page: Path) -> None:
+    source = "".join(
+        path.read_text()
+        for folder in ("recsys", "serving", "training", "tests", "feature_repo")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".yaml") and path != Path(__file__)
+    )
+    source += (ROOT / "Makefile").read_text()
+    known = {field.alias for field in Settings.model_fields.values()}
+    for name in set(re.findall(r"\bRECSYS_[A-Z_]+\b", page.read_text())):
+        assert name in known or name in source, f"{page.name}: {name}"
+
+
+def test_named_paths_exist(page: Path) -> None:
+    for code in CODE.findall(FENCE.sub("", page.read_text())):
+        path = code.split("::")[0].rstrip("/")
+        if path.split("/")[0] in TOP_LEVEL and "/" in path and re.fullmatch(r"[\w./-]+", path):
+            assert (ROOT / path).exists(), f"{page.name}: `{code}`"
+
+
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for target, _ in LINK.findall(page.read_text()):
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target).exists(), f"{page.name}: ({target})"
+
+
+def test_every_setting_is_in_the_operations_page() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    missing = [f.alias for f in Settings.model_fields.values() if f"`{f.alias}`" not in text]
+    assert not missing
