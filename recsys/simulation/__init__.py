@@ -1,0 +1,23 @@
+"""A simulated world: a log with known propensities, and the truth behind it.
+
+The model is in ``docs/simulation.md``. Read ``config`` for the parameters, then ``users``,
+``items``, ``policy`` and ``behaviour`` for what they mean, ``sessions`` and ``stream`` for how a
+log comes about, ``truth`` for the questions only a simulator can answer.
+"""
+
+from recsys.simulation.behaviour import SessionState
+from recsys.simulation.config import PRESETS, WorldConfig, demo, million
+from recsys.simulation.truth import LoggedRequests
+from recsys.simulation.world import Response, Visit, World
+
+__all__ = [
+    "PRESETS",
+    "LoggedRequests",
+    "Response",
+    "SessionState",
+    "Visit",
+    "World",
+    "WorldConfig",
+    "demo",
+    "million",
+]
