@@ -6,6 +6,7 @@ servers, the folders and the ports are. ``endpoints.py`` resolves what is left u
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,10 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 BrokerKind = Literal["kafka", "tansu"]
+
+
+def _default_servers_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recsys" / "servers"
 
 
 class Settings(BaseSettings):
@@ -39,6 +44,8 @@ class Settings(BaseSettings):
 
     state_dir: Path = Field(Path("var"), alias="RECSYS_STATE_DIR")
     """Everything the system writes: server data, event log, bundles, process files."""
+    servers_dir: Path = Field(default_factory=_default_servers_dir, alias="RECSYS_SERVERS_DIR")
+    """Embedded servers' programs, shared by all clones; default ``~/.cache/recsys/servers``."""
     data_dir: Path = Field(Path("data"), alias="RECSYS_DATA_DIR")
     """Downloaded data sets, one folder each."""
     broker: BrokerKind | None = Field(None, alias="RECSYS_BROKER")
