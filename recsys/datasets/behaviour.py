@@ -25,16 +25,16 @@ from recsys.datasets.readers import FILE_COLUMN, ROW_COLUMN
 from recsys.datasets.sources import Sources
 from recsys.datasets.times import epoch_ms
 
-_IMPRESSION_SCHEMA = {
+_IMPRESSION_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "event_id": pl.String, "event_time_ms": pl.Int64, "user_id": pl.String,
     "request_id": pl.String, "items": pl.List(pl.String), "first_position": pl.Int64,
     "propensities": pl.List(pl.Float64), "policy": pl.String,
-    "source": pl.String, "row": pl.UInt32,
+    "source": pl.String, "file": pl.UInt32, "row": pl.UInt32,
 }  # fmt: skip
 _ACT_SCHEMA = {
     "event_id": pl.String, "event_time_ms": pl.Int64, "user_id": pl.String, "item_id": pl.String,
     "type": pl.String, "value": pl.Float64, "request_id": pl.String, "position": pl.Int64,
-    "source": pl.String, "row": pl.UInt32, "__from_impression": pl.Boolean,
+    "source": pl.String, "file": pl.UInt32, "row": pl.UInt32, "__from_impression": pl.Boolean,
 }  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def impressions(mapping: DatasetMapping, sources: Sources) -> pl.DataFrame:
             *(limits.identifier("event_id", "event id") if section.event_id else []),
         ]
         frame = sources.refuse(frame, rules, kind="impression", source=where, table=section.table)
-        frames.append(frame.drop(FILE_COLUMN, ROW_COLUMN, "__gap", strict=False))
+        frames.append(frame.drop("__gap", strict=False))
     return pl.concat(frames, how="diagonal")
 
 
@@ -82,7 +82,7 @@ def acts(
             *(limits.identifier("event_id", "event id") if section.event_id else []),
         ]
         frame = sources.refuse(frame, rules, kind=kind, source=where, table=section.table)
-        frames.append(frame.drop(FILE_COLUMN, ROW_COLUMN))
+        frames.append(frame)
     return pl.concat(frames, how="diagonal")
 
 
@@ -121,9 +121,8 @@ def _shown_lists(
         "request_id": _request_id(section, schema),
         "policy": pl.lit(section.policy),
         "source": pl.lit(where),
+        "file": pl.col(FILE_COLUMN),
         "row": pl.col(ROW_COLUMN),
-        FILE_COLUMN: pl.col(FILE_COLUMN),
-        ROW_COLUMN: pl.col(ROW_COLUMN),
     }
     place = _place(section.position, section.first_position, schema)
     if section.items is not None:
@@ -156,7 +155,7 @@ def _shown_lists(
         propensities=pl.col("chance").drop_nulls(),
         first_position=pl.col("place").min().fill_null(0),
         __gap=gap & pl.col("place").is_not_null().any(),
-    ).sort(FILE_COLUMN, ROW_COLUMN)  # fmt: skip
+    ).sort("file", "row")  # fmt: skip
 
 
 def _act_rows(
@@ -191,10 +190,10 @@ def _act_rows(
         request_id=_request_id(section, schema),
         position=_place(position, section.first_position, schema),
         source=pl.lit(where),
+        file=pl.col(FILE_COLUMN),
         row=pl.col(ROW_COLUMN),
         __from_impression=pl.lit(from_impression),
         **attribute_columns("context", section.context, schema, text_only=True),
-        **{FILE_COLUMN: pl.col(FILE_COLUMN), ROW_COLUMN: pl.col(ROW_COLUMN)},
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -55,20 +56,29 @@ class Condition:
             column = column.cast(pl.String)
             dtype = pl.String()
         self._check_comparable(dtype)
-        literal = self.literal
-        expressions = {
-            "==": lambda: column == literal,
-            "!=": lambda: column != literal,
-            "<": lambda: column < literal,
-            "<=": lambda: column <= literal,
-            ">": lambda: column > literal,
-            ">=": lambda: column >= literal,
-            "in": lambda: column.is_in(literal),
-            "not in": lambda: ~column.is_in(literal),
-            "matches": lambda: column.str.contains(str(literal)),
-            "not matches": lambda: ~column.str.contains(str(literal)),
-        }
-        result: pl.Expr = expressions[self.operator]()
+        literal: Any = self.literal
+        result: pl.Expr
+        match self.operator:
+            case "==":
+                result = column == literal
+            case "!=":
+                result = column != literal
+            case "<":
+                result = column < literal
+            case "<=":
+                result = column <= literal
+            case ">":
+                result = column > literal
+            case ">=":
+                result = column >= literal
+            case "in":
+                result = column.is_in(literal)
+            case "not in":
+                result = ~column.is_in(literal)
+            case "matches":
+                result = column.str.contains(literal)
+            case _:
+                result = ~column.str.contains(literal)
         return result.fill_null(False)
 
     def _check_comparable(self, dtype: pl.DataType) -> None:

@@ -67,7 +67,9 @@ def refuse_bad_rows(mapping: DatasetMapping, tables: DatasetTables) -> None:
     num_bad = tables.bad_rows.height
     if num_bad == 0:
         return
-    allowed = sum(rule.at_most for rule in mapping.check.allow if rule.check == "bad_rows")
+    allowed = sum(
+        rule.at_most for rule in mapping.check.allow if rule.check in ("bad_rows", "nulls")
+    )
     first = tables.bad_rows.row(0, named=True)
     if num_bad > allowed:
         raise MappingError(

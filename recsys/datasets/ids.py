@@ -12,7 +12,7 @@ from hashlib import blake2b
 
 import polars as pl
 
-_NOT_CONTENT = ("event_id", "source", "row", "__file", "__row", "__first_seen", "__born_first_seen")
+_NOT_CONTENT = ("event_id", "source", "file", "row", "__first_seen", "__born_first_seen")
 _DIGEST_BYTES = 12
 """96 bits: among a billion events the chance of any collision is below one in 10^11."""
 

@@ -35,6 +35,7 @@ Column = Annotated[str, Field(min_length=1)]
 Scalar = bool | int | float | str
 EvaluationView = Literal["repeats_allowed", "new_items_only"]
 CheckName = Literal[
+    "nulls",
     "bad_rows",
     "duplicate_items",
     "duplicate_users",
@@ -47,8 +48,9 @@ CheckName = Literal[
     "unknown_users",
     "unknown_requests",
     "interaction_outside_list",
+    "interaction_before_list",
     "future_times",
-    "nulls",
+    "split_outside_data",
 ]
 
 
@@ -100,7 +102,7 @@ class Table(_Section):
     """Name or glob (``"logs/*.csv"``), or a list of them; matches are read in name order."""
     format: Literal["csv", "parquet", "jsonl"] | None = None
     """Unset: told from the suffix (``.csv .tsv .parquet .jsonl .ndjson``, each also ``.gz``)."""
-    separator: str = Field(",", min_length=1, max_length=1)
+    separator: str = Field(default=",", min_length=1, max_length=1)
     """CSV only."""
     null_values: list[str] = [""]
     """CSV only: texts that mean "nothing here"."""
@@ -142,7 +144,7 @@ class CategoryRule(_Section):
     """``first``: first element of a list column, or of a text split at ``separator``.
     ``last_word``: last word of a text, in lower case, without punctuation."""
     separator: str = ","
-    top: int | None = Field(None, ge=1)
+    top: int | None = Field(default=None, ge=1)
     """Keep the categories with the most items (ties by name); the rest is ``other``."""
     other: str = "other"
 
@@ -213,7 +215,7 @@ class Impressions(_Section):
     position: Column | int | None = None
     """Row per item: its place, without gaps; unset, the order of the rows. Row per list: the
     place of the first item."""
-    first_position: int = Field(0, ge=0)
+    first_position: int = Field(default=0, ge=0)
     """What the file calls the first place (1 when it counts from one): subtracted."""
     propensity: Column | None = None
     """Chance of being shown under the logging policy: a number, or a list beside ``items``."""
@@ -252,7 +254,7 @@ class Behaviour(_Section):
     """Weight, quantity, money, seconds: a column, or a number for all rows."""
     request_id: RequestId | None = None
     position: Column | int | FromImpression | None = None
-    first_position: int = Field(0, ge=0)
+    first_position: int = Field(default=0, ge=0)
     """What the file calls the first place: subtracted from a position column."""
     context: NamedColumns = {}
     event_id: Column | None = None
@@ -308,7 +310,7 @@ class Evaluation(_Section):
     the user did not have before, and candidates leave those out. The first one is the headline."""
     interaction: TypeName | None = None
     """Type that makes an item relevant; unset: that of the first objective."""
-    k: int = Field(20, ge=1, le=1000)
+    k: int = Field(default=20, ge=1, le=1000)
     """Length of the judged list."""
 
 
@@ -335,7 +337,7 @@ class Download(_Section):
     """Name under which the download is kept in the data set's folder."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Unset: unknown; the sum is printed and the tables are checked after conversion."""
-    size_bytes: int | None = Field(None, ge=1)
+    size_bytes: int | None = Field(default=None, ge=1)
     convert: Literal["online_retail", "kuairand_pure"] | None = None
     """Which converter of ``publishers.py`` makes the tables out of it; unset: used as it is."""
     page: str = ""

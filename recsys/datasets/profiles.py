@@ -9,19 +9,19 @@ import polars as pl
 from recsys.datasets import limits
 from recsys.datasets.columns import as_identifier, as_text, attribute_columns, required_type
 from recsys.datasets.mapping import CategoryRule, DatasetMapping, Items, TimeColumn, Users
-from recsys.datasets.readers import ROW_COLUMN
+from recsys.datasets.readers import FILE_COLUMN, ROW_COLUMN
 from recsys.datasets.sources import Sources
 from recsys.datasets.times import epoch_ms
 
 _ITEM_SCHEMA = {
     "event_id": pl.String, "event_time_ms": pl.Int64, "item_id": pl.String, "title": pl.String,
     "text": pl.String, "category": pl.String, "price": pl.Float64, "born_ms": pl.Int64,
-    "available": pl.Boolean, "source": pl.String, "row": pl.UInt32,
+    "available": pl.Boolean, "source": pl.String, "file": pl.UInt32, "row": pl.UInt32,
     "__first_seen": pl.Boolean, "__born_first_seen": pl.Boolean,
 }  # fmt: skip
 _USER_SCHEMA = {
     "event_id": pl.String, "event_time_ms": pl.Int64, "user_id": pl.String,
-    "source": pl.String, "row": pl.UInt32, "__first_seen": pl.Boolean,
+    "source": pl.String, "file": pl.UInt32, "row": pl.UInt32, "__first_seen": pl.Boolean,
 }  # fmt: skip
 
 
@@ -83,6 +83,7 @@ def items(mapping: DatasetMapping, sources: Sources) -> pl.DataFrame:
         "born_ms": _time(section.born, mapping, schema),
         "available": _available(section.available, schema),
         "source": pl.lit("items"),
+        "file": pl.col(FILE_COLUMN),
         "row": pl.col(ROW_COLUMN),
         "__first_seen": pl.lit(section.time == "first_seen"),
         "__born_first_seen": pl.lit(section.born == "first_seen"),
@@ -115,6 +116,7 @@ def users(mapping: DatasetMapping, sources: Sources) -> pl.DataFrame:
         "event_time_ms": _time(section.time, mapping, rows.schema),
         "user_id": as_identifier(section.id, rows.schema),
         "source": pl.lit("users"),
+        "file": pl.col(FILE_COLUMN),
         "row": pl.col(ROW_COLUMN),
         "__first_seen": pl.lit(section.time == "first_seen"),
     }

@@ -18,7 +18,7 @@ from recsys.datasets.mapping import (
     TypeColumn,
     Users,
 )
-from recsys.datasets.readers import FILE_COLUMN, ROW_COLUMN, keep, read_table, table_files
+from recsys.datasets.readers import keep, read_table, table_files
 from recsys.errors import MappingError
 
 Section = Items | Users | Impressions | Behaviour
@@ -39,11 +39,11 @@ class Sources:
         self._bad: list[pl.DataFrame] = []
         self._frames: dict[str, pl.DataFrame] = {}
         self._sections: dict[str, list[Section]] = {}
-        for section in (mapping.items, mapping.users):
-            if section is not None:
-                self._sections.setdefault(section.table, []).append(section)
-        for listed in (*mapping.impressions, *mapping.interactions, *mapping.feedback):
-            self._sections.setdefault(listed.table, []).append(listed)
+        sections: list[Section] = [*mapping.impressions, *mapping.interactions, *mapping.feedback]
+        sections += [mapping.items] if mapping.items else []
+        sections += [mapping.users] if mapping.users else []
+        for section in sections:
+            self._sections.setdefault(section.table, []).append(section)
 
     def rows(self, section: Section, where: str) -> pl.DataFrame:
         """Give the rows of a section's table that its conditions keep.
@@ -84,8 +84,8 @@ class Sources:
                 bad.select(
                     kind=pl.lit(kind),
                     source=pl.lit(source),
-                    file=pl.lit(names).implode().list.get(pl.col(FILE_COLUMN)),
-                    row=pl.col(ROW_COLUMN).cast(pl.UInt32),
+                    file=pl.lit(names).implode().list.get(pl.col("file")),
+                    row=pl.col("row").cast(pl.UInt32),
                     reason="__reason",
                     value="__value",
                     is_null="__is_null",

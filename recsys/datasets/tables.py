@@ -16,7 +16,8 @@ interactions   user_id, item_id, type, value, request_id, position, ``context.*`
 feedback       as interactions
 =============  ==================================================================================
 
-``source`` (which section of the mapping) and ``row`` (row of its table) say where a row came from.
+``source`` (the section of the mapping), ``file`` (which of its table's files) and ``row`` (of that
+file, from 1) say where a row came from.
 """
 
 from __future__ import annotations
