@@ -11,7 +11,8 @@
     ├── FeatureError                 a feature, view or service is unknown or of another shape
     ├── BundleError                  a bundle is missing, damaged or of another version
     └── StageError                   a stage of the request path failed or ran out of time
-        └── DeadlineExceededError    it ran out of time
+        ├── DeadlineExceededError    it ran out of time
+        └── OverloadedError          too much is waiting before it
 
 A message says what was wanted, what was found and what to do.
 """
@@ -82,3 +83,7 @@ class StageError(RecsysError):
 
 class DeadlineExceededError(StageError):
     """A stage ran out of its share of the request's deadline."""
+
+
+class OverloadedError(StageError):
+    """Too much is waiting before a stage; the caller should come back in a moment."""

@@ -1,0 +1,101 @@
+"""Adaptive micro-batching: what is waiting travels together, and nothing waits when idle.
+
+A call that finds a free slot leaves at once, alone. While every slot is busy, calls queue; when one
+comes free, everything waiting (up to ``max_batch``) leaves as one batch. So light load pays no
+delay, and the busier it gets the larger, and per call the cheaper, the batches become.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from recsys.errors import OverloadedError
+
+Call = TypeVar("Call")
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchingConfig:
+    """How calls are put together."""
+
+    max_in_flight: int = 2
+    """Batches under way at once: one is computed while the next is packed and sent."""
+    max_batch: int = 64
+    """Calls in one batch: bounds what a single answer waits for."""
+    max_waiting: int = 4096
+    """Calls that may queue; more are refused at once rather than answered too late."""
+
+
+class AdaptiveBatcher(Generic[Call, Answer]):
+    """Hands calls of one event loop to ``run`` in batches; each caller gets its own answer.
+
+    ``run`` gets the calls in order and gives as many answers in the same order. When it raises,
+    every caller of that batch gets the exception. A caller that is cancelled leaves the others
+    alone.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Call]], Awaitable[Sequence[Answer]]],
+        config: BatchingConfig = BatchingConfig(),  # noqa: B008  frozen
+    ) -> None:
+        self._run = run
+        self._config = config
+        self._waiting: deque[tuple[Call, asyncio.Future[Answer]]] = deque()
+        self._num_in_flight = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, call: Call) -> Answer:
+        """Give the answer of ``call``. Raises OverloadedError when too many are waiting."""
+        if len(self._waiting) >= self._config.max_waiting:
+            raise OverloadedError(
+                f"{len(self._waiting)} calls are waiting already; try again shortly", stage="queue"
+            )
+        if self._num_in_flight < self._config.max_in_flight and not self._waiting:
+            self._num_in_flight += 1
+            try:
+                (answer,) = await self._run([call])
+            finally:
+                self._num_in_flight -= 1
+                self._start_waiting()
+            return answer
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((call, future))
+        return await future
+
+    def _start_waiting(self) -> None:
+        while self._waiting and self._num_in_flight < self._config.max_in_flight:
+            batch: list[tuple[Call, asyncio.Future[Answer]]] = []
+            while self._waiting and len(batch) < self._config.max_batch:
+                call, future = self._waiting.popleft()
+                if not future.done():  # its caller gave up
+                    batch.append((call, future))
+            if not batch:
+                return
+            self._num_in_flight += 1
+            task = asyncio.get_running_loop().create_task(self._run_batch(batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _run_batch(self, batch: list[tuple[Call, asyncio.Future[Answer]]]) -> None:
+        try:
+            answers = await self._run([call for call, _ in batch])
+            assert len(answers) == len(batch), (len(answers), len(batch))
+        except BaseException as error:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
+        finally:
+            self._num_in_flight -= 1
+            self._start_waiting()

@@ -1,0 +1,1 @@
+"""What runs inside the model server: the template of ``model.py`` and the code it starts."""

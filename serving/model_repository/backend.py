@@ -1,0 +1,96 @@
+"""A bundle inside Triton's Python backend: requests in, one batched computation, answers out.
+
+Tensors cross by DLPack both ways. ``pb_utils.Tensor(name, ndarray)`` under NumPy 2 sends the right
+shape with no data in it, without an error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton_python_backend_utils as pb_utils
+from torch import Tensor
+
+from recsys.bundle.load import load_serving_model
+from recsys.errors import RecsysError
+from recsys.inference.collate import split_rows
+from recsys.inference.compute import answer
+from serving.model_repository.item_reader import connect_item_reader
+from serving.model_repository.refresh import ItemRefresher
+from serving.model_repository.stacking import pad_and_stack
+
+logger = logging.getLogger(__name__)
+
+
+class TritonPythonModel:
+    """One loaded bundle (Triton's own contract: initialize, execute, finalize)."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the bundle and start refreshing its moving item features."""
+        logging.basicConfig(
+            stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
+        )
+        parameters = {
+            key: value["string_value"]
+            for key, value in json.loads(args["model_config"])["parameters"].items()
+        }
+        torch.set_num_threads(int(parameters["num_threads"]))
+        bundle_path = Path(parameters["bundle_path"])
+        self._model = load_serving_model(bundle_path, device="cpu")
+        self._num_candidates = int(parameters["num_candidates"])
+        self._refresher = ItemRefresher(
+            self._model,
+            lambda: connect_item_reader(bundle_path, Path(parameters["state_dir"])),
+            interval_s=int(parameters["refresh_interval_ms"]) / 1e3,
+        )
+        self._refresher.start()
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer a batch. Requests with the same set of inputs are computed together."""
+        calls = [
+            {tensor.name(): torch.from_dlpack(tensor.to_dlpack()) for tensor in request.inputs()}
+            for request in requests
+        ]
+        groups: dict[frozenset[str], list[int]] = {}
+        for place, call in enumerate(calls):
+            groups.setdefault(frozenset(call), []).append(place)
+        responses: list[Any] = [None] * len(requests)
+        for places in groups.values():
+            for place, response in zip(
+                places, self._answer([calls[place] for place in places]), strict=True
+            ):
+                responses[place] = response
+        return responses
+
+    def finalize(self) -> None:
+        """Stop the background thread; Triton calls this before it ends the process."""
+        self._refresher.stop()
+
+    def _answer(self, calls: list[dict[str, Tensor]]) -> list[Any]:
+        try:
+            outputs = answer(self._model, pad_and_stack(calls), num_candidates=self._num_candidates)
+        except RecsysError as error:
+            if len(calls) > 1:  # find the one that is at fault; the others are served
+                return [self._answer([call])[0] for call in calls]
+            return [_refusal(str(error))]
+        except Exception as error:
+            logger.exception("the model failed")
+            return [_refusal(f"{type(error).__name__}: {error}") for _ in calls]
+        return [
+            pb_utils.InferenceResponse(
+                [
+                    pb_utils.Tensor.from_dlpack(name, tensor.contiguous())
+                    for name, tensor in rows.items()
+                ]
+            )
+            for rows in split_rows(outputs, calls)
+        ]
+
+
+def _refusal(message: str) -> Any:
+    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message))
