@@ -95,7 +95,7 @@ def decode(data: bytes, *, now_ms: int | None = None) -> Event:
             field="event_time_ms",
             code="time",
         )
-    if isinstance(event, (InteractionEvent, FeedbackEvent)):  # noqa: UP038  the faster form
+    if isinstance(event, (InteractionEvent, FeedbackEvent)):
         if event.type not in _good_names:
             _check_name(event.type)
     elif isinstance(event, ImpressionEvent) and event.propensities:

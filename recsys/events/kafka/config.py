@@ -1,0 +1,97 @@
+"""How our Kafka clients behave, and what the developer's broker (Tansu) needs differently.
+
+Tansu speaks Kafka's protocol but not all of its behaviour: an idempotent producer never recovers
+from its restart, a fetch sleeps half of its longest wait, and end offsets stop at the last batch's
+first record. Each difference is handled where ``is_tansu`` is asked, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from kafka.errors import KafkaError
+
+from recsys.endpoints import Endpoints
+from recsys.errors import ServerError
+from recsys.settings import Settings
+
+MAX_RECORD_BYTES = 4 * 1024 * 1024
+"""Largest record of a topic we create: a dead letter holds a foreign 1 MB record in base64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriterConfig:
+    """Batching and bounds of a writer."""
+
+    linger_ms: int = 5
+    """How long a batch waits for more records; ``flush`` and ``append_all`` do not wait."""
+    batch_bytes: int = 128 * 1024
+    """Larger batches cost less per record; 128 KiB holds some 700 events."""
+    compression: str | None = "lz4"
+    """JSON shrinks four- to sixfold, for half a microsecond of CPU per event."""
+    topic_timeout_ms: int = 5_000
+    """How long the first record of a topic waits for news of it: it may be just made."""
+    delivery_timeout_ms: int = 60_000
+    """After this a record that could not be delivered counts as failed."""
+    max_buffered_records: int = 50_000
+    """``append`` waits when this many are not acknowledged. Bounds memory (about 1 KB each)."""
+    max_buffered_bytes: int = 64 * 1024 * 1024
+    """The same bound in bytes of keys and values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderConfig:
+    """Waiting and bounds of a reader."""
+
+    fetch_max_wait_ms: int = 50
+    """How long the broker may hold a fetch when there is nothing; new records end it at once."""
+    max_partition_bytes: int = 1024 * 1024
+    """Buffered per partition ahead of the reader."""
+    start_timeout_ms: int = 30_000
+    """For finding the broker, the partitions and the stored positions."""
+
+
+def is_tansu(endpoints: Endpoints) -> bool:
+    """Say whether the broker is the developer's one."""
+    return endpoints.broker_profile == "tansu"
+
+
+def client_options(settings: Settings, endpoints: Endpoints, *, timeout_ms: int) -> dict[str, Any]:
+    """Give the options every client shares: addresses, security, patience."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": [a.strip() for a in endpoints.require_kafka().split(",")],
+        "client_id": settings.namespace,
+        "security_protocol": settings.kafka_security_protocol,
+        "bootstrap_timeout_ms": timeout_ms,
+        # A broker that restarts is back within seconds; do not back off beyond that.
+        "reconnect_backoff_max_ms": 1_000,
+    }
+    if settings.kafka_sasl_mechanism:
+        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
+        options["sasl_plain_username"] = settings.kafka_sasl_username
+        options["sasl_plain_password"] = settings.kafka_sasl_password
+    if settings.kafka_ssl_cafile:
+        options["ssl_cafile"] = settings.kafka_ssl_cafile
+    return options
+
+
+def explanation(endpoints: Endpoints, wanted: str, error: BaseException) -> ServerError:
+    """Give one line: what was wanted, what was found and what to do."""
+    return ServerError(
+        f"Kafka at {endpoints.kafka_bootstrap_servers}: wanted to {wanted}, found "
+        f"{type(error).__name__}: {str(error) or 'no answer'}; see `recsys status`, "
+        "KAFKA_BOOTSTRAP_SERVERS and the KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_* and KAFKA_SSL_* "
+        "settings"
+    )
+
+
+@contextmanager
+def explained(endpoints: Endpoints, wanted: str) -> Iterator[None]:
+    """Turn the client's errors into ours."""
+    try:
+        yield
+    except (KafkaError, OSError, ValueError, TypeError, AssertionError) as error:
+        raise explanation(endpoints, wanted, error) from error
