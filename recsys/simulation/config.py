@@ -109,7 +109,7 @@ class WorldConfig:
     """Logit per unit of session interest (cosine-like): what was just clicked attracts its like."""
     session_memory: float = 0.7
     """Factor on session interest from one page to the next."""
-    click_staple: float = 3.0
+    click_staple: float = 2.5
     """Logit gained by a staple when its need is at the height of the cycle."""
     click_fatigue: float = 0.9
     """Logit lost each time the item was already shown in this session."""
@@ -129,6 +129,8 @@ class WorldConfig:
     # --- pace within a session -----------------------------------------------------------------
     max_pages: int = 6
     """Most lists one session asks for."""
+    max_session_ms: int = 30 * MINUTE_MS
+    """Latest request of a session after its start."""
     next_page_probability: float = 0.45
     """Chance of a further page after a page without a click."""
     next_page_click_bonus: float = 0.2
@@ -188,8 +190,8 @@ class WorldConfig:
     @property
     def horizon_ms(self) -> int:
         """Give the bound on the time between a session's start and its last event."""
-        page = self.max_page_ms + self.max_dwell_ms + self.max_page_gap_ms
-        return self.max_pages * page + self.max_purchase_delay_ms + MINUTE_MS
+        page = self.max_page_ms + self.max_dwell_ms + MINUTE_MS
+        return self.max_session_ms + page + self.max_purchase_delay_ms
 
     @property
     def tag(self) -> str:
@@ -204,10 +206,10 @@ class WorldConfig:
         It depends on the world alone, never on who asks for which part of the stream.
         """
         sessions_per_ms = self.num_users * self.sessions_per_user_day / DAY_MS
-        wanted = 1_000 / sessions_per_ms
+        longest = 1_500 / sessions_per_ms
         for chunk in (DAY_MS, DAY_MS // 2, DAY_MS // 4, 2 * HOUR_MS, HOUR_MS, 20 * MINUTE_MS,
                       5 * MINUTE_MS, MINUTE_MS, 15 * SECOND_MS, 5 * SECOND_MS):  # fmt: skip
-            if chunk <= wanted:
+            if chunk <= longest:
                 return chunk
         return SECOND_MS
 
@@ -221,7 +223,7 @@ def million(seed: int = 7) -> WorldConfig:
     """Give a world of a million users and 100,000 items, for load and scale."""
     return WorldConfig(
         seed=seed, num_users=1_000_000, num_items=100_000, num_categories=120,
-        sessions_per_user_day=0.3, num_candidates=100, list_length=20,
+        sessions_per_user_day=0.3,
     )  # fmt: skip
 
 

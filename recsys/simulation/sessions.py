@@ -169,7 +169,8 @@ class Sessions:
                 reaction=reaction,
             )
             following = self._behaviour.next_request_ms(profiles, request, reaction)
-            going_on = np.flatnonzero(following >= 0)
+            latest = visits.start_ms[rows] + config.max_session_ms
+            going_on = np.flatnonzero((following >= 0) & (following <= latest))
             state = self._behaviour.after(state, slates.items, reaction).rows(going_on)
             rows, profiles = rows[going_on], profiles.rows(going_on)
             time_ms = following[going_on]

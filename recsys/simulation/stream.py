@@ -30,8 +30,8 @@ from recsys.simulation.policy import POLICY_NAME
 from recsys.simulation.sessions import Page, Sessions, Visits
 from recsys.simulation.users import COUNTRIES, DEVICES, Users
 
-_BATCH = 512
-"""Sessions played together: their candidate vectors (2 MB) stay in the processor's cache."""
+_BATCH = 1024
+"""Sessions played together: bounds memory and shares the cost of each NumPy call."""
 
 _ITEM, _WITHDRAWAL, _USER, _IMPRESSION = range(4)
 ACTIONS: tuple[tuple[str, str], ...] = (
@@ -292,7 +292,7 @@ class EventStream:
                     size = sizes[at]
                     add(
                         ImpressionEvent(
-                            event_id=request_id + ".i",
+                            event_id=f"{request_id}.{place}i",
                             event_time_ms=time_ms,
                             user_id=user_id,
                             request_id=request_id,

@@ -122,6 +122,12 @@ class World(Truth):
             raise InputError(
                 f"a shown list has 1 to 1000 items, found {slate.shape[1]}", field="item_ids"
             )
+        if not 1 <= len(request_id) <= 100:
+            raise InputError(
+                f"a request id has 1 to 100 characters, found {len(request_id)}; event ids are "
+                "made by adding to it",
+                field="request_id",
+            )
         if self.names.logged_request(request_id) is not None:
             raise InputError(
                 f"request {request_id} is one of the log's; give the live list an id of its own",
