@@ -1,0 +1,83 @@
+"""One question to each server, in its own protocol: does it answer?"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+from recsys.endpoints import BrokerProfile
+from recsys.settings import Settings
+from serving.embedded.launch import Missing
+from serving.embedded.readiness import broker_missing
+from serving.embedded.redis import ping
+from serving.embedded.triton import server_missing
+
+_TIMEOUT_S = 2.0
+_REDIS_PORT = 6379
+
+
+def missing(
+    server: str, address: str, settings: Settings, profile: BrokerProfile = "external"
+) -> Missing | None:
+    """Ask the server at ``address``: ``None`` when it is ready, else what it lacks."""
+    try:
+        if server == "redis":
+            return _redis_missing(address)
+        if server == "kafka":
+            return broker_missing(address, profile, settings)
+        if server == "triton":
+            return server_missing(address)
+        if server == "api":
+            return api_missing(address)
+        return worker_missing(ready_file(settings))
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def ready_file(settings: Settings) -> Path:
+    """Give the file the stream worker writes once it is consuming: JSON with its ``pid``."""
+    return settings.run_dir / "stream_worker.ready"
+
+
+def worker_missing(path: Path) -> Missing | None:
+    """Ask whether the worker that wrote ``path`` lives."""
+    try:
+        pid = json.loads(path.read_text())["pid"]
+    except FileNotFoundError:
+        return "it has not begun to consume"
+    except (ValueError, KeyError, TypeError):
+        return f"{path} is not what the stream worker writes"
+    return None if psutil.pid_exists(pid) else f"its process {pid} is gone"
+
+
+def api_missing(url: str) -> Missing | None:
+    """GET ``/readyz``: ``None`` on 200. Raises OSError when nobody answers."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("GET", "/readyz")
+        response = connection.getresponse()
+        body = response.read(500).decode(errors="replace")
+    except http.client.HTTPException as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        connection.close()
+    return None if response.status == http.client.OK else f"{response.status}: {body}"
+
+
+def _redis_missing(url: str) -> Missing | None:
+    parts = urlsplit(url)
+    if parts.scheme == "redis" and not parts.username and not parts.password:
+        return ping(parts.hostname or "", parts.port or _REDIS_PORT)
+    import redis  # a user's own, with TLS or a password: the client knows how
+
+    try:
+        with redis.Redis.from_url(url, socket_timeout=_TIMEOUT_S) as client:
+            client.ping()
+    except redis.RedisError as error:
+        return str(error)
+    return None

@@ -1,0 +1,217 @@
+"""What is to run: which servers, in which order, and what each one's being ready makes known."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from recsys.endpoints import BrokerProfile, Endpoints
+from recsys.errors import ConfigurationError, ServerError
+from recsys.events.kafka import ensure_topics
+from recsys.events.topics import Topics
+from recsys.settings import Settings
+from serving.embedded.broker import broker_launch
+from serving.embedded.folder import Report
+from serving.embedded.launch import Launch
+from serving.embedded.machine import require_free_port
+from serving.embedded.redis import redis_launch
+from serving.embedded.triton import metrics_url, triton_launch
+from serving.supervisor import health
+
+SERVERS = ("redis", "kafka", "triton", "stream", "api")
+"""In order of starting; stopped in reverse."""
+_NEEDS = {"stream": ("redis", "kafka"), "api": ("redis", "kafka", "triton")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One server of the plan: ours to run (``launch``) or the user's own."""
+
+    name: str
+    address: str
+    """Fit for the screen: without password."""
+    launch: Launch | None = None
+    needs: tuple[str, ...] = ()
+    """Servers that must be ready before this one is started."""
+    publishes: dict[str, str] = field(default_factory=dict)
+    """Fields of :class:`recsys.endpoints.Endpoints` that hold once it is ready."""
+
+
+def make_plan(settings: Settings, only: Sequence[str], report: Report) -> list[Member]:
+    """Give the servers to run, fetching programs that are missing.
+
+    Raises:
+        ServerError: a program cannot be had, the machine lacks something, or a server of the
+            user's own does not answer.
+        ConfigurationError: ``only`` names a server that does not exist or leaves out one that
+            another needs.
+    """
+    names = _selected(settings, only)
+    makers: dict[str, Callable[[Settings, Report], Member]] = {
+        "redis": _redis,
+        "kafka": _kafka,
+        "triton": _triton,
+        "stream": _stream,
+        "api": _api,
+    }
+    plan = [makers[name](settings, report) for name in names]
+    return [
+        dataclasses.replace(
+            member, needs=tuple(need for need in _NEEDS.get(member.name, ()) if need in names)
+        )
+        for member in plan
+    ]
+
+
+def check_ports(plan: Sequence[Member]) -> None:
+    """Raise ServerError when a port of the plan is taken."""
+    for member in plan:
+        if member.launch is not None:
+            for port, variable in member.launch.ports.items():
+                require_free_port(member.launch.host, port, member.name, variable)
+
+
+def _selected(settings: Settings, only: Sequence[str]) -> list[str]:
+    unknown = sorted(set(only) - set(SERVERS))
+    if unknown:
+        raise ConfigurationError(
+            f"--only wanted some of {', '.join(SERVERS)}, found {', '.join(unknown)}; "
+            "separate names by commas"
+        )
+    names = [name for name in SERVERS if not only or name in only]
+    own = {
+        "redis": settings.redis_url,
+        "kafka": settings.kafka_bootstrap_servers,
+        "triton": settings.triton_grpc_url,
+    }
+    for name in names:
+        for need in _NEEDS.get(name, ()):
+            if need not in names and not own.get(need):
+                raise ConfigurationError(
+                    f"{name} wanted {need}, found it neither in --only nor in the environment; "
+                    f"add {need} to --only"
+                )
+    return names
+
+
+def _own(name: str, address: str, settings: Settings, variable: str) -> Member:
+    lacks = health.missing(name, address, settings)
+    shown = _without_password(address)
+    if lacks is not None:
+        raise ServerError(
+            f"{variable} wanted a {name} server at {shown}, found: {lacks}; start it, correct "
+            f"{variable}, or unset it to have one started here"
+        )
+    return Member(name=name, address=shown)
+
+
+def _without_password(address: str) -> str:
+    parts = urlsplit(address)
+    if "://" not in address or "@" not in parts.netloc:
+        return address
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _redis(settings: Settings, _report: Report) -> Member:
+    if settings.redis_url:
+        return _own("redis", settings.redis_url, settings, "REDIS_URL")
+    launch = redis_launch(settings)
+    return Member(
+        name="redis",
+        address=launch.address,
+        launch=launch,
+        publishes={"redis_url": launch.address},
+    )
+
+
+def _kafka(settings: Settings, report: Report) -> Member:
+    if settings.kafka_bootstrap_servers:
+        servers = settings.kafka_bootstrap_servers
+        member = _own("kafka", servers, settings, "KAFKA_BOOTSTRAP_SERVERS")
+        profile: BrokerProfile = "tansu" if settings.broker == "tansu" else "external"
+        _create_topics(settings, servers, profile)
+        return member
+    launch, profile = broker_launch(settings, report)
+    address = launch.address
+    return Member(
+        name="kafka",
+        address=address,
+        launch=dataclasses.replace(
+            launch, after_ready=lambda: _create_topics(settings, address, profile)
+        ),
+        publishes={"kafka_bootstrap_servers": address, "broker_profile": profile},
+    )
+
+
+def _create_topics(settings: Settings, servers: str, profile: BrokerProfile) -> None:
+    endpoints = Endpoints(kafka_bootstrap_servers=servers, broker_profile=profile)
+    ensure_topics(settings, endpoints, Topics(namespace=settings.namespace).all())
+
+
+def _triton(settings: Settings, report: Report) -> Member:
+    if settings.triton_grpc_url:
+        return _own("triton", settings.triton_grpc_url, settings, "TRITON_GRPC_URL")
+    launch = triton_launch(settings, report)
+    return Member(
+        name="triton",
+        address=launch.address,
+        launch=launch,
+        publishes={
+            "triton_grpc_url": launch.address,
+            "triton_metrics_url": metrics_url(settings),
+        },
+    )
+
+
+def _stream(settings: Settings, _report: Report) -> Member:
+    path = health.ready_file(settings)
+    return Member(
+        name="stream",
+        address="-",
+        launch=Launch(
+            name="stream",
+            version="stream worker",
+            command=(sys.executable, "-m", "serving.stream_worker"),
+            address="-",
+            work_dir=Path.cwd(),
+            environment=_python_environment(settings),
+            missing=lambda: health.worker_missing(path),
+            before_start=lambda: path.unlink(missing_ok=True),
+            ready_timeout_s=90.0,  # it first reads what was logged while nobody listened
+            stop_grace_s=15.0,
+        ),
+    )
+
+
+def _api(settings: Settings, _report: Report) -> Member:
+    url = f"http://{settings.host}:{settings.api_port}"
+    return Member(
+        name="api",
+        address=url,
+        launch=Launch(
+            name="api",
+            version="HTTP API",
+            command=(sys.executable, "-m", "serving.api"),
+            address=url,
+            work_dir=Path.cwd(),
+            environment=_python_environment(settings),
+            host=settings.host,
+            ports={settings.api_port: "RECSYS_API_PORT"},
+            missing=lambda: health.api_missing(url),
+            ready_timeout_s=90.0,
+            stop_grace_s=15.0,
+        ),
+        publishes={"api_url": url},
+    )
+
+
+def _python_environment(settings: Settings) -> dict[str, str]:
+    return {
+        "RECSYS_STATE_DIR": str(settings.state_dir.absolute()),
+        "RECSYS_DATA_DIR": str(settings.data_dir.absolute()),
+        "PYTHONUNBUFFERED": "1",
+    }
