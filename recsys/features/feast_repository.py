@@ -1,0 +1,255 @@
+"""The one module that imports Feast: applies ``feature_repo`` and compiles it to the plan.
+
+Usage::
+
+    python -m recsys.features.feast_repository apply            # feast apply, then compile
+    python -m recsys.features.feast_repository compile          # the plan alone, no registry
+    python -m recsys.features.feast_repository env              # prints the exports Feast needs
+    python -m recsys.features.feast_repository feast ui         # any Feast command, those set
+
+``apply`` writes ``<state_dir>/feast/registry.db`` and ``<state_dir>/plan.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import mmh3
+
+from recsys.endpoints import resolve
+from recsys.errors import FeatureError, RecsysError
+from recsys.features.plan import (
+    PLAN_FILE,
+    Aggregate,
+    Feature,
+    Plan,
+    ValueType,
+    View,
+    default_repository,
+    definitions_hash,
+)
+from recsys.settings import Settings
+
+_TYPES: dict[str, ValueType] = {
+    "Float32": "float32",
+    "Float64": "float64",
+    "Int64": "int64",
+    "Bool": "bool",
+    "String": "string",
+    "Array(String)": "string_list",
+    "Array(Int64)": "int64_list",
+}
+
+
+def compile_plan(repository: Path, *, project: str) -> Plan:
+    """Compile the declarations in ``repository``.
+
+    Raises:
+        FeatureError: when something is declared that cannot be computed.
+    """
+    from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
+
+    declared = _load_declarations(repository)
+    views = [v for v in declared if isinstance(v, FeatureView)]
+    services = [s for s in declared if isinstance(s, FeatureService)]
+    on_demand = {v.name: v for v in declared if isinstance(v, OnDemandFeatureView)}
+    entities = {e.name: e for e in declared if isinstance(e, Entity)}
+    compiled = {v.name: _view(v, entities) for v in views}
+    columns: dict[str, Sequence[str]] = {v.name: v.feature_names for v in compiled.values()}
+    columns |= {name: sorted(f.name for f in v.features) for name, v in on_demand.items()}
+    named: dict[str, tuple[str, ...]] = {}
+    for service in services:
+        features: list[str] = []
+        for projection in service.feature_view_projections:
+            # A projection of a whole view may list nothing before it is applied.
+            chosen = {f.name for f in projection.features} or set(columns[projection.name])
+            features += [f"{projection.name}:{f}" for f in columns[projection.name] if f in chosen]
+        named[service.name] = tuple(features)
+    if not compiled:
+        raise FeatureError(f"wanted feature views in {repository}, found none")
+    return Plan(
+        project=project,
+        views=tuple(compiled[name] for name in sorted(compiled)),
+        services=dict(sorted(named.items())),
+        definitions_hash=definitions_hash(repository),
+    )
+
+
+def _load_declarations(repository: Path) -> list[Any]:
+    declared: list[Any] = []
+    for file in sorted(repository.glob("*.py")):
+        spec = importlib.util.spec_from_file_location(f"feature_repo_{file.stem}", file)
+        if spec is None or spec.loader is None:
+            raise FeatureError(f"{file} cannot be imported")
+        module = importlib.util.module_from_spec(spec)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Feast calls its stream views experimental
+            spec.loader.exec_module(module)
+        declared += [v for k, v in vars(module).items() if not k.startswith("_")]
+    return declared
+
+
+def _view(view: Any, entities: dict[str, Any]) -> View:
+    join_keys = {entities[name].join_key for name in view.entities}
+    features = []
+    # Feast keeps a schema as a set, so its order changes from run to run: ours is by name,
+    # and that of the aggregations, which is kept, where there are some.
+    for field in sorted(view.schema, key=lambda field: field.name):
+        if field.name in join_keys:
+            continue
+        kind = _TYPES.get(_type_name(field.dtype))
+        if kind is None:
+            raise FeatureError(
+                f'feature "{field.name}" of view "{view.name}": wanted one of '
+                f"{', '.join(_TYPES)}; found {field.dtype}"
+            )
+        number = mmh3.hash(f"{view.name}:{field.name}", signed=False)
+        features.append(Feature(name=field.name, type=kind, field=number))
+    aggregates = tuple(
+        Aggregate(
+            name=a.name or f"{a.function}_{a.column}",
+            column=a.column,
+            function=a.function,
+            window_ms=_ms(a.time_window),
+            slide_ms=_ms(a.slide_interval),
+        )
+        for a in getattr(view, "aggregations", None) or ()
+    )
+    for aggregate in aggregates:
+        aggregate.check(view.name)
+    if aggregates:
+        by_name = {f.name: f for f in features}
+        if sorted(by_name) != sorted(a.name for a in aggregates):
+            raise FeatureError(
+                f'view "{view.name}": wanted one schema field for each aggregation, found fields '
+                f"{sorted(by_name)} and aggregations {sorted(a.name for a in aggregates)}"
+            )
+        features = [by_name[a.name] for a in aggregates]
+    return View(
+        name=view.name,
+        join_keys=tuple(sorted(join_keys)),
+        features=tuple(features),
+        ttl_ms=_ms(view.ttl),
+        aggregates=aggregates,
+    )
+
+
+def _type_name(dtype: Any) -> str:
+    base = getattr(dtype, "base_type", None)
+    return f"Array({_type_name(base)})" if base is not None else str(dtype).split(".")[-1]
+
+
+def _ms(duration: timedelta | None) -> int:
+    return 0 if duration is None else duration // timedelta(milliseconds=1)
+
+
+def feast_environment(settings: Settings) -> dict[str, str]:
+    """Give the variables ``feature_store.yaml`` refers to."""
+    registry = settings.state_dir.resolve() / "feast" / "registry.db"
+    url = resolve(settings).redis_url or f"redis://{settings.host}:{settings.redis_port}"
+    return {
+        "RECSYS_NAMESPACE": settings.namespace,
+        "RECSYS_FEAST_REGISTRY": str(registry),
+        "RECSYS_FEAST_REDIS": feast_connection_string(url),
+    }
+
+
+def feast_connection_string(url: str) -> str:
+    """Give Feast's spelling of a Redis address.
+
+    >>> feast_connection_string("rediss://app:pa%20ss@cache:6380/2")
+    'cache:6380,username=app,password=pa ss,db=2,ssl=true'
+    """
+    parts = urlsplit(url)
+    options = []
+    if parts.username:
+        options.append(f"username={unquote(parts.username)}")
+    if parts.password:
+        options.append(f"password={unquote(parts.password)}")
+    if database := parts.path.strip("/"):
+        options.append(f"db={database}")
+    if parts.scheme == "rediss":
+        options.append("ssl=true")
+    return ",".join([f"{parts.hostname or 'localhost'}:{parts.port or 6379}", *options])
+
+
+def apply(settings: Settings, repository: Path) -> Plan:
+    """Register the declarations with Feast and write the plan."""
+    from feast.repo_config import load_repo_config
+    from feast.repo_operations import apply_total
+
+    environment = feast_environment(settings)
+    os.environ.update(environment)
+    Path(environment["RECSYS_FEAST_REGISTRY"]).parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings(), contextlib.chdir(repository):
+        warnings.simplefilter("ignore")
+        sys.path.insert(0, str(repository))  # Feast imports the declarations by their bare name
+        try:
+            config = load_repo_config(repository, repository / "feature_store.yaml")
+            apply_total(config, repository, skip_source_validation=True)
+        finally:
+            sys.path.remove(str(repository))
+    plan = compile_plan(repository, project=settings.namespace)
+    plan.dump(settings.state_dir / PLAN_FILE)
+    return plan
+
+
+def _run_feast(settings: Settings, repository: Path, arguments: list[str]) -> int:
+    environment = os.environ | feast_environment(settings)
+    command = [str(Path(sys.executable).with_name("feast")), "--chdir", str(repository), *arguments]
+    os.execve(command[0], command, environment)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it succeeded."""
+    parser = argparse.ArgumentParser(prog="python -m recsys.features.feast_repository")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, about in (
+        ("apply", "register with Feast and compile the plan"),
+        ("compile", "compile the plan"),
+        ("env", "print the exports Feast needs"),
+        ("feast", "run a Feast command with them"),
+    ):
+        command = commands.add_parser(name, help=about)
+        command.add_argument("--repository", type=Path, default=default_repository())
+        if name == "compile":
+            command.add_argument("--out", type=Path)
+            command.add_argument("--project")
+        if name == "feast":
+            command.add_argument("arguments", nargs=argparse.REMAINDER)
+    options = parser.parse_args(argv)
+    settings = Settings()  # type: ignore[call-arg]
+    repository: Path = options.repository.resolve()
+    try:
+        if options.command == "env":
+            for name, value in feast_environment(settings).items():
+                sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+        elif options.command == "feast":
+            return _run_feast(settings, repository, options.arguments)
+        elif options.command == "apply":
+            plan = apply(settings, repository)
+            path = settings.state_dir / PLAN_FILE
+            sys.stdout.write(f"applied {plan.project}; plan {plan.schema_hash} in {path}\n")
+        else:
+            plan = compile_plan(repository, project=options.project or settings.namespace)
+            plan.dump(options.out or settings.state_dir / PLAN_FILE)
+            sys.stdout.write(f"plan {plan.schema_hash}\n")
+    except RecsysError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,308 @@
+"""The feature plan: what Feast's declarations say, compiled to one small JSON file.
+
+Importing Feast costs four seconds and 190 MB, so it happens once, when ``feature_repo`` is applied
+(``feast_repository.py``). The stream worker, the API and training load this plan instead: keys,
+field hashes, types, windows, slides, TTLs, ordered feature names and a hash over all of it, which
+a bundle carries so that it is never served with other features than it was trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from recsys.errors import ConfigurationError, FeatureError
+from recsys.features import names
+
+PLAN_VERSION = 1
+PLAN_FILE = "plan.json"
+
+ValueType = Literal["float32", "float64", "int64", "bool", "string", "string_list", "int64_list"]
+Function = Literal["count", "sum", "mean", "min", "max", "last"]
+EventKind = Literal["interaction", "impression", "feedback"]
+Component = Literal["count", "sum", "min", "max", "last_ms", "last"]
+
+_COMPONENTS_OF: dict[Function, tuple[Component, ...]] = {
+    "count": ("count",),
+    "sum": ("sum",),
+    "mean": ("count", "sum"),
+    "min": ("count", "min"),
+    "max": ("count", "max"),
+    "last": ("count", "last_ms", "last"),
+}
+_ALL_COMPONENTS: tuple[Component, ...] = ("count", "sum", "min", "max", "last_ms", "last")
+
+
+class Feature(msgspec.Struct, frozen=True, kw_only=True):
+    """One feature of a view."""
+
+    name: str
+    type: ValueType
+    field: int
+    """Name of its Redis hash field: MurmurHash3 (32 bit) of ``view:feature``, as Feast has it."""
+
+    @property
+    def field_bytes(self) -> bytes:
+        """The field as it is sent."""
+        return self.field.to_bytes(4, "little")
+
+
+class Aggregate(msgspec.Struct, frozen=True, kw_only=True):
+    """One windowed aggregate of a view; ``aggregates.py`` says what its value is."""
+
+    name: str
+    column: str
+    """``interaction``, ``impression`` or ``feedback``; ``interaction__purchase`` for one type."""
+    function: Function
+    window_ms: int
+    slide_ms: int
+
+    @property
+    def kind(self) -> EventKind:
+        """Kind of event it is made of."""
+        return self.column.partition("__")[0]  # type: ignore[return-value]
+
+    @property
+    def event_type(self) -> str | None:
+        """Type of event it is made of; ``None`` takes every type."""
+        return self.column.partition("__")[2] or None
+
+    @property
+    def num_tiles(self) -> int:
+        """Tiles its window spans."""
+        return self.window_ms // self.slide_ms
+
+    def check(self, view: str) -> None:
+        """Raise FeatureError unless the aggregate can be computed."""
+        where = f'aggregation "{self.name}" of view "{view}"'
+        if self.kind not in ("interaction", "impression", "feedback"):
+            raise FeatureError(
+                f"{where}: wanted a column named interaction, impression or feedback, with "
+                f'"__type" after it for one type of event; found "{self.column}"'
+            )
+        if self.function not in _COMPONENTS_OF:
+            raise FeatureError(
+                f"{where}: wanted one of {', '.join(_COMPONENTS_OF)}; found {self.function!r}"
+            )
+        if self.slide_ms <= 0 or self.window_ms <= 0 or self.window_ms % self.slide_ms:
+            raise FeatureError(
+                f"{where}: wanted a window that is a whole number of slides; found a window of "
+                f"{self.window_ms} ms and a slide of {self.slide_ms} ms"
+            )
+
+
+class Series(msgspec.Struct, frozen=True, kw_only=True):
+    """Tiles that several aggregates share: one column cut into tiles of one length."""
+
+    column: str
+    slide_ms: int
+    num_tiles: int
+    """Tiles the longest of its windows spans; older ones are dropped."""
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """One feature view."""
+
+    name: str
+    join_keys: tuple[str, ...]
+    """Sorted, as they lie in the Redis key."""
+    features: tuple[Feature, ...]
+    """In the order of columns: that of the aggregations, by name where there are none."""
+    ttl_ms: int
+    """Age of its newest event after which it counts as absent; 0: never."""
+    aggregates: tuple[Aggregate, ...] = ()
+
+    @cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        """Columns in order."""
+        return tuple(feature.name for feature in self.features)
+
+    def feature(self, name: str) -> Feature:
+        """Give a feature. Raises FeatureError when the view has none of that name."""
+        for feature in self.features:
+            if feature.name == name:
+                return feature
+        raise FeatureError(
+            f'view "{self.name}" has no feature "{name}" (found {len(self.features)}: '
+            f"{', '.join(self.feature_names)}); run `make apply` after changing feature_repo"
+        )
+
+    @cached_property
+    def timestamp_field(self) -> bytes:
+        """Redis hash field of the event time, as Feast has it."""
+        return b"_ts:" + self.name.encode()
+
+    @cached_property
+    def state_field(self) -> bytes:
+        """Redis hash field of our state. Another layout has another name, so they never mix."""
+        return f"~{self.name}:{self.layout_hash}".encode()
+
+    @cached_property
+    def series(self) -> tuple[Series, ...]:
+        """Tile series its aggregates are read from."""
+        longest: dict[tuple[str, int], int] = {}
+        for aggregate in self.aggregates:
+            key = (aggregate.column, aggregate.slide_ms)
+            longest[key] = max(longest.get(key, 0), aggregate.num_tiles)
+        return tuple(
+            Series(column=column, slide_ms=slide_ms, num_tiles=num_tiles)
+            for (column, slide_ms), num_tiles in longest.items()
+        )
+
+    @cached_property
+    def components(self) -> tuple[Component, ...]:
+        """What a tile must remember for its aggregates."""
+        needed = {c for a in self.aggregates for c in _COMPONENTS_OF[a.function]} | {"count"}
+        return tuple(c for c in _ALL_COMPONENTS if c in needed)
+
+    @cached_property
+    def expires(self) -> bool:
+        """Whether its TTL can hide anything: windows no longer than the TTL are empty by then."""
+        longest = max((a.window_ms for a in self.aggregates), default=None)
+        return self.ttl_ms > 0 and (longest is None or longest > self.ttl_ms)
+
+    @cached_property
+    def layout_hash(self) -> str:
+        """Eight hex digits that change when the bytes of the state do."""
+        layout: list[object] = [PLAN_VERSION, self.series, self.components]
+        if self.name == names.USER_HISTORY:
+            layout.append(names.HISTORY_EVENTS)
+        return hashlib.sha256(msgspec.json.encode(layout)).hexdigest()[:8]
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """All views and services of one Feast project."""
+
+    project: str
+    views: tuple[View, ...]
+    services: dict[str, tuple[str, ...]]
+    """Feature service to its ``view:feature`` names, in order."""
+    definitions_hash: str
+    """Of the files in ``feature_repo`` this was compiled from."""
+    version: int = PLAN_VERSION
+
+    @cached_property
+    def schema_hash(self) -> str:
+        """Sixteen hex digits over all that a feature's value or place depends on."""
+        meaning = (self.version, self.views, self.services)
+        return hashlib.sha256(msgspec.json.encode(meaning)).hexdigest()[:16]
+
+    @cached_property
+    def _by_name(self) -> dict[str, View]:
+        return {view.name: view for view in self.views}
+
+    def view(self, name: str) -> View:
+        """Give a view. Raises FeatureError when there is none of that name."""
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise FeatureError(
+                f'the feature plan has no view "{name}" (found {", ".join(self._by_name)})'
+            ) from None
+
+    @property
+    def user_activity_names(self) -> tuple[str, ...]:
+        """Columns ``Fu``."""
+        return self.view(names.USER_ACTIVITY).feature_names
+
+    @property
+    def item_activity_names(self) -> tuple[str, ...]:
+        """Columns ``Fi``."""
+        return self.view(names.ITEM_ACTIVITY).feature_names
+
+    @property
+    def user_category_activity_names(self) -> tuple[str, ...]:
+        """Columns ``Fc``."""
+        return self.view(names.USER_CATEGORY_ACTIVITY).feature_names
+
+    def dump(self, path: Path) -> None:
+        """Write the plan in one step (temporary file, then rename)."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        document = {"schema_hash": self.schema_hash} | msgspec.to_builtins(self)
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1))
+        temporary.replace(path)
+
+
+def load(path: Path) -> Plan:
+    """Read a plan.
+
+    Raises:
+        FeatureError: when it is absent, of another version, or its hash does not fit its content.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise FeatureError(
+            f"wanted a feature plan at {path}, found none; "
+            "run `python -m recsys.features.feast_repository apply`"
+        ) from None
+    try:
+        plan = msgspec.json.decode(data, type=Plan)
+        stated = msgspec.json.decode(data).get("schema_hash")
+    except msgspec.MsgspecError as error:
+        raise FeatureError(f"{path} is not a feature plan: {error}") from error
+    if plan.version != PLAN_VERSION or plan.schema_hash != stated:
+        raise FeatureError(
+            f"{path}: wanted a plan of version {PLAN_VERSION} with schema hash "
+            f"{plan.schema_hash}, found version {plan.version} with {stated}; compile it again"
+        )
+    return plan
+
+
+def default_repository() -> Path:
+    """Give the ``feature_repo`` folder beside this package."""
+    return Path(__file__).resolve().parent.parent.parent / "feature_repo"
+
+
+def definitions_hash(repository: Path) -> str:
+    """Give a hash of the declarations in ``repository``, without importing them.
+
+    Raises:
+        ConfigurationError: when there are none.
+    """
+    files = sorted(repository.glob("*.py"))
+    if not files:
+        raise ConfigurationError(
+            f"wanted Feast declarations (*.py) in {repository}, found none; set "
+            "RECSYS_FEATURE_REPO to your Feast repository"
+        )
+    digest = hashlib.sha256(f"{PLAN_VERSION}".encode())
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def ensure(state_dir: Path, *, project: str, repository: Path | None = None) -> Plan:
+    """Give the plan of ``repository``, compiled anew (5 to 10 s) when its declarations changed.
+
+    Compiling happens in a child process, so that this one never imports Feast.
+
+    Raises:
+        ConfigurationError: when the declarations cannot be compiled.
+    """
+    repository = repository or default_repository()
+    path = state_dir / PLAN_FILE
+    try:
+        plan = load(path)
+        if plan.project == project and plan.definitions_hash == definitions_hash(repository):
+            return plan
+    except FeatureError:
+        pass  # absent or of an older version: compiled below
+    command = [
+        sys.executable, "-m", "recsys.features.feast_repository", "compile",
+        "--repository", str(repository), "--out", str(path), "--project", project,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ConfigurationError(
+            f"the declarations in {repository} do not compile:\n{done.stderr.strip()[-2000:]}"
+        )
+    return load(path)

@@ -1,0 +1,165 @@
+"""What a windowed aggregate is: examples, then both kernels against the plain definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from recsys.errors import FeatureError
+from recsys.features.aggregates import (
+    KINDS,
+    Rows,
+    blobs_of_tiles,
+    finalise,
+    merge,
+    tiles_of_blobs,
+    tiles_of_rows,
+    trim,
+    units_of,
+)
+from recsys.features.event_index import EventIndex, values_at
+from recsys.features.plan import Aggregate, View
+from tests.features.oracle import Seen, value_at
+from tests.features.worlds import aggregate_view, aggregates, as_int64
+
+T0 = 1_700_000_000_000 // DAY_MS * DAY_MS
+CLICKS_1H = Aggregate(
+    name="clicks_1h", column="interaction", function="count", window_ms=HOUR_MS,
+    slide_ms=5 * MINUTE_MS,
+)  # fmt: skip
+VIEW = aggregate_view("v", ("user_id",), aggregates(("interaction", "interaction__purchase")))
+TYPES = ("click", "purchase", "")
+
+
+def rows_of(events: list[tuple[int, Seen]]) -> Rows:
+    return Rows(
+        owner=as_int64([owner for owner, _ in events]),
+        time_ms=as_int64([e.time_ms for _, e in events]),
+        units=units_of([e.value for _, e in events]),
+        kind=np.array([KINDS.index(e.kind) for _, e in events], dtype=np.uint8),
+        event_type=as_int64([TYPES.index(e.type) for _, e in events]),
+        types=TYPES,
+    )
+
+
+def stored(view: View, events: list[tuple[int, Seen]], owners: int) -> list[bytes]:
+    tiles = merge(view, tiles_of_rows(view, rows_of(events)))
+    return blobs_of_tiles(view, tiles, owners)
+
+
+def clicks_at(view: View, blob: bytes, t: int) -> float:
+    return float(finalise(view, tiles_of_blobs(view, [blob]), as_int64([t]))[0, 0])
+
+
+def test_a_window_falls_without_any_write() -> None:
+    view = aggregate_view("v", ("user_id",), (CLICKS_1H,))
+    (blob,) = stored(view, [(0, Seen(T0, "interaction", "click", 1.0))] * 3, 1)
+    assert clicks_at(view, blob, T0) == 3
+    assert clicks_at(view, blob, T0 + 55 * MINUTE_MS + 299_999) == 3
+    assert clicks_at(view, blob, T0 + HOUR_MS) == 0
+    assert clicks_at(view, blob, T0 - 300_000) == 0, "before it happened"
+
+
+def test_the_oldest_tile_leaves_as_a_whole() -> None:
+    view = aggregate_view("v", ("user_id",), (CLICKS_1H,))
+    late_in_tile = T0 + 5 * MINUTE_MS - 1
+    (blob,) = stored(view, [(0, Seen(late_in_tile, "interaction", "click", 1.0))], 1)
+    assert clicks_at(view, blob, T0 + HOUR_MS - 1) == 1
+    assert clicks_at(view, blob, T0 + HOUR_MS) == 0
+
+
+def test_sums_do_not_depend_on_order_or_grouping() -> None:
+    rng = np.random.default_rng(7)
+    events = [
+        (0, Seen(T0 + int(rng.integers(0, HOUR_MS)), "interaction", "click", float(v)))
+        for v in rng.normal(0, 1e6, 200)
+    ]
+    whole = stored(VIEW, events, 1)
+    pieces = [tiles_of_rows(VIEW, rows_of(events[i::7])) for i in (3, 1, 6, 0, 2, 5, 4)]
+    merged = pieces[0]
+    for piece in pieces[1:]:
+        merged = merge(VIEW, merged, piece)
+    assert blobs_of_tiles(VIEW, merged, 1) == whole
+
+
+def test_a_damaged_state_is_named() -> None:
+    with pytest.raises(FeatureError, match='view "v".*run `recsys backfill`'):
+        tiles_of_blobs(VIEW, [b"123"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"column": "click"}, "interaction, impression or feedback"),
+        ({"function": "median"}, "wanted one of count"),
+        ({"slide_ms": 7}, "whole number of slides"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(change: dict[str, object], message: str) -> None:
+    import msgspec
+
+    with pytest.raises(FeatureError, match=message):
+        msgspec.structs.replace(CLICKS_1H, **change).check("v")
+
+
+# Times crowd around tile borders, where mistakes live.
+times = st.one_of(
+    st.integers(0, 8 * DAY_MS),
+    st.builds(
+        lambda tile, size, delta: tile * size + delta,
+        st.integers(0, 30),
+        st.sampled_from([1000, 5 * MINUTE_MS, HOUR_MS, DAY_MS]),
+        st.integers(-1, 1),
+    ),
+).map(lambda offset: T0 + offset)
+seen = st.builds(
+    Seen,
+    times,
+    st.sampled_from(["interaction", "impression"]),
+    st.sampled_from(["click", "purchase"]),
+    st.one_of(st.floats(-1e6, 1e6), st.sampled_from([0.0, 1.0, -1.0])),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), seen), max_size=40),
+    st.lists(times, min_size=1, max_size=6),
+    st.integers(1, 5),
+)
+def test_both_kernels_equal_the_definition(
+    events: list[tuple[int, Seen]], moments: list[int], parts: int
+) -> None:
+    rows = rows_of(events)
+    indexes = {s.column: EventIndex(rows, s.column) for s in VIEW.series}
+    for t in moments:
+        expected = np.array(
+            [
+                [value_at(a, [e for o, e in events if o == owner], t) for a in VIEW.aggregates]
+                for owner in range(3)
+            ],
+            dtype=np.float32,
+        )
+        offline = values_at(VIEW, indexes, np.arange(3), np.full(3, t))
+        np.testing.assert_array_equal(offline, expected)
+        # The stream has seen what had happened by t, in some order, in some batches.
+        by_now = [(o, e) for o, e in events if e.time_ms <= t]
+        blobs: list[bytes] = [b""] * 3
+        for part in range(parts):
+            tiles = merge(
+                VIEW,
+                tiles_of_blobs(VIEW, blobs),
+                tiles_of_rows(VIEW, rows_of(by_now[part::parts])),
+            )
+            newest = as_int64(
+                [
+                    max([e.time_ms for o, e in by_now if o == owner], default=T0)
+                    for owner in range(3)
+                ]
+            )
+            blobs = blobs_of_tiles(VIEW, trim(VIEW, tiles, newest), 3)
+        online = finalise(VIEW, tiles_of_blobs(VIEW, blobs), np.full(3, t))
+        np.testing.assert_array_equal(online, expected)
