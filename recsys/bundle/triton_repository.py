@@ -86,7 +86,7 @@ def render_config(
         f"parameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value)} }} }}"
         for key, value in parameters.items()
     )
-    return f"""# Rendered by recsys/bundle/triton_repository.py; changes are overwritten by `recsys publish`.
+    return f"""# Rendered from recsys/models/signature.py; `recsys publish` overwrites changes.
 name: {json.dumps(name)}
 backend: "python"
 max_batch_size: {config.max_batch_size}
@@ -106,7 +106,7 @@ def render(
     template: Path,
     python_paths: Sequence[Path],
     state_dir: Path,
-    config: TritonModelConfig = TritonModelConfig(),  # noqa: B008  frozen
+    config: TritonModelConfig = TritonModelConfig(),
 ) -> Path:
     """Write the model's folder and give its path. Whole or not at all; harmless when repeated.
 

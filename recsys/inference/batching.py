@@ -42,7 +42,7 @@ class AdaptiveBatcher(Generic[Call, Answer]):
     def __init__(
         self,
         run: Callable[[Sequence[Call]], Awaitable[Sequence[Answer]]],
-        config: BatchingConfig = BatchingConfig(),  # noqa: B008  frozen
+        config: BatchingConfig = BatchingConfig(),
     ) -> None:
         self._run = run
         self._config = config

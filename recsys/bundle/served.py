@@ -1,0 +1,61 @@
+"""A bundle as the API process holds it: names, filters and the fallback list, but no weights.
+
+Small and quick to load: a request is answered with one of these from start to end, while the next
+one may already be live.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from recsys.data.vocabulary import Vocabulary
+from recsys.features.batch import Bools, Float32s, Int32s
+from recsys.models.encode import UserEncoding
+from recsys.models.signature import Dimensions
+
+NO_CATEGORY = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedBundle:
+    """What answering a request needs of a bundle, outside the model server.
+
+    Axes: ``N`` items; row 0 is padding everywhere.
+    """
+
+    bundle_id: str
+    dimensions: Dimensions
+    vocabulary: Vocabulary
+    title: tuple[str, ...]
+    """``[N + 1]``, ``""`` where there is none."""
+    category_index: Int32s
+    """``[N + 1]`` column of the vocabulary's categories, -1 for none."""
+    available: Bools
+    """``[N + 1]`` whether the item may be shown."""
+    popular_index: Int32s
+    """Rows of the fallback list, best first."""
+    popular_score: Float32s
+    """Aligned with ``popular_index``."""
+    encoding: UserEncoding
+    """How users become the tensors of ``signature.user_context``."""
+
+    def category(self, row: int) -> str:
+        """Give the category of an item, ``""`` for none."""
+        column = int(self.category_index[row])
+        return "" if column == NO_CATEGORY else self.vocabulary.categories[column]
+
+    @cached_property
+    def withdrawn_index(self) -> Int32s:
+        """Rows of the items that may not be shown."""
+        rows: Int32s = np.flatnonzero(~self.available[1:]).astype(np.int32) + np.int32(1)
+        return rows
+
+    @cached_property
+    def popular_score_by_row(self) -> Float32s:
+        """``[N + 1]`` score of the fallback list by row, 0 outside the list."""
+        scores = np.zeros(self.vocabulary.num_items + 1, dtype=np.float32)
+        scores[self.popular_index] = self.popular_score
+        return scores

@@ -1,0 +1,68 @@
+"""Reasons of an answer in words and numbers a person can follow: made only when asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recsys.bundle.served import ServedBundle
+from recsys.inference.live import UserContext
+from recsys.ranking.ranked import RankedItems
+from recsys.wire import HistoryItem, Reasons, UserSummary
+
+
+def reasons(bundle: ServedBundle, ranked: RankedItems) -> list[Reasons]:
+    """Give the reasons of each item: which sources scored it, and every objective's score."""
+    sources, objectives = bundle.dimensions.sources, bundle.dimensions.objectives
+    return [
+        Reasons(
+            sources={
+                name: round(score, 6)
+                for name, score in zip(sources, source_row, strict=False)
+                if score != 0.0 and np.isfinite(score)
+            },
+            objectives={
+                name: round(score, 6)
+                for name, score in zip(objectives, objective_row, strict=False)
+            },
+        )
+        for source_row, objective_row in zip(
+            ranked.source_score.tolist(), ranked.objective_score.tolist(), strict=True
+        )
+    ]
+
+
+def user_summary(bundle: ServedBundle, user: UserContext) -> UserSummary:
+    """Give the feature values of one user by name; zeros are left out."""
+    features, row = user.features, user.row
+    encoding, vocabulary = bundle.encoding, bundle.vocabulary
+    by_category: dict[str, dict[str, float]] = {}
+    category_activity = features.category_activity[row]
+    for column in np.flatnonzero(category_activity.any(axis=1)).tolist():
+        by_category[vocabulary.categories[column]] = _nonzero(
+            encoding.user_category_activity, category_activity[column].tolist()
+        )
+    history = zip(
+        features.history_index.row(row).tolist(),
+        features.history_count.row(row).tolist(),
+        features.history_last_ms.row(row).tolist(),
+        strict=True,
+    )
+    return UserSummary(
+        as_of_ms=user.as_of_ms,
+        activity=_nonzero(encoding.user_activity, features.activity[row].tolist()),
+        categories=by_category,
+        history=[
+            HistoryItem(
+                item_id=vocabulary.item_ids[index - 1],
+                count=count,
+                last_ms=last_ms,
+                title=bundle.title[index],
+            )
+            for index, count, last_ms in reversed(list(history))
+            if index != 0
+        ],
+    )
+
+
+def _nonzero(names: tuple[str, ...], values: list[float]) -> dict[str, float]:
+    return {name: value for name, value in zip(names, values, strict=True) if value != 0.0}

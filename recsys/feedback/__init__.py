@@ -1,0 +1,1 @@
+"""What it meant: what was shown, and later what came of it."""

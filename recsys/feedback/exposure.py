@@ -1,0 +1,80 @@
+"""The exposure record: what the API answered, why, and from which inputs.
+
+One record per answered request, on the topic of ``Topics.exposures``, keyed by user. It holds the
+request as it was sent, the tensors the model was given and the versions, so that the answer can be
+computed again from the bundle alone, audited for skew, and joined with what the user did next
+(``request_id``). An *impression* event says the list was really shown; an exposure only that it was
+given out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.wire import Rung
+
+GREEDY = "greedy"
+"""Policy without chance: the best score first."""
+
+
+class TensorRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One tensor, row-major, little-endian."""
+
+    dtype: Literal["int32", "int64", "float32", "bool"]
+    shape: tuple[int, ...]
+    data: bytes
+    """base64 in JSON."""
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> TensorRecord:
+        """Record an array."""
+        return cls(dtype=array.dtype.name, shape=array.shape, data=array.tobytes())  # type: ignore[arg-type]
+
+    def array(self) -> NDArray[Any]:
+        """Give the array back, read-only."""
+        return np.frombuffer(self.data, dtype=self.dtype).reshape(self.shape)
+
+
+class Exposure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One answer of the API."""
+
+    request_id: str
+    user_id: str
+    route: Literal["recommendations", "rank"]
+    now_ms: int
+    """When the request was answered."""
+    bundle: str
+    rung: Rung
+    policy: str = GREEDY
+    """How the order was drawn; with ``greedy`` every propensity is 1."""
+    propensities: list[float] = []
+    """Chance of each item at its place; empty under ``greedy``."""
+    item_ids: list[str]
+    """As answered; position ``i`` is ``item_ids[i]``."""
+    scores: list[float | None]
+    """Aligned with ``item_ids``; null for an item that could not be scored."""
+    features: dict[str, TensorRecord] = {}
+    """``signature.user_context`` of this request, batch axis 1; empty when they were not read."""
+    features_as_of_ms: int | None = None
+    """The moment the features speak of."""
+    item_features_age_ms: int | None = None
+    request: Annotated[msgspec.Raw, msgspec.Meta(description="The request body.")]
+
+    @staticmethod
+    def tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, TensorRecord]:
+        """Record the tensors of a request."""
+        return {name: TensorRecord.of(array) for name, array in arrays.items()}
+
+
+encode_exposure = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Exposure).decode
+
+
+def decode_exposure(data: bytes) -> Exposure:
+    """Give the exposure in ``data``. Raises ``msgspec.ValidationError`` when it is none."""
+    return _decode(data)

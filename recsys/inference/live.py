@@ -1,0 +1,198 @@
+"""A bundle in service: its names, its model and the queues that put concurrent requests together.
+
+Requests that run at the same time share one read of the feature store and one call of the model.
+Both queues belong to one bundle, so a batch never mixes two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from recsys.bundle.served import ServedBundle
+from recsys.clock import Clock
+from recsys.deadline import Deadline
+from recsys.errors import DeadlineExceededError, RecsysError, StageError
+from recsys.features.batch import Int32s, UserFeatures
+from recsys.inference.batching import AdaptiveBatcher, BatchingConfig
+from recsys.inference.collate import split_rows, stack_arrays
+from recsys.inference.model import Array, Arrays, Model
+from recsys.models.encode import encode_users
+from recsys.ranking.ranked import RankedItems
+from recsys.telemetry import STAGE_SECONDS
+
+T = TypeVar("T")
+_NOTHING = np.zeros((1, 1), dtype=np.int32)
+
+
+class UserReader(Protocol):
+    """Reads what is known about users from the online store."""
+
+    async def read_users(self, user_ids: Sequence[str], now_ms: int) -> UserFeatures:
+        """Give the features of many users at ``now_ms``, rows in order, unknown users included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserContext:
+    """One user at one moment: as read, and as the model wants it."""
+
+    arrays: Arrays
+    """``signature.user_context`` with a batch axis of 1."""
+    features: UserFeatures
+    """Of every user of the same read."""
+    row: int
+    """This user's row of ``features``."""
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is on record."""
+        return bool(self.features.known[self.row])
+
+    @property
+    def as_of_ms(self) -> int:
+        """The moment the features speak of."""
+        return int(self.features.as_of_ms[self.row])
+
+    @property
+    def history_index(self) -> Int32s:
+        """Rows of the items acted on, least recent first."""
+        return self.features.history_index.row(self.row)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelCall:
+    inputs: dict[str, Array]
+    deadline: Deadline
+
+
+class LiveBundle:
+    """Reads users and runs the model for one bundle. Belongs to one event loop.
+
+    Every method raises DeadlineExceededError when its deadline passes first and StageError when the
+    stage cannot answer.
+    """
+
+    def __init__(
+        self,
+        bundle: ServedBundle,
+        model: Model,
+        users: UserReader,
+        *,
+        clock: Clock,
+        batching: BatchingConfig | None = None,
+    ) -> None:
+        batching = batching or BatchingConfig()
+        self.bundle = bundle
+        self.model = model
+        self._users = users
+        self._clock = clock
+        self._read_batch: AdaptiveBatcher[str, UserContext] = AdaptiveBatcher(self._read, batching)
+        self._recommend_batch: AdaptiveBatcher[_ModelCall, Arrays] = AdaptiveBatcher(
+            self._together(model.recommend), batching
+        )
+        self._rank_batch: AdaptiveBatcher[_ModelCall, Arrays] = AdaptiveBatcher(
+            self._together(model.rank), batching
+        )
+
+    async def user(self, user_id: str, deadline: Deadline) -> UserContext:
+        """Give what is known about a user now."""
+        with _stage("features"):
+            return await _within(deadline, "features", self._read_batch(user_id))
+
+    async def recommend(
+        self,
+        user: UserContext,
+        *,
+        excluded: Int32s,
+        exclude_history: bool,
+        k: int,
+        deadline: Deadline,
+    ) -> RankedItems:
+        """Retrieve and rank: the best ``k`` items, best first, nothing of ``excluded`` in them."""
+        inputs = {
+            **user.arrays,
+            "exclude_index": excluded[np.newaxis] if len(excluded) else _NOTHING,
+            "exclude_history": np.array([[exclude_history]]),
+            "k": np.array([[k]], dtype=np.int32),
+        }
+        with _stage("recommend"):
+            call = self._recommend_batch(_ModelCall(inputs, deadline))
+            outputs = await _within(deadline, "recommend", call)
+        return RankedItems.of(outputs["item_index"][0], outputs).first(k)
+
+    async def rank(
+        self, user: UserContext, candidate_index: Int32s, *, deadline: Deadline
+    ) -> RankedItems:
+        """Score given items and put them in order."""
+        inputs = {**user.arrays, "candidate_index": candidate_index[np.newaxis]}
+        with _stage("rank"):
+            call = self._rank_batch(_ModelCall(inputs, deadline))
+            outputs = await _within(deadline, "rank", call)
+        num_candidates = len(candidate_index)
+        outputs = {
+            name: values if name == "item_age_ms" else values[:, :num_candidates]
+            for name, values in outputs.items()
+        }
+        return RankedItems.of(candidate_index, outputs).by_score()
+
+    async def similar(self, row: int, *, k: int, deadline: Deadline) -> tuple[Int32s, Array]:
+        """Give the rows and cosines of the ``k`` nearest other items."""
+        inputs = {
+            "item_index": np.array([[row]], dtype=np.int32),
+            "k": np.array([[k]], dtype=np.int32),
+        }
+        with _stage("similar"):
+            outputs = await _within(deadline, "similar", self.model.similar(inputs, deadline))
+        found = outputs["similar_index"][0]
+        return found[found != 0], outputs["score"][0][found != 0]
+
+    async def _read(self, user_ids: Sequence[str]) -> list[UserContext]:
+        try:
+            features = await self._users.read_users(user_ids, self._clock())
+            encoded = encode_users(features, self.bundle.encoding)
+        except StageError:
+            raise
+        except (RecsysError, OSError) as error:
+            raise StageError(f"features: {error}", stage="features") from error
+        return [
+            UserContext(
+                arrays={name: array[row : row + 1] for name, array in encoded.items()},
+                features=features,
+                row=row,
+            )
+            for row in range(len(user_ids))
+        ]
+
+    @staticmethod
+    def _together(
+        run: Callable[[Arrays, Deadline], Awaitable[Arrays]],
+    ) -> Callable[[Sequence[_ModelCall]], Awaitable[Sequence[Arrays]]]:
+        async def run_together(calls: Sequence[_ModelCall]) -> Sequence[Arrays]:
+            inputs = [call.inputs for call in calls]
+            deadline = Deadline.latest(*(call.deadline for call in calls))
+            return list(split_rows(await run(stack_arrays(inputs), deadline), inputs))
+
+        return run_together
+
+
+async def _within(deadline: Deadline, stage: str, work: Awaitable[T]) -> T:
+    try:
+        async with asyncio.timeout(deadline.remaining_s()):
+            return await work
+    except TimeoutError as error:
+        raise DeadlineExceededError(f"{stage}: no answer in time", stage=stage) from error
+
+
+@contextmanager
+def _stage(stage: str) -> Iterator[None]:
+    start = perf_counter()
+    try:
+        yield
+    finally:
+        STAGE_SECONDS.labels(stage).observe(perf_counter() - start)

@@ -1,0 +1,76 @@
+"""A scored list of items of one request, as it passes through filters and re-ranking.
+
+Axes: ``C`` items, ``O`` objectives, ``S`` sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.features.batch import Float32s, Int32s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedItems:
+    """Items with their scores, best first."""
+
+    item_index: Int32s
+    """``[C]`` rows, no padding."""
+    score: Float32s
+    """``[C]`` finite."""
+    objective_score: Float32s
+    """``[C, O]``; O is 0 where no ranker had a say."""
+    source_score: Float32s
+    """``[C, S]``."""
+    item_age_ms: int | None = None
+    """Age of the moving item features that were used."""
+
+    @classmethod
+    def of(cls, item_index: Int32s, outputs: Mapping[str, NDArray[Any]]) -> RankedItems:
+        """Take the first row of a model's outputs; padding is left out."""
+        score = outputs["score"][0]
+        ranked = cls(
+            item_index=item_index,
+            score=score,
+            objective_score=outputs["objective_score"][0],
+            source_score=outputs["source_score"][0],
+            item_age_ms=int(outputs["item_age_ms"][0, 0]),
+        )
+        real = (item_index != 0) & np.isfinite(score)
+        return ranked if real.all() else ranked.take(np.flatnonzero(real))
+
+    def __len__(self) -> int:
+        return len(self.item_index)
+
+    def take(self, places: NDArray[np.intp] | slice) -> RankedItems:
+        """Give the items at ``places``, in that order."""
+        return RankedItems(
+            item_index=self.item_index[places],
+            score=self.score[places],
+            objective_score=self.objective_score[places],
+            source_score=self.source_score[places],
+            item_age_ms=self.item_age_ms,
+        )
+
+    def first(self, k: int) -> RankedItems:
+        """Give the first ``k`` items, or all when there are fewer."""
+        return self if len(self) <= k else self.take(slice(0, k))
+
+    def by_score(self) -> RankedItems:
+        """Give the items best first; equal scores keep their order."""
+        return self.take(np.argsort(-self.score, kind="stable"))
+
+    def with_score(self, score: Float32s) -> RankedItems:
+        """Give the items by another score, best first."""
+        return RankedItems(
+            item_index=self.item_index,
+            score=score,
+            objective_score=self.objective_score,
+            source_score=self.source_score,
+            item_age_ms=self.item_age_ms,
+        ).by_score()

@@ -1,0 +1,277 @@
+"""Requests and answers of the HTTP API, shared by the server and the client.
+
+msgspec decodes and validates in one pass. Unknown fields of a request are refused: a misspelt
+option would otherwise be ignored in silence. Answers may grow fields; a client ignores those it
+does not know.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from recsys.events.schema import Context, Identifier
+
+MAX_K = 500
+"""Longest list of recommendations."""
+MAX_RANK_ITEMS = 2_000
+"""Longest list that can be ranked."""
+MAX_EXCLUDED_ITEMS = 2_000
+MAX_BODY_BYTES = 1_000_000
+"""Longest request body."""
+
+Rung = Literal["full", "popular"]
+"""How an answer came about, best first.
+
+``full``: features, retrieval and ranking. ``popular``: the bundle's list of popular items, because
+a stage failed or was late; what may not be shown is still left out as far as it is known.
+"""
+RUNGS: tuple[Rung, ...] = ("full", "popular")
+
+K = Annotated[int, Meta(ge=1, le=MAX_K, description="Items wanted.")]
+CategoryName = Annotated[str, Meta(max_length=64)]
+CategoryNames = Annotated[list[CategoryName], Meta(max_length=64)]
+ObjectiveWeight = Annotated[float, Meta(ge=0.0, le=1e6)]
+
+
+class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class _Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    pass
+
+
+class Filters(_Request, frozen=True, kw_only=True):
+    """Which items may be shown. A category the live bundle does not know has no items."""
+
+    categories: CategoryNames = []
+    """Only these; empty allows all."""
+    exclude_categories: CategoryNames = []
+
+
+class RecommendRequest(_Request, frozen=True, kw_only=True):
+    """Asks for the next best items of a user."""
+
+    user_id: Identifier
+    k: K = 10
+    exclude_item_ids: Annotated[list[Identifier], Meta(max_length=MAX_EXCLUDED_ITEMS)] = []
+    """Must not come back; unknown ones are ignored."""
+    exclude_seen: bool = True
+    """Leave out what the user already acted on."""
+    filters: Filters = Filters()
+    max_per_category: Annotated[int, Meta(ge=1, le=MAX_K)] | None = None
+    """Most items of one category, as long as there are enough of others."""
+    diversity: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    """0: by score alone. Towards 1: neighbours in the list come from other categories."""
+    objective_weights: Annotated[dict[str, ObjectiveWeight], Meta(max_length=16)] = {}
+    """Blend objectives with these weights instead of the bundle's own."""
+    context: Context = {}
+    """What surrounds the request (device, page); goes to the exposure log."""
+    explain: bool = False
+    """Add reasons to every item and the features used to the answer."""
+
+
+class RankRequest(_Request, frozen=True, kw_only=True):
+    """Asks for the order of given items for a user."""
+
+    user_id: Identifier
+    item_ids: Annotated[list[Identifier], Meta(min_length=1, max_length=MAX_RANK_ITEMS)]
+    """Distinct; one given twice is answered once."""
+    objective_weights: Annotated[dict[str, ObjectiveWeight], Meta(max_length=16)] = {}
+    context: Context = {}
+    explain: bool = False
+
+
+class Reasons(_Answer, frozen=True, kw_only=True):
+    """Why an item stands where it does."""
+
+    sources: dict[str, float]
+    """Raw score by candidate source; only those that scored the item."""
+    objectives: dict[str, float]
+    """Calibrated probability by objective; empty on the rung ``popular``."""
+
+
+class UserSummary(_Answer, frozen=True, kw_only=True):
+    """What the answer knew about the user: the feature values that went into it."""
+
+    as_of_ms: int
+    """The moment the values speak of."""
+    activity: dict[str, float]
+    """Windowed aggregates by name; zeros are left out."""
+    categories: dict[str, dict[str, float]]
+    """Aggregates by category and name; zeros are left out."""
+    history: list[HistoryItem]
+    """Items acted on, most recent first."""
+
+
+class HistoryItem(_Answer, frozen=True, kw_only=True):
+    """An item a user acted on."""
+
+    item_id: str
+    count: float
+    """Interactions so far."""
+    last_ms: int
+    """Event time of the latest."""
+    title: str = ""
+
+
+class RecommendedItem(_Answer, frozen=True, kw_only=True):
+    """One item of an answer."""
+
+    item_id: str
+    score: float
+    """Blended score; comparable within one answer only."""
+    position: int
+    """From 0."""
+    title: str = ""
+    category: str = ""
+    reasons: Reasons | None = None
+    """On ``explain``."""
+
+
+class RecommendResponse(_Answer, frozen=True, kw_only=True):
+    """The next best items of a user."""
+
+    request_id: str
+    """Put it into impression and interaction events, so that they find this answer."""
+    user_id: str
+    known: bool
+    """Whether anything was on record; an unknown user gets the cold start."""
+    items: list[RecommendedItem]
+    """Best first; fewer than ``k`` only when fewer may be shown."""
+    bundle: str
+    """The one bundle that served the whole request."""
+    rung: Rung
+    took_ms: float
+    item_features_age_ms: int | None = None
+    """Age of the moving item features that were used; on the rung ``full``."""
+    degraded: str = ""
+    """Why the rung is not ``full``."""
+    features: UserSummary | None = None
+    """On ``explain``."""
+
+
+class RankedItem(_Answer, frozen=True, kw_only=True):
+    """One item of a ranked list."""
+
+    item_id: str
+    position: int
+    known: bool
+    """An item the live bundle does not know cannot be scored and stands at the end."""
+    score: float | None = None
+    title: str = ""
+    category: str = ""
+    reasons: Reasons | None = None
+
+
+class RankResponse(_Answer, frozen=True, kw_only=True):
+    """Given items in order."""
+
+    request_id: str
+    user_id: str
+    known: bool
+    items: list[RankedItem]
+    bundle: str
+    rung: Rung
+    took_ms: float
+    item_features_age_ms: int | None = None
+    degraded: str = ""
+    features: UserSummary | None = None
+
+
+class SimilarItem(_Answer, frozen=True, kw_only=True):
+    """One neighbour of an item."""
+
+    item_id: str
+    score: float
+    """Cosine of the item embeddings."""
+    position: int
+    title: str = ""
+    category: str = ""
+
+
+class SimilarResponse(_Answer, frozen=True, kw_only=True):
+    """The nearest other items of one item."""
+
+    item_id: str
+    items: list[SimilarItem]
+    bundle: str
+    took_ms: float
+
+
+class EventRefusal(_Answer, frozen=True, kw_only=True):
+    """Why one event of a batch was not taken."""
+
+    index: int
+    """Its place in the batch, from 0."""
+    field: str
+    """Path of the wrong field (``events[3].item_id``)."""
+    code: str
+    """``malformed``, ``schema``, ``time`` or ``duplicate``."""
+    message: str
+
+
+class EventsResponse(_Answer, frozen=True, kw_only=True):
+    """What became of a batch of events. ``accepted`` ones are in the log for good."""
+
+    accepted: int
+    refused: int
+    refusals: list[EventRefusal] = []
+
+
+class UserResponse(_Answer, frozen=True, kw_only=True):
+    """What the system knows about a user now."""
+
+    user_id: str
+    known: bool
+    bundle: str
+    """Whose vocabulary names the items and categories."""
+    features: UserSummary
+
+
+class Health(_Answer, frozen=True, kw_only=True):
+    """The process lives."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+
+
+class Check(_Answer, frozen=True, kw_only=True):
+    """One part the API needs."""
+
+    ok: bool
+    detail: str
+    took_ms: float
+
+
+class Readiness(_Answer, frozen=True, kw_only=True):
+    """Whether requests can be served, part by part."""
+
+    ready: bool
+    bundle: str | None
+    """The live bundle; null while none is published, when only events are taken."""
+    checks: dict[str, Check]
+
+
+class Error(_Answer, frozen=True, kw_only=True):
+    """What is wrong with a request, or with us."""
+
+    code: str
+    """In one word, for programs."""
+    message: str
+    """Wanted, found and what to do, for people."""
+    field: str = ""
+    """Path of the offending field; ``""`` when the whole is."""
+
+
+class ErrorResponse(_Answer, frozen=True, kw_only=True):
+    """Every answer from 400 on."""
+
+    error: Error
+    accepted: int = 0
+    """Of ``POST /v1/events``: always 0 here; a batch with one good event is answered 202."""
+    refused: int = 0
+    refusals: list[EventRefusal] = []
