@@ -1,0 +1,120 @@
+"""``recsys COMMAND``: the doors of the system, one line each.
+
+A command of another top-level package (serving, training, benchmarks) is run by name, as ``python
+-m`` would: this package knows that such a door exists, not what is behind it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import runpy
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from recsys.errors import RecsysError
+
+FAILED, INTERRUPTED = 2, 130
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One door."""
+
+    module: str
+    """Run as ``__main__``, with ``sys.argv`` as if it had been called itself."""
+    help: str
+    passes_name: bool = False
+    """The module serves several commands and wants this one's name as its first argument."""
+
+
+COMMANDS: dict[str, Command] = {
+    "up": Command("serving.supervisor", "start Redis, Kafka, Triton, the worker and the API", True),
+    "down": Command("serving.supervisor", "stop everything that `up` started", True),
+    "status": Command("serving.supervisor", "show what runs, where, and whether it answers", True),
+    "logs": Command("serving.supervisor", "show what the servers print", True),
+    "demo": Command("recsys.demo", "watch the whole system work, from events to answers"),
+    "data": Command("recsys.datasets.cli", "check, fetch and turn your own tables into events"),
+    "simulate": Command("recsys.simulation.cli", "make events of a simulated world"),
+    "replay": Command("recsys.events.replay_cli", "send a file of events to Kafka"),
+    "dead-letters": Command(
+        "recsys.events.dead_letters_cli", "show refused records, and replay them after a fix"
+    ),
+    "backfill": Command("serving.backfill", "compute features anew from the event log"),
+    "train": Command("training.train", "train towers and ranker, evaluate, write a bundle"),
+    "bundle": Command("recsys.bundle.cli", "list, verify, point to and roll back bundles"),
+    "publish": Command("serving.publish", "load a bundle into Triton and make it live"),
+    "loadtest": Command("benchmarks.loadtest", "load the API at a given rate, print latencies"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code.
+
+    Exit codes of our own: 2 for an error that can be explained (one line on standard error) and
+    for a command that does not exist, 130 when interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        _list_commands()
+        return 0
+    name, *rest = given
+    command = COMMANDS.get(name)
+    if command is None:
+        sys.stderr.write(f"recsys: no command {name!r} (found: {', '.join(COMMANDS)})\n")
+        return FAILED
+    return _run(name, command, rest)
+
+
+def _run(name: str, command: Command, rest: list[str]) -> int:
+    if not _exists(command.module):
+        sys.stderr.write(
+            f"recsys {name}: wanted the module {command.module}, found none; run `make setup` in a "
+            "whole checkout\n"
+        )
+        return FAILED
+    before = sys.argv
+    # argparse names the program after this in its messages.
+    sys.argv = ["recsys" if command.passes_name else f"recsys {name}"]
+    sys.argv += [name, *rest] if command.passes_name else rest
+    try:
+        runpy.run_module(command.module, run_name="__main__", alter_sys=False)
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            sys.stderr.write(f"{ended.code}\n")
+            return 1
+        return ended.code or 0
+    except RecsysError as error:
+        sys.stderr.write(f"recsys {name}: {error}\n")
+        return FAILED
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
+    finally:
+        sys.argv = before
+    return 0
+
+
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _list_commands() -> None:
+    console = Console(highlight=False)
+    console.print("recsys COMMAND …   (recsys COMMAND --help says more)\n")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, command in COMMANDS.items():
+        table.add_row(f"  {name}", command.help)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
