@@ -23,7 +23,6 @@ from recsys.errors import ConfigurationError, MappingError
 
 Progress = Callable[[int, int | None], None]
 """Called with bytes so far and, when known, in all."""
-_CHUNK_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +156,8 @@ def _fetch_rest(url: str, part: Path, *, limits: DownloadLimits, progress: Progr
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length is not None and length.isdigit() else None
         with part.open("ab" if have else "wb") as out:
-            for chunk in answer.iter_raw(_CHUNK_BYTES):
+            # Pieces as they come: gathered into larger ones, the last would be lost with the line.
+            for chunk in answer.iter_raw():
                 out.write(chunk)
                 have += len(chunk)
                 if progress is not None:

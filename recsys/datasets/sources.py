@@ -93,10 +93,16 @@ class Sources:
             )
         return judged.filter(pl.col("__reason").is_null()).drop("__reason", "__value", "__is_null")
 
-    @property
-    def num_bad(self) -> int:
-        """Rows refused so far."""
-        return sum(frame.height for frame in self._bad)
+    def first_bad(self) -> str:
+        """Describe the first refused row; ``""`` when there is none."""
+        bad = self.bad_rows()
+        if not bad.height:
+            return ""
+        first = bad.row(0, named=True)
+        return (
+            f"{bad.height} rows were refused, the first: {first['file']} row {first['row']}, "
+            f"{first['source']}: {first['reason']} (found {first['value']!r})"
+        )
 
     def bad_rows(self) -> pl.DataFrame:
         """Give all refused rows."""

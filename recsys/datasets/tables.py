@@ -95,7 +95,7 @@ def to_tables(mapping: DatasetMapping, data_dir: Path) -> DatasetTables:
     if not behaved:
         raise MappingError(
             f"data set {mapping.name!r} has no usable impression, interaction or feedback row; "
-            f"{sources.num_bad} rows were refused, run `recsys data check {mapping.name}`"
+            f"{sources.first_bad() or 'the tables are empty after their conditions'}"
         )
     earliest_ms = min(_int(frame["event_time_ms"].min()) for frame in behaved)
     items = profiles.items(mapping, sources)
