@@ -139,7 +139,7 @@ def _ls(settings: Settings, *, as_json: bool) -> int:
         return PASSED
     table = Table(box=None, padding=(0, 2))
     for column in ("name", "here", "folder", "what", "licence"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column == "folder")
     for entry in known:
         here = "[green]yes[/green]" if entry["present"] else "no"
         table.add_row(entry["name"], here, entry["folder"], entry["title"], entry["licence"])  # type: ignore[arg-type]

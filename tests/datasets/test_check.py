@@ -154,7 +154,7 @@ def test_check_command_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[
     strict.write_text(text.replace("at_most = 1", "at_most = 0"))
     assert cli.main(["check", str(strict)], settings=settings) == 1
     out = capsys.readouterr().out
-    assert "FAIL" in out and "orders.csv row 3, interactions[1]: item 007" in out
+    assert "FAIL" in out and "orders.csv row 4, interactions[1]: item 007" in out
 
 
 def test_ls_names_all_data_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
