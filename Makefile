@@ -25,7 +25,7 @@ check: setup  ## style, strict types of recsys, import arrows, true docs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 	@if [ -f tests/test_docs.py ]; then $(BIN)/pytest -q tests/test_docs.py; fi
 
 test: setup  ## run all tests, with real Redis, Kafka and Triton started for them

@@ -31,7 +31,7 @@ else
   found=""
   for candidate in python3.12 python3.11 python3 python; do
     command -v "$candidate" >/dev/null || continue
-    found="$found $candidate ($("$candidate" -V 2>&1 | tail -n 1))"
+    found="$found $candidate ($({ "$candidate" -V 2>&1 || true; } | tail -n 1))"
     "$candidate" -c "$fits" 2>/dev/null || continue
     [ -n "$python" ] || python=$candidate
     if "$candidate" -c "$shared"; then python=$candidate; break; fi
