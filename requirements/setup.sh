@@ -99,7 +99,13 @@ rm -f .venv/.fingerprint
 if [ ! -x .venv/bin/python ] || [ "$(.venv/bin/python -VV 2>/dev/null)" != "$("$python" -VV)" ]; then
   "$uv" venv --quiet --clear --no-project --python "$python" .venv
 fi
-install() { "$uv" pip "$@" --python .venv/bin/python; }
+install() {
+  if [ -t 2 ]; then # a terminal shows progress bars
+    "$uv" pip "$@" --python .venv/bin/python
+  else # a log need not list what the lock lists
+    "$uv" pip "$@" --python .venv/bin/python 2>&1 | { grep -v '^ [+~-] ' || true; } >&2
+  fi
+}
 say "setup: $("$uv" --version | cut -d' ' -f1,2) installs $lock for $("$python" -V) into .venv"
 if [ -z "${RECSYS_TORCH_INDEX:-}" ]; then
   install sync --require-hashes "$lock"
