@@ -183,7 +183,7 @@ def workbook(rows: list[list[object]]) -> bytes:
         if value is None:
             return "<c/>"
         if isinstance(value, str):
-            return f'<c t="inlineStr"><is><t>{value}</t></is></c>'
+            return f'<c t="inlineStr"><is><t xml:space="preserve">{value}</t></is></c>'
         return f'<c s="{style}"><v>{value}</v></c>'
 
     sheet = "".join(
