@@ -6,7 +6,7 @@ log comes about, ``truth`` for the questions only a simulator can answer.
 """
 
 from recsys.simulation.behaviour import SessionState
-from recsys.simulation.config import PRESETS, WorldConfig, demo, million
+from recsys.simulation.config import PRESETS, WorldConfig, demo, ending_before, million
 from recsys.simulation.truth import LoggedRequests
 from recsys.simulation.world import Response, Visit, World
 
@@ -19,5 +19,6 @@ __all__ = [
     "World",
     "WorldConfig",
     "demo",
+    "ending_before",
     "million",
 ]

@@ -24,17 +24,23 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from recsys.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
+from recsys.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, now_ms
+from recsys.endpoints import resolve
 from recsys.errors import InputError, RecsysError
 from recsys.events.codec import encode
+from recsys.events.log import EventWriter
 from recsys.events.schema import Event
 from recsys.events.topics import Topics
 from recsys.settings import Settings
-from recsys.simulation.config import PRESETS, WorldConfig
+from recsys.simulation.config import PRESETS, WorldConfig, ending_before
 from recsys.simulation.world import World
 
 _BLOCK = 1_000
 """Events between two looks at the clock: progress and rate are kept without slowing the stream."""
+
+
+RECENT = -1
+"""What ``--world-start recent`` is read as."""
 
 
 class Sink(Protocol):
@@ -68,15 +74,12 @@ class JsonLines:
             os.replace(self._temporary, self._path)  # noqa: PTH105  one atomic step
 
 
-class KafkaSink:
-    """Appends to the topics of the running system."""
+class LogSink:
+    """Appends to the topics of an event log."""
 
-    def __init__(self, settings: Settings) -> None:
-        from recsys.endpoints import resolve
-        from recsys.events.kafka import connect_writer  # the client is only needed here
-
-        self._topics = Topics(namespace=settings.namespace)
-        self._writer = connect_writer(settings, resolve(settings))
+    def __init__(self, writer: EventWriter, topics: Topics) -> None:
+        self._writer = writer
+        self._topics = topics
 
     def write(self, event: Event) -> None:
         """Take one event."""
@@ -89,8 +92,12 @@ class KafkaSink:
         self._writer.close()
 
 
-def _kafka_sink() -> KafkaSink:
-    return KafkaSink(Settings())  # type: ignore[call-arg]  # all of it comes from the environment
+def _kafka_sink() -> LogSink:
+    from recsys.events.kafka import connect_writer  # a second, and only needed here
+
+    settings = Settings()  # type: ignore[call-arg]  # all of it comes from the environment
+    writer = connect_writer(settings, resolve(settings))
+    return LogSink(writer, Topics(namespace=settings.namespace))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--days", type=int, help="days with sessions, instead of the preset's")
     parser.add_argument(
         "--world-start", type=parse_instant, metavar="TIME",
-        help="first instant of the world, ISO 8601 (UTC unless it says) or epoch ms",
+        help="first instant of the world, ISO 8601 (UTC unless it says), epoch ms, or 'recent': "
+        "the last midnight (UTC) that lets the world end in the past",
     )  # fmt: skip
     parser.add_argument(
         "--skip", type=parse_span, default=None, metavar="SPAN",
@@ -124,6 +132,8 @@ def parse_instant(text: str) -> int:
     >>> parse_instant("2026-01-01"), parse_instant("1767225600000")
     (1767225600000, 1767225600000)
     """
+    if text == "recent":
+        return RECENT
     if text.isascii() and text.isdigit():
         return int(text)
     try:
@@ -157,6 +167,9 @@ def world_config(args: argparse.Namespace) -> WorldConfig:
         "start_ms": args.world_start,
     }  # fmt: skip
     changes = {name: value for name, value in wanted.items() if value is not None}
+    if args.world_start == RECENT:
+        del changes["start_ms"]
+        return ending_before(replace(PRESETS[args.preset](args.seed), **changes), now_ms())
     return replace(PRESETS[args.preset](args.seed), **changes)
 
 

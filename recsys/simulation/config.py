@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from recsys.clock import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from recsys.errors import ConfigurationError
@@ -212,6 +212,16 @@ class WorldConfig:
             if chunk <= longest:
                 return chunk
         return SECOND_MS
+
+
+def ending_before(config: WorldConfig, now_ms: int) -> WorldConfig:
+    """Move a world, by whole days, so that its last event lies just before ``now_ms``.
+
+    A receiver that refuses events from the future takes all of it. Weekdays follow the calendar,
+    so another day's call is another world.
+    """
+    latest = now_ms - config.days * DAY_MS - config.horizon_ms
+    return replace(config, start_ms=latest // DAY_MS * DAY_MS)
 
 
 def demo(seed: int = 7) -> WorldConfig:
