@@ -40,6 +40,9 @@ COMMANDS: dict[str, Command] = {
     "data": Command("recsys.datasets.cli", "check, fetch and turn your own tables into events"),
     "simulate": Command("recsys.simulation.cli", "make events of a simulated world"),
     "replay": Command("recsys.events.replay_cli", "send a file of events to Kafka"),
+    "features": Command(
+        "recsys.features.feast_repository", "apply the Feast repository, compile the serving plan"
+    ),
     "dead-letters": Command(
         "recsys.events.dead_letters_cli", "show refused records, and replay them after a fix"
     ),
