@@ -1,0 +1,82 @@
+"""From a bundle's folder to the model that serves it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from recsys.bundle.manifest import Manifest, read_manifest, verify_files
+from recsys.errors import BundleError
+from recsys.models.item_table import ItemTable
+from recsys.models.ranker import Ranker
+from recsys.models.serving import TorchServingModel
+from recsys.models.serving_model import ServingModel
+from recsys.models.two_tower import TwoTower
+from recsys.retrieval.mix import build_sources
+
+TOWERS_FILE = "towers.safetensors"
+RANKER_FILE = "ranker.safetensors"
+ITEMS_FILE = "items.safetensors"
+"""``vectors``, ``available``, ``activity``, ``neighbour_index``, ``neighbour_weight``,
+``popular_weights``, ``activity_as_of_ms``."""
+
+
+def load_serving_model(path: Path, device: str = "cpu") -> ServingModel:
+    """Give the model of the bundle in folder ``path``, its files verified.
+
+    Args:
+        path: ``<bundle_dir>/<bundle_id>``.
+        device: ``"cpu"`` or ``"cuda"`` (``"cuda:1"`` …).
+
+    Raises:
+        BundleError: when the bundle is missing, damaged or of another version.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    verify_files(path, manifest)
+    try:
+        return _build(path, manifest, torch.device(device))
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise BundleError(
+            f"bundle {manifest.bundle_id} cannot be loaded on {device}: {error}"
+        ) from error
+
+
+def _build(path: Path, manifest: Manifest, device: torch.device) -> TorchServingModel:
+    items = load_file(path / ITEMS_FILE, device=str(device))
+    dimensions = manifest.dimensions
+    table = ItemTable.empty(manifest.num_items, manifest.towers.num_words)
+    towers = TwoTower(manifest.towers, dimensions, table)
+    ranker = Ranker(manifest.ranker, dimensions, table, manifest.towers.embedding_size)
+    _load(towers, load_file(path / TOWERS_FILE))
+    _load(ranker, load_file(path / RANKER_FILE), shared=("table.",))
+    weights = torch.tensor([o.weight for o in manifest.objectives], device=device)
+    return TorchServingModel(
+        dimensions=dimensions,
+        towers=towers.to(device),
+        ranker=ranker.to(device),
+        sources=build_sources(
+            manifest.sources,
+            neighbour_index=items["neighbour_index"],
+            neighbour_weight=items["neighbour_weight"],
+            popular_weights=items["popular_weights"],
+        ),
+        mix=manifest.sources,
+        objective_weights=weights,
+        item_vectors=items["vectors"],
+        available=items["available"],
+        item_activity=items["activity"],
+        item_activity_as_of_ms=int(items["activity_as_of_ms"]),
+    )
+
+
+def _load(module: nn.Module, weights: dict[str, Tensor], shared: tuple[str, ...] = ()) -> None:
+    """Load weights; entries under ``shared`` belong to a part another file has filled."""
+    missing, unexpected = module.load_state_dict(weights, strict=False)
+    missing = [name for name in missing if not name.startswith(shared or ("\0",))]
+    if missing or unexpected:
+        raise KeyError(f"missing weights {missing}, unexpected weights {unexpected}")

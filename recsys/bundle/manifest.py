@@ -1,0 +1,164 @@
+"""The manifest: what a bundle is, what made it, and the checksum of every file in it.
+
+Free of torch, because the API process reads it too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recsys.errors import BundleError
+from recsys.models.config import RankerConfig, SourceMix, TwoTowerConfig
+from recsys.models.encode import UserEncoding
+from recsys.models.signature import Dimensions
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+_UNHASHED = {"bundle_id", "created_ms"}
+
+
+class Objective(BaseModel):
+    """One thing the ranker predicts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    interaction: str
+    """Type of the interaction or feedback event that is its label."""
+    min_value: float | None = None
+    """Only events with at least this value are one."""
+    weight: float
+    """Share in the blended score; 0 is predicted and reported only."""
+
+
+class Lineage(BaseModel):
+    """Where a bundle comes from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    num_events: int
+    log_positions: dict[str, int] = {}
+    """``topic:partition`` to the offset after the last event read."""
+    data_from_ms: int
+    data_until_ms: int
+    """Event time of the first event, and the moment from which nothing was learned."""
+    seed: int
+    code_version: str
+    """Commit of the code, or its package version outside a checkout."""
+    libraries: dict[str, str]
+    """Name to version of the libraries that decide the numbers."""
+    device: str
+
+
+class FileEntry(BaseModel):
+    """One file of the bundle."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    size_bytes: int
+
+
+class Manifest(BaseModel):
+    """All that is said of a bundle. ``bundle_id`` is the hash of the rest, its date left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    format_version: Literal[1] = FORMAT_VERSION
+    bundle_id: str = Field(pattern=r"^[0-9a-f]{16}$")
+    created_ms: int
+    recipe: str
+    recipe_config: dict[str, Any]
+    feature_services: tuple[str, ...]
+    plan_schema_hash: str
+    dimensions: Dimensions
+    encoding: UserEncoding
+    towers: TwoTowerConfig
+    ranker: RankerConfig
+    sources: SourceMix
+    objectives: tuple[Objective, ...]
+    num_items: int
+    """N, padding not counted."""
+    num_candidates: int
+    """Candidates a request retrieves and ranks; what the metrics were measured with."""
+    metrics: dict[str, Any]
+    lineage: Lineage
+    files: dict[str, FileEntry]
+
+    def content_hash(self) -> str:
+        """Give the id this manifest must have."""
+        content = self.model_dump(mode="json", exclude=_UNHASHED)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def with_id(self) -> Manifest:
+        """Give the manifest with its id filled in."""
+        return self.model_copy(update={"bundle_id": self.content_hash()})
+
+    def write(self, folder: Path) -> None:
+        """Write ``manifest.json`` into ``folder``."""
+        (folder / MANIFEST_FILE).write_text(
+            json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True)
+        )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a bundle's manifest.
+
+    Raises:
+        BundleError: when it is absent, of another version, or does not fit its own id.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BundleError(f"no bundle at {folder}: {MANIFEST_FILE} is missing") from None
+    except ValueError as error:
+        raise BundleError(f"{path} is damaged: {error}; train again or roll back") from error
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"{path} has format version {version!r}, this code reads {FORMAT_VERSION}; "
+            "train again with this version"
+        )
+    try:
+        manifest = Manifest.model_validate(document)
+    except ValidationError as error:
+        raise BundleError(f"{path} does not fit its schema: {error}") from error
+    if manifest.bundle_id != manifest.content_hash():
+        raise BundleError(
+            f"{path} says bundle {manifest.bundle_id}, its content makes "
+            f"{manifest.content_hash()}: it was changed after training; roll back or train again"
+        )
+    return manifest
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Give size and checksum of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(sha256=digest, size_bytes=path.stat().st_size)
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Compare every file with the manifest.
+
+    Raises:
+        BundleError: naming the file that is missing, too many or changed.
+    """
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(f"bundle {manifest.bundle_id}: {name} is missing from {folder}")
+        found = file_entry(path)
+        if found != entry:
+            raise BundleError(
+                f"bundle {manifest.bundle_id}: {name} is damaged: wanted {entry.size_bytes} bytes "
+                f"with sha256 {entry.sha256[:12]}…, found {found.size_bytes} with "
+                f"{found.sha256[:12]}…; roll back with `recsys bundle rollback` or train again"
+            )

@@ -1,0 +1,65 @@
+"""Shapes of the models: written into the manifest, read back to build the same modules.
+
+No torch here: the API process reads manifests too. Axes as in the modules these belong to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoTowerConfig:
+    """Shape of the towers (``two_tower.py``)."""
+
+    embedding_size: int = 64
+    """D."""
+    hidden_size: int = 128
+    """Width of the user tower's hidden layer."""
+    num_heads: int = 4
+    """A: ways of weighing the history."""
+    num_text_buckets: int = 8192
+    """Rows of the word table; words are hashed into them."""
+    num_words: int = 24
+    """L: words of an item's text that are looked at."""
+    num_token_buckets: int = 2048
+    """Rows of the profile-token table."""
+    id_dropout: float = 0.1
+    """Chance that a training step sees an item without its own embedding."""
+    dropout: float = 0.1
+    """On the user tower's inputs."""
+    temperature: float = 0.08
+    """Divides the cosine: the smaller, the more a softmax looks at the nearest items."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankerConfig:
+    """Shape of the ranker (``ranker.py``)."""
+
+    hidden_size: int = 64
+    """E."""
+    num_crosses: int = 2
+    """DCN-V2 layers."""
+    num_factors: int = 8
+    """Products of projected user and item vectors."""
+    dropout: float = 0.0
+    """On the deep part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceMix:
+    """Candidate sources in the order of ``Dimensions.sources``, and their share in the candidates."""
+
+    names: tuple[str, ...] = (
+        "two_tower", "item_to_item", "item_to_item_recent", "popular", "history",
+    )  # fmt: skip
+    weights: tuple[float, ...] = (0.5, 1.0, 0.3, 0.3, 0.5)
+    """Share of each in the blend."""
+    quotas: tuple[int, ...] = (40, 40, 20, 20, 40)
+    """Places kept for the best of each."""
+    item_to_item_half_life_days: float = 120.0
+    """How fast a history item loses its say; a season for shops."""
+    recent_half_life_days: float = 14.0
+    """The same for ``item_to_item_recent``."""
+    history_half_life_days: float = 120.0
+    """The same for ``history``."""

@@ -1,0 +1,61 @@
+"""What models know of items without their moving features: category, price, words, and who has a row.
+
+Axes: ``N`` items (row 0 is padding), ``L`` words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemStatics:
+    """Fixed item inputs as tensors, ``[N + 1, ...]``."""
+
+    category: Tensor
+    """``[N + 1]`` int64, 0 … G - 1, or G when unknown."""
+    price: Tensor
+    """``[N + 1]`` float32, -1 when unknown."""
+    text: Tensor
+    """``[N + 1, L]`` int64 word buckets (``data/text.py``), 0 pads."""
+    has_id: Tensor
+    """``[N + 1]`` bool: the item was seen often enough in training to have an embedding of its
+    own; the others are described by their attributes and words alone."""
+
+
+class ItemTable(nn.Module):
+    """``ItemStatics`` as buffers, so that they travel with the weights."""
+
+    category: Tensor
+    price: Tensor
+    text: Tensor
+    has_id: Tensor
+
+    def __init__(self, statics: ItemStatics) -> None:
+        super().__init__()
+        for name in ("category", "price", "text", "has_id"):
+            self.register_buffer(name, getattr(statics, name))
+
+    @classmethod
+    def empty(cls, num_items: int, num_words: int) -> ItemTable:
+        """Give a table of the right shapes, to load stored weights into."""
+        return cls(
+            ItemStatics(
+                category=torch.zeros(num_items + 1, dtype=torch.int64),
+                price=torch.zeros(num_items + 1),
+                text=torch.zeros(num_items + 1, num_words, dtype=torch.int64),
+                has_id=torch.zeros(num_items + 1, dtype=torch.bool),
+            )
+        )
+
+    @property
+    def num_items(self) -> int:
+        """N."""
+        return len(self.category) - 1
+
+    def log_price(self) -> Tensor:
+        """Give ``[N + 1]`` log(0.1 + price), 0 where unknown: prices are compared by ratio."""
+        return torch.where(self.price >= 0, (self.price.clamp(min=0) + 0.1).log(), 0.0)

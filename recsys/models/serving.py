@@ -1,0 +1,171 @@
+"""The serving model: sources, fusion and ranker over resident item tables, on CPU or CUDA.
+
+This is the object the model server runs and the object training evaluates; there is no other
+composition of the parts.
+
+Axes: ``B`` users, ``C`` candidates, ``N`` items, ``S`` sources, ``O`` objectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from recsys.errors import InputError
+from recsys.models.config import SourceMix
+from recsys.models.ranker import ItemHalf, Ranker
+from recsys.models.serving_model import Candidates, Ranked, UserContext
+from recsys.models.signature import Dimensions
+from recsys.models.two_tower import TwoTower
+from recsys.retrieval.fusion import fuse
+from recsys.retrieval.source import CandidateSource, SourceInputs
+
+
+class TorchServingModel:
+    """A ``ServingModel`` made of torch modules."""
+
+    def __init__(
+        self,
+        *,
+        dimensions: Dimensions,
+        towers: TwoTower,
+        ranker: Ranker,
+        sources: Sequence[CandidateSource],
+        mix: SourceMix,
+        objective_weights: Tensor,
+        item_vectors: Tensor,
+        available: Tensor,
+        item_activity: Tensor,
+        item_activity_as_of_ms: int,
+    ) -> None:
+        """Take the parts, all on one device.
+
+        ``objective_weights`` ``[O]`` blend the objectives; ``item_vectors`` ``[N + 1, D]``;
+        ``available`` ``[N + 1]`` bool (row 0 False); ``item_activity`` ``[N + 1, Fi]`` as it was
+        at ``item_activity_as_of_ms``.
+        """
+        self._dimensions = dimensions
+        self._towers = towers.eval()
+        self._ranker = ranker.eval()
+        self._sources = tuple(sources)
+        self._mix = mix
+        self._objective_weights = objective_weights
+        self._item_vectors = item_vectors
+        self._available = available
+        self._resident = self._prepare(item_activity, item_activity_as_of_ms)
+
+    @property
+    def dimensions(self) -> Dimensions:
+        """Sizes of this bundle's tensors."""
+        return self._dimensions
+
+    @property
+    def num_items(self) -> int:
+        """N, padding not counted."""
+        return len(self._available) - 1
+
+    @property
+    def item_activity_as_of_ms(self) -> int:
+        """When the resident item features were true."""
+        return self._resident[2]
+
+    def set_item_activity(self, activity: Tensor, as_of_ms: int) -> None:
+        """Swap in ``[N + 1, Fi]`` moving item features: one assignment, so a reader in another
+        thread sees the old ones or the new ones.
+
+        Raises:
+            InputError: when the shape is not the resident one.
+        """  # fmt: skip
+        wanted = (self.num_items + 1, self._dimensions.num_item_features)
+        if tuple(activity.shape) != wanted:
+            raise InputError(f"item activity has shape {tuple(activity.shape)}, wanted {wanted}")
+        self._resident = self._prepare(activity, as_of_ms)
+
+    @torch.inference_mode()
+    def retrieve(
+        self, user: UserContext, *, num_candidates: int, exclude_index: Tensor,
+        exclude_history: Tensor,
+    ) -> Candidates:  # fmt: skip
+        """Give the best ``num_candidates`` of all sources that are not excluded."""
+        user = self._on_device(user)
+        scores = self._score_all(user)
+        rows = torch.arange(len(scores), device=scores.device).unsqueeze(1)
+        excluded = ~self._available.expand(len(scores), -1)
+        excluded = excluded.clone()
+        excluded[rows, self._valid(exclude_index)] = True
+        history = user["history_index"].long()
+        excluded[rows, torch.where(exclude_history.to(scores.device), history, 0)] = True
+        index = fuse(
+            scores,
+            weights=self._mix.weights,
+            quotas=self._mix.quotas,
+            excluded=excluded,
+            num_candidates=min(num_candidates, self.num_items),
+        )
+        return self._gather(scores, index)
+
+    @torch.inference_mode()
+    def score_sources(self, user: UserContext, candidate_index: Tensor) -> Candidates:
+        """Give every source's score of given candidates ``[B, C]``."""
+        return self._gather(self._score_all(self._on_device(user)), self._valid(candidate_index))
+
+    @torch.inference_mode()
+    def rank(self, user: UserContext, candidates: Candidates) -> Ranked:
+        """Score candidates; the blend is the weighted sum of the objectives' order logits."""
+        user = self._on_device(user)
+        vectors = self._towers.users(user, self._item_vectors)
+        half = self._ranker.user_half(user, vectors)
+        output = self._ranker.score(user, half, self._resident[1], candidates)
+        score = (output.order @ self._objective_weights).masked_fill(
+            candidates.item_index == 0, -torch.inf
+        )
+        return Ranked(score.float(), output.probability.sigmoid().float())
+
+    @torch.inference_mode()
+    def similar(self, item_index: Tensor, *, k: int) -> tuple[Tensor, Tensor]:
+        """Give the ``[B, k]`` nearest other available items of ``[B]`` items, and their cosines.
+
+        An item 0 or outside the table has no neighbours: padding, -inf.
+        """
+        index = self._valid(item_index)
+        cosine = self._item_vectors[index] @ self._item_vectors.T
+        cosine = cosine.masked_fill(~self._available, -torch.inf)
+        cosine[torch.arange(len(index), device=index.device), index] = -torch.inf
+        cosine[index == 0] = -torch.inf
+        value, nearest = cosine.topk(min(k, self.num_items), dim=1)
+        return nearest.masked_fill(value == -torch.inf, 0).to(torch.int32), value
+
+    def _prepare(self, activity: Tensor, as_of_ms: int) -> tuple[Tensor, ItemHalf, int]:
+        with torch.inference_mode():
+            resident = activity.to(self._item_vectors.device, torch.float32)
+            return resident, self._ranker.item_half(resident, self._item_vectors), as_of_ms
+
+    def _on_device(self, user: UserContext) -> UserContext:
+        device = self._item_vectors.device
+        return {
+            name: tensor.to(device, non_blocking=True) if tensor.device != device else tensor
+            for name, tensor in user.items()
+        }
+
+    def _valid(self, index: Tensor) -> Tensor:
+        """Rows outside the table become padding: a client may know a newer vocabulary."""
+        index = index.to(self._item_vectors.device).long()
+        return torch.where((index > 0) & (index <= self.num_items), index, 0)
+
+    def _score_all(self, user: UserContext) -> Tensor:
+        """Give ``[B, S, N + 1]``."""
+        inputs = SourceInputs(
+            user=user,
+            user_vectors=self._towers.users(user, self._item_vectors),
+            item_vectors=self._item_vectors,
+            item_activity=self._resident[0],
+        )
+        return torch.stack([source.scores(inputs) for source in self._sources], dim=1)
+
+    def _gather(self, scores: Tensor, index: Tensor) -> Candidates:
+        columns = index.unsqueeze(1).expand(-1, scores.shape[1], -1)
+        gathered = scores.gather(2, columns).transpose(1, 2)
+        gathered = gathered * (index != 0).unsqueeze(2)
+        return Candidates(index.to(torch.int32), gathered.contiguous().float())

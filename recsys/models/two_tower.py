@@ -1,0 +1,136 @@
+"""Two towers: a user and an item as vectors whose dot product says how well they fit.
+
+The item tower adds up what is known of an item: an embedding of its own, its category, the words
+of its text, its price. In training the own embedding is now and then left out (``id_dropout``), so
+that the rest learns to stand alone: a never-seen item then gets a useful vector from its words.
+
+The user tower looks at the history through the *same* item vectors, by a few attention heads that
+see each item's vector, its count and its age (so one head can learn the last days and another the
+habit), and adds profile tokens, category shares and dense features.
+
+Axes: ``B`` users, ``H`` history, ``D`` embedding, ``N`` items, ``A`` heads, ``E`` inner width.
+Sources: Covington et al. 2016 (towers over averaged history), Yi et al. 2019 (normalised vectors
+with a temperature), Volkovs et al. 2017, "DropoutNet" (leaving the identity out in training).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys.models.config import TwoTowerConfig
+from recsys.models.item_table import ItemTable
+from recsys.models.normalise import Standardise
+from recsys.models.serving_model import UserContext
+from recsys.models.signature import Dimensions
+
+DAY_S = 86_400.0
+
+
+class ItemTower(nn.Module):
+    """Items to unit vectors."""
+
+    def __init__(self, config: TwoTowerConfig, table: ItemTable, num_categories: int) -> None:
+        super().__init__()
+        size = config.embedding_size
+        self.id_dropout = config.id_dropout
+        self.table = table
+        self.identity = nn.Embedding(table.num_items + 1, size, padding_idx=0)
+        self.category = nn.Embedding(num_categories + 1, size)
+        self.words = nn.EmbeddingBag(
+            config.num_text_buckets + 1, size, mode="mean", padding_idx=0
+        )
+        self.price = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, size))
+        self.mix = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size))
+        for embedding in (self.identity, self.category, self.words):
+            nn.init.normal_(embedding.weight, std=0.1)
+
+    def forward(self) -> Tensor:
+        """Give the vectors of all items, ``[N + 1, D]``, length 1, row 0 zero."""
+        table = self.table
+        identity = self.identity.weight * table.has_id.unsqueeze(1)
+        if self.training and self.id_dropout > 0:
+            kept = torch.rand(len(identity), 1, device=identity.device) >= self.id_dropout
+            identity = identity * kept
+        content = (
+            self.category(table.category)
+            + self.words(table.text)
+            + self.price(table.log_price().unsqueeze(1))
+        )
+        vectors = F.normalize(identity + content + self.mix(content), dim=1)
+        padding = torch.ones(len(vectors), 1, device=vectors.device)
+        padding[0] = 0.0
+        return vectors * padding
+
+
+class UserTower(nn.Module):
+    """User contexts to unit vectors."""
+
+    def __init__(self, config: TwoTowerConfig, dimensions: Dimensions) -> None:
+        super().__init__()
+        size, heads = config.embedding_size, config.num_heads
+        self.num_token_buckets = config.num_token_buckets
+        self.tokens = nn.EmbeddingBag(
+            config.num_token_buckets + 1, 16, mode="mean", padding_idx=0
+        )
+        self.dense = Standardise(dimensions.num_user_features)
+        self.attend_vector = nn.Linear(size, heads)
+        self.attend_use = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, heads))
+        width = heads * size + 16 + dimensions.num_user_features + dimensions.num_categories
+        self.dropout = nn.Dropout(config.dropout)
+        self.residual = nn.Linear(heads * size, size, bias=False)
+        self.network = nn.Sequential(
+            nn.Linear(width, config.hidden_size), nn.ReLU(), nn.Linear(config.hidden_size, size)
+        )
+        nn.init.normal_(self.tokens.weight, std=0.1)
+
+    def forward(self, user: UserContext, item_vectors: Tensor) -> Tensor:
+        """Give ``[B, D]`` unit vectors; an empty history pools to zero."""
+        pooled = self._pool(user, item_vectors)
+        buckets = torch.where(
+            user["user_tokens"] == 0, 0, user["user_tokens"] % self.num_token_buckets + 1
+        )
+        by_category = user["user_category"].sum(dim=2).log1p()
+        share = by_category / by_category.sum(dim=1, keepdim=True).clamp(min=1.0)
+        inputs = torch.cat(
+            [pooled, self.tokens(buckets), self.dense(user["user_dense"]), share], dim=1
+        )
+        return F.normalize(self.residual(pooled) + self.network(self.dropout(inputs)), dim=1)
+
+    def _pool(self, user: UserContext, item_vectors: Tensor) -> Tensor:
+        index = user["history_index"].long()
+        mask = index != 0
+        vectors = item_vectors[index]
+        age_days = user["history_age_s"] / DAY_S
+        use = torch.stack(
+            [
+                user["history_count"].log1p(),
+                age_days.log1p(),
+                torch.exp(-age_days / 7.0),
+                torch.exp(-age_days / 60.0),
+            ],
+            dim=-1,
+        )
+        logits = self.attend_vector(vectors) + self.attend_use(use)
+        # -1e9, not -inf: a user without history would otherwise pool to NaN.
+        weights = logits.masked_fill(~mask.unsqueeze(2), -1e9).softmax(dim=1)
+        weights = weights * mask.unsqueeze(2)
+        return torch.einsum("bha,bhd->bad", weights, vectors).flatten(1)
+
+
+class TwoTower(nn.Module):
+    """Both towers, trained together."""
+
+    def __init__(
+        self, config: TwoTowerConfig, dimensions: Dimensions, table: ItemTable
+    ) -> None:
+        super().__init__()
+        self.temperature = config.temperature
+        self.items = ItemTower(config, table, dimensions.num_categories)
+        self.users = UserTower(config, dimensions)
+
+    def forward(self, user: UserContext) -> tuple[Tensor, Tensor]:
+        """Give user vectors ``[B, D]`` and all item vectors ``[N + 1, D]``."""
+        item_vectors = self.items()
+        return self.users(user, item_vectors), item_vectors

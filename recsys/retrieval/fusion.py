@@ -1,0 +1,51 @@
+"""Several opinions to one candidate list: a blend, with places kept for each source.
+
+Axes: ``B`` users, ``S`` sources, ``N`` items, ``C`` candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_QUOTA_BONUS = 1e3
+"""Above any blend, so that an item within a source's quota comes before all that are not."""
+
+
+def fuse(
+    scores: Tensor,
+    *,
+    weights: Sequence[float],
+    quotas: Sequence[int],
+    excluded: Tensor,
+    num_candidates: int,
+) -> Tensor:
+    """Give the ``num_candidates`` best items that are not excluded.
+
+    Each source's positive scores are divided by its best one for that user, then blended with
+    ``weights``. The ``quotas[s]`` best items of source ``s`` come first whatever the blend says:
+    an item that only one source can know (a new one, by its words) is not voted out. Every item
+    has a blended score, so fewer than ``num_candidates`` come back only when fewer exist.
+
+    Args:
+        scores: ``[B, S, N + 1]``.
+        weights: One for each source.
+        quotas: Places for each source's own best; 0 for none.
+        excluded: ``[B, N + 1]`` bool; column 0 must be True.
+        num_candidates: C, at most N.
+
+    Returns:
+        ``[B, C]`` int64 rows, best first, 0 pads.
+    """
+    allowed = scores.masked_fill(excluded.unsqueeze(1), -torch.inf)
+    best = allowed.amax(dim=2, keepdim=True).clamp(min=1e-9)
+    blend = torch.einsum("bsn,s->bn", (allowed / best).clamp(min=0.0), scores.new_tensor(weights))
+    for source, quota in enumerate(quotas):
+        if quota > 0:
+            top = allowed[:, source].topk(min(quota, allowed.shape[2]), dim=1)
+            blend.scatter_add_(1, top.indices, (top.values > 0) * _QUOTA_BONUS)
+    blend = blend.masked_fill(excluded, -torch.inf)
+    value, index = blend.topk(min(num_candidates, blend.shape[1] - 1), dim=1)
+    return index.masked_fill(value == -torch.inf, 0)

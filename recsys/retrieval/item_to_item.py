@@ -1,0 +1,48 @@
+"""Sources ``item_to_item`` and ``item_to_item_recent``: neighbours of the history's items.
+
+Each item has its ``M`` strongest neighbours with weights (fitted by ``ease.py`` or ``item_knn.py``);
+a user's score of an item is the weight of it summed over the history, older items counting less.
+With a short half-life the same neighbours answer "what goes with what you just took".
+
+Axes: ``B`` users, ``H`` history, ``M`` neighbours, ``N`` items.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recsys.retrieval.source import SourceInputs
+
+DAY_S = 86_400.0
+
+
+class ItemToItemSource:
+    """Sums decayed neighbour weights over the history."""
+
+    def __init__(
+        self, name: str, neighbour_index: Tensor, neighbour_weight: Tensor, *, half_life_days: float
+    ) -> None:
+        """Take ``[N + 1, M]`` neighbour rows (0 pads) and weights (0 where padded)."""
+        self._name = name
+        self.neighbour_index = neighbour_index.long()
+        self.neighbour_weight = neighbour_weight
+        self.half_life_days = half_life_days
+
+    @property
+    def name(self) -> str:
+        """Name in ``Dimensions.sources``."""
+        return self._name
+
+    def scores(self, inputs: SourceInputs) -> Tensor:
+        """Give ``[B, N + 1]``; no history gives zeros."""
+        index = inputs.user["history_index"].long()
+        age_s = inputs.user["history_age_s"]
+        # Histories are padded on the left: columns in which nobody has an item are skipped.
+        used = (index != 0).any(dim=0).nonzero()
+        begin = int(used[0]) if len(used) else index.shape[1]
+        index, age_s = index[:, begin:], age_s[:, begin:]
+        decay = torch.exp2(-age_s / (self.half_life_days * DAY_S)) * (index != 0)
+        values = self.neighbour_weight[index] * decay.unsqueeze(2)
+        out = values.new_zeros(len(index), len(inputs.item_vectors))
+        return out.scatter_add_(1, self.neighbour_index[index].flatten(1), values.flatten(1))
