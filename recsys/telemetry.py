@@ -48,3 +48,10 @@ FRESHNESS_SECONDS = Histogram(
 CHILD_RESTARTS = Counter(
     "recsys_child_restarts_total", "Crashed servers started again by `recsys up`.", ["server"]
 )
+EXPOSURES_DROPPED = Counter(
+    "recsys_exposures_dropped_total", "Exposures not logged because the event log was away."
+)
+BUNDLE_SWITCHES = Counter("recsys_bundle_switches_total", "Times the API took up another bundle.")
+ITEM_FEATURES_AGE_SECONDS = Gauge(
+    "recsys_item_features_age_seconds", "Age of the moving item features in the latest answer."
+)

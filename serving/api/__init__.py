@@ -1,0 +1,1 @@
+"""The HTTP API: requests in, personalised lists out, events to the log."""

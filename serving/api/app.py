@@ -1,0 +1,91 @@
+"""The ASGI application: FastAPI for the documentation pages, plain routes for the work."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from recsys import __version__
+from recsys.errors import RecsysError
+from serving.api.border import Border
+from serving.api.endpoints import ENDPOINTS
+from serving.api.openapi import openapi_document
+from serving.api.problems import Problem, problem_of
+from serving.api.services import Services
+
+logger = logging.getLogger(__name__)
+
+OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
+CLIENT_GONE = 499
+"""Status counted when the caller hung up before it was answered."""
+
+
+def create_app(open_services: OpenServices) -> ASGIApp:
+    """Give the application.
+
+    Args:
+        open_services: Called when the event loop runs; its services live as long as the app. It
+            must not wait for other servers: ``/healthz`` answers from the start.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_services() as services:
+            app.state.services = services
+            yield
+
+    app = FastAPI(title="recsys", version=__version__, lifespan=lifespan, redoc_url=None)
+    for endpoint in ENDPOINTS:
+        app.add_route(endpoint.route_path, endpoint.handler, methods=[endpoint.method])
+    document = openapi_document()
+    app.openapi = lambda: document  # type: ignore[method-assign]
+    app.add_exception_handler(404, _not_found)
+    app.add_exception_handler(405, _method_not_allowed)
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(RecsysError, _explained)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
+    app.add_exception_handler(Exception, _unexplained)
+    return Border(app)
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    path = request.url.path[:128]
+    return Problem("not_found", f"no such path: {path}; /docs lists them").response()
+
+
+async def _method_not_allowed(request: Request, error: Exception) -> Response:
+    response = Problem(
+        "method_not_allowed", f"{request.method} is not for {request.url.path[:128]}; see /docs"
+    ).response()
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)
+    return response
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return error.response()
+
+
+async def _explained(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RecsysError)
+    problem = problem_of(error)
+    if problem.code == "internal":
+        return await _unexplained(request, error)
+    return problem.response()
+
+
+async def _client_gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)
+
+
+async def _unexplained(request: Request, error: Exception) -> Response:
+    logger.error("request failed: %s %s", request.method, request.url.path, exc_info=error)
+    return Problem("internal", "the server failed on this request; its log says more").response()

@@ -1,0 +1,178 @@
+"""Every route in one table: the router and the OpenAPI document are both made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from recsys import wire
+from recsys.events.schema import Event
+from serving.api.problems import Code
+from serving.api.routes.events import events
+from serving.api.routes.health import healthz, metrics, readyz
+from serving.api.routes.items import DEFAULT_K, similar
+from serving.api.routes.recommendations import rank, recommend
+from serving.api.routes.users import user
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One parameter in the path or the query string."""
+
+    name: str
+    place: str
+    """``path`` or ``query``."""
+    schema: dict[str, Any]
+    about: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """One route."""
+
+    method: str
+    path: str
+    handler: Handler
+    tag: str
+    summary: str
+    description: str
+    request: Any = None
+    """Type of the body; ``None`` for none."""
+    answer: Any
+    """Type of the good answer; ``str`` for plain text."""
+    status: int = 200
+    """Of the good answer."""
+    problems: tuple[Code, ...] = ()
+    """What else it answers, apart from ``internal``."""
+    unready: Any = None
+    """Type of a 503 answer that is no ``ErrorResponse``."""
+    parameters: tuple[Parameter, ...] = ()
+
+    @property
+    def route_path(self) -> str:
+        """The path as the router wants it: identities may hold a slash."""
+        return self.path.replace("_id}", "_id:path}")
+
+
+_BODY: tuple[Code, ...] = ("malformed", "too_large", "invalid")
+_IDENTIFIER = {"type": "string", "minLength": 1, "maxLength": 128}
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint(
+        method="POST",
+        path="/v1/recommendations",
+        handler=recommend,
+        tag="recommendations",
+        summary="The next best items of a user",
+        description=(
+            "Best first. An unknown user gets the cold start (`known` is false). `rung` says how "
+            "the answer came about: `full`, or `popular` when a stage failed or was late."
+        ),
+        request=wire.RecommendRequest,
+        answer=wire.RecommendResponse,
+        problems=(*_BODY, "no_bundle"),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/rank",
+        handler=rank,
+        tag="recommendations",
+        summary="Put given items in order for a user",
+        description=(
+            "Every distinct item comes back once. Items the live bundle does not know stand at the "
+            "end, in the order given, with `known` false and no score."
+        ),
+        request=wire.RankRequest,
+        answer=wire.RankResponse,
+        problems=(*_BODY, "no_bundle"),
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/items/{item_id}/similar",
+        handler=similar,
+        tag="items",
+        summary="The nearest other items of an item",
+        description="By cosine of the item embeddings, nearest first.",
+        answer=wire.SimilarResponse,
+        problems=("not_found", "invalid", "no_bundle", "unavailable", "late"),
+        parameters=(
+            Parameter(name="item_id", place="path", schema=_IDENTIFIER, about="The item."),
+            Parameter(
+                name="k",
+                place="query",
+                schema={
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": wire.MAX_K,
+                    "default": DEFAULT_K,
+                },
+                about="Items wanted.",
+            ),
+        ),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/events",
+        handler=events,
+        tag="events",
+        summary="Take in one event, or many",
+        description=(
+            "A body is one event, a list of events, or an object with a list `events`. Each is "
+            "judged alone. "
+            "202 means: the accepted ones are acknowledged by the log and will count once, however "
+            "often they are sent. When none is accepted the answer is 400 or 422, and nothing was "
+            "kept."
+        ),
+        request=Event,
+        answer=wire.EventsResponse,
+        status=202,
+        problems=(*_BODY, "all_refused", "unavailable", "overloaded"),
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/users/{user_id}",
+        handler=user,
+        tag="users",
+        summary="What the system knows about a user now",
+        description="An unknown user is answered too, with `known` false and nothing else.",
+        answer=wire.UserResponse,
+        problems=("invalid", "no_bundle", "unavailable", "overloaded", "late"),
+        parameters=(
+            Parameter(name="user_id", place="path", schema=_IDENTIFIER, about="The user."),
+        ),
+    ),
+    Endpoint(
+        method="GET",
+        path="/healthz",
+        handler=healthz,
+        tag="operations",
+        summary="Whether the process lives",
+        description="Asks no other part.",
+        answer=wire.Health,
+    ),
+    Endpoint(
+        method="GET",
+        path="/readyz",
+        handler=readyz,
+        tag="operations",
+        summary="Whether requests can be served, part by part",
+        description="200 when Redis, Kafka, Triton and the live bundle answer; 503 otherwise.",
+        answer=wire.Readiness,
+        unready=wire.Readiness,
+    ),
+    Endpoint(
+        method="GET",
+        path="/metrics",
+        handler=metrics,
+        tag="operations",
+        summary="Metrics in Prometheus' text format",
+        description="Names, units and meanings stand in `recsys/telemetry.py`.",
+        answer=str,
+    ),
+)  # fmt: skip

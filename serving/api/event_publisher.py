@@ -1,0 +1,134 @@
+"""Events to the log from an event loop: acknowledged by the log before the caller is answered.
+
+One thread owns the writer. While it waits for an acknowledgement, further batches queue, and all of
+them travel together next: the busier, the fewer round trips per event, and no waiting when idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from recsys.errors import OverloadedError, RecsysError, ServerError
+from recsys.events.log import EventWriter
+
+logger = logging.getLogger(__name__)
+
+LogRecord = tuple[str, bytes, bytes]
+"""Topic, key, value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublisherConfig:
+    """Patience and bounds."""
+
+    ack_timeout_s: float = 5.0
+    """How long a caller waits for the log; it is told to send again after that."""
+    max_waiting: int = 1_000
+    """Batches that may queue; more are refused at once."""
+    max_records: int = 20_000
+    """Records that travel together."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    records: Sequence[LogRecord]
+    done: Future[None]
+
+
+class EventPublisher:
+    """Appends batches of records. ``publish`` may be called from any event loop."""
+
+    def __init__(
+        self,
+        connect: Callable[[], EventWriter],
+        config: PublisherConfig | None = None,
+    ) -> None:
+        self._connect = connect
+        self._config = config or PublisherConfig()
+        self._queue: queue.Queue[_Batch | None] = queue.Queue(self._config.max_waiting)
+        self._writer: EventWriter | None = None
+        self._thread = threading.Thread(target=self._run, name="event-publisher", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; it connects at once, so that the first event does not wait for it."""
+        self._thread.start()
+
+    async def publish(self, records: Sequence[LogRecord]) -> None:
+        """Return once the log has acknowledged every record.
+
+        Raises:
+            ServerError: when it did not in time. Records may still arrive; send them again, their
+                event ids make that harmless.
+            OverloadedError: when too many batches are waiting.
+        """
+        batch = _Batch(records, Future())
+        try:
+            self._queue.put_nowait(batch)
+        except queue.Full:
+            raise OverloadedError(
+                "the event log does not keep up; send the events again shortly", stage="events"
+            ) from None
+        await asyncio.wrap_future(batch.done)
+
+    def stop(self) -> None:
+        """Send what waits, then end."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join(timeout=self._config.ack_timeout_s + 5.0)
+
+    def _run(self) -> None:
+        try:
+            self._connected()
+        except RecsysError as error:
+            logger.warning("no connection to the event log yet: %s", error)
+        stopping = False
+        while not stopping:
+            first = self._queue.get()
+            if first is None:
+                break
+            batches = [first]
+            num_records = len(first.records)
+            while num_records < self._config.max_records:
+                try:
+                    following = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if following is None:
+                    stopping = True
+                    break
+                batches.append(following)
+                num_records += len(following.records)
+            self._append(batches)
+        if self._writer is not None:
+            try:
+                self._writer.close()
+            except RecsysError as error:
+                logger.warning("the event log did not close cleanly: %s", error)
+
+    def _append(self, batches: list[_Batch]) -> None:
+        running = [batch for batch in batches if batch.done.set_running_or_notify_cancel()]
+        records = [record for batch in running for record in batch.records]
+        try:
+            self._connected().append_all(records, timeout_s=self._config.ack_timeout_s)
+        except Exception as error:  # noqa: BLE001  the callers are told, whatever it was
+            explained = (
+                error
+                if isinstance(error, RecsysError)
+                else ServerError(f"the event log failed: {type(error).__name__}: {error}")
+            )
+            for batch in running:
+                batch.done.set_exception(explained)
+        else:
+            for batch in running:
+                batch.done.set_result(None)
+
+    def _connected(self) -> EventWriter:
+        if self._writer is None:
+            self._writer = self._connect()
+        return self._writer

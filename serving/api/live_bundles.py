@@ -1,0 +1,149 @@
+"""Which bundle answers: follows the pointer that ``recsys publish`` moves.
+
+Between one request and the next the bundle changes as a whole; a request keeps the one it began
+with. The next bundle is loaded and seen to be ready in the model server before it is taken up. A
+model server that was restarted has forgotten its models: they are loaded again from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from recsys.bundle.served import ServedBundle
+from recsys.errors import RecsysError
+from recsys.inference.live import LiveBundle
+from recsys.telemetry import BUNDLE_SWITCHES
+
+logger = logging.getLogger(__name__)
+
+
+class ModelServer(Protocol):
+    """What is asked of the model server here."""
+
+    async def is_ready(self) -> bool:
+        """Say whether it takes requests."""
+
+    async def is_model_ready(self, name: str) -> bool:
+        """Say whether a model answers."""
+
+    async def load(self, name: str) -> None:
+        """Load a model; nothing happens when it is loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """How closely the pointer is followed."""
+
+    pointer_interval_s: float = 0.25
+    """Between two looks at the pointer: one ``stat`` each."""
+    model_interval_s: float = 1.0
+    """Between two questions whether the model server still has the model."""
+
+
+class LiveBundles:
+    """Holds the live bundle. ``current`` is read once by each request."""
+
+    def __init__(
+        self,
+        *,
+        pointer: Path,
+        live_id: Callable[[], str | None],
+        load: Callable[[str], ServedBundle],
+        serve: Callable[[ServedBundle], LiveBundle],
+        model_server: ModelServer,
+        model_name: Callable[[str], str],
+        config: WatchConfig | None = None,
+    ) -> None:
+        """Follow ``pointer``.
+
+        Args:
+            pointer: File whose change means another bundle may be live.
+            live_id: Reads the pointer; ``None`` when nothing is live.
+            load: Reads a bundle's names and lists; runs in a thread.
+            serve: Puts it together with a model and a feature reader.
+            model_server: Asked whether the model is there.
+            model_name: The model of a bundle.
+            config: Intervals.
+        """
+        self.current: LiveBundle | None = None
+        self.trouble = ""
+        """Why the bundle the pointer names is not served; ``""`` when it is."""
+        self._pointer = pointer
+        self._live_id = live_id
+        self._load = load
+        self._serve = serve
+        self._server = model_server
+        self._model_name = model_name
+        self._config = config or WatchConfig()
+        self._seen: tuple[int, int] | None = None
+
+    async def run(self) -> None:
+        """Follow the pointer until cancelled."""
+        loop = asyncio.get_running_loop()
+        model_due_s = 0.0
+        while True:
+            await self.follow()
+            if loop.time() >= model_due_s:
+                await self._keep_model_loaded()
+                model_due_s = loop.time() + self._config.model_interval_s
+            await asyncio.sleep(self._config.pointer_interval_s)
+
+    async def follow(self) -> None:
+        """Take up what the pointer names when it has moved; trouble leaves the present one."""
+        seen = self._stamp()
+        if seen == self._seen:
+            return
+        try:
+            bundle_id = self._live_id()
+            if bundle_id is not None and (
+                self.current is None or self.current.bundle.bundle_id != bundle_id
+            ):
+                await self._take_up(bundle_id)
+        except (RecsysError, OSError, ValueError) as error:
+            if str(error) != self.trouble:
+                logger.warning("the bundle to serve cannot be taken up: %s", error)
+            self.trouble = str(error)
+            return  # looked at again at the next turn
+        self.trouble = ""
+        self._seen = seen
+
+    async def _take_up(self, bundle_id: str) -> None:
+        bundle = await asyncio.to_thread(self._load, bundle_id)
+        live = self._serve(bundle)
+        name = self._model_name(bundle_id)
+        if not await self._server.is_model_ready(name):
+            if self.current is None:
+                self._switch(live)  # popular items are better than nothing
+            await self._server.load(name)
+        self._switch(live)
+
+    def _switch(self, live: LiveBundle) -> None:
+        if self.current is None or self.current.bundle.bundle_id != live.bundle.bundle_id:
+            BUNDLE_SWITCHES.inc()
+            logger.info("serving bundle %s", live.bundle.bundle_id)
+            self.current = live
+
+    async def _keep_model_loaded(self) -> None:
+        if self.current is None or not await self._server.is_ready():
+            return
+        name = self._model_name(self.current.bundle.bundle_id)
+        if await self._server.is_model_ready(name):
+            return
+        logger.warning("the model server has lost %s; loading it again", name)
+        try:
+            await self._server.load(name)
+        except RecsysError as error:
+            logger.warning("%s", error)
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self._pointer)  # noqa: PTH116  four times a second
+        except FileNotFoundError:
+            return None
+        return status.st_mtime_ns, status.st_ino

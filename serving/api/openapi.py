@@ -1,0 +1,107 @@
+"""The OpenAPI document, made from the route table and the very types that decode and encode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from recsys import __version__
+from recsys.wire import ErrorResponse
+from serving.api.endpoints import ENDPOINTS, Endpoint, Parameter
+from serving.api.problems import STATUS, Code
+
+_REF = "#/components/schemas/{name}"
+
+
+def openapi_document() -> dict[str, Any]:
+    """Give the document (OpenAPI 3.1)."""
+    types = {
+        kind
+        for endpoint in ENDPOINTS
+        for kind in (endpoint.request, endpoint.answer, endpoint.unready, ErrorResponse)
+        if kind not in (None, str)
+    }
+    ordered = sorted(types, key=str)
+    schemas, components = msgspec.json.schema_components(ordered, ref_template=_REF)
+    schema_of = dict(zip(ordered, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in ENDPOINTS:
+        operation = _operation(endpoint, schema_of)
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "recsys",
+            "version": __version__,
+            "description": "Recommendation and ranking. Times are epoch milliseconds UTC.",
+        },
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def _operation(endpoint: Endpoint, schema_of: dict[Any, Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": endpoint.handler.__name__,
+        "tags": [endpoint.tag],
+        "summary": endpoint.summary,
+        "description": endpoint.description,
+        "responses": _responses(endpoint, schema_of),
+    }
+    if endpoint.parameters:
+        operation["parameters"] = [_parameter(parameter) for parameter in endpoint.parameters]
+    if endpoint.request is not None:
+        schema = schema_of[endpoint.request]
+        if endpoint.path == "/v1/events":
+            schema = _one_or_many(schema)
+        operation["requestBody"] = {"required": True, "content": _json(schema)}
+    return operation
+
+
+def _responses(endpoint: Endpoint, schema_of: dict[Any, Any]) -> dict[str, Any]:
+    if endpoint.answer is str:
+        good: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
+    else:
+        good = _json(schema_of[endpoint.answer])
+    responses = {str(endpoint.status): {"description": "The answer.", "content": good}}
+    by_status: dict[int, list[Code]] = {}
+    for code in (*endpoint.problems, "internal"):
+        by_status.setdefault(STATUS[code], []).append(code)
+    for status, codes in sorted(by_status.items()):
+        names = ", ".join(f"`{code}`" for code in codes)
+        responses[str(status)] = {
+            "description": f"Error code {names}.",
+            "content": _json(schema_of[ErrorResponse]),
+        }
+    if endpoint.unready is not None:
+        responses["503"] = {
+            "description": "Some part does not answer.",
+            "content": _json(schema_of[endpoint.unready]),
+        }
+    return responses
+
+
+def _one_or_many(event: dict[str, Any]) -> dict[str, Any]:
+    many = {"type": "array", "items": event, "minItems": 1}
+    envelope = {
+        "type": "object",
+        "properties": {"events": many},
+        "required": ["events"],
+        "additionalProperties": False,
+    }
+    return {"anyOf": [event, many, envelope]}
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "in": parameter.place,
+        "required": parameter.place == "path",
+        "schema": parameter.schema,
+        "description": parameter.about,
+    }
+
+
+def _json(schema: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}

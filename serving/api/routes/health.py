@@ -1,0 +1,81 @@
+"""``/healthz``, ``/readyz`` and ``/metrics``: for supervisors and scrapers."""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from recsys import __version__
+from recsys.errors import RecsysError
+from recsys.wire import Check, Health, Readiness
+from serving.api.routes.json_response import json_response
+from serving.api.services import Probe, Services
+
+_PROBE_TIMEOUT_S = 3.0
+"""A part that does not answer by then is not ready."""
+
+
+async def healthz(request: Request) -> Response:
+    """Answer ``GET /healthz``: the process lives. Asks nobody else."""
+    return json_response(Health(version=__version__))
+
+
+async def readyz(request: Request) -> Response:
+    """Answer ``GET /readyz``: 200 when every part answers, 503 otherwise.
+
+    Before the first ``recsys publish`` no bundle is live; that is ready too, for events.
+    """
+    services: Services = request.app.state.services
+    checks = dict(
+        zip(
+            services.probes,
+            await asyncio.gather(*(_check(probe) for probe in services.probes.values())),
+            strict=True,
+        )
+    )
+    checks["bundle"] = await _check(lambda: _bundle(services))
+    live = services.bundles.current
+    ready = all(check.ok for check in checks.values())
+    return json_response(
+        Readiness(
+            ready=ready,
+            bundle=live.bundle.bundle_id if live is not None else None,
+            checks=checks,
+        ),
+        status_code=200 if ready else 503,
+    )
+
+
+async def metrics(request: Request) -> Response:
+    """Answer ``GET /metrics`` in Prometheus' text format."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _bundle(services: Services) -> str:
+    live = services.bundles.current
+    if services.bundles.trouble:
+        raise RecsysError(services.bundles.trouble)
+    if live is None:
+        return "none live yet: run `recsys train`, then `recsys publish`; events are taken"
+    if not await live.model.is_ready():
+        raise RecsysError(
+            f"bundle {live.bundle.bundle_id} is live but the model server does not serve it; "
+            "it is loaded again as soon as the server answers"
+        )
+    return f"{live.bundle.bundle_id}, {live.bundle.vocabulary.num_items} items"
+
+
+async def _check(probe: Probe) -> Check:
+    start = perf_counter()
+    try:
+        async with asyncio.timeout(_PROBE_TIMEOUT_S):
+            detail, ok = await probe(), True
+    except TimeoutError:
+        detail, ok = f"no answer within {_PROBE_TIMEOUT_S:g} s", False
+    except (RecsysError, OSError) as error:
+        detail, ok = str(error), False
+    return Check(ok=ok, detail=detail, took_ms=round((perf_counter() - start) * 1e3, 3))

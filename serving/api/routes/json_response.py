@@ -1,0 +1,15 @@
+"""JSON answers, encoded by msgspec."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+_encode = msgspec.json.Encoder().encode
+
+
+def json_response(value: Any, status_code: int = 200) -> Response:
+    """Give a response with ``value`` as its body."""
+    return Response(_encode(value), status_code=status_code, media_type="application/json")

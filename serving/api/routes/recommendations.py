@@ -1,0 +1,186 @@
+"""``POST /v1/recommendations`` and ``POST /v1/rank``: the hot routes."""
+
+from __future__ import annotations
+
+import uuid
+from time import perf_counter
+from typing import Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from recsys import explanations
+from recsys.bundle.served import ServedBundle
+from recsys.feedback.exposure import Exposure
+from recsys.pipeline import Answer
+from recsys.telemetry import ITEM_FEATURES_AGE_SECONDS
+from recsys.wire import (
+    RankedItem,
+    RankRequest,
+    RankResponse,
+    RecommendedItem,
+    RecommendRequest,
+    RecommendResponse,
+    UserSummary,
+)
+from serving.api.decoding import check_identifier, decode, read_body
+from serving.api.routes.json_response import json_response
+from serving.api.services import Services
+
+_recommend_decoder = msgspec.json.Decoder(RecommendRequest)
+_rank_decoder = msgspec.json.Decoder(RankRequest)
+
+
+async def recommend(request: Request) -> Response:
+    """Answer ``POST /v1/recommendations``."""
+    start = perf_counter()
+    services: Services = request.app.state.services
+    body = await read_body(request)
+    wanted = decode(_recommend_decoder, body)
+    check_identifier(wanted.user_id, "user_id")
+    live = services.live()
+    bundle = live.bundle
+    answer = await services.pipeline.recommend(live, wanted)
+    ranked = answer.ranked
+    request_id = uuid.uuid4().hex
+    item_ids = bundle.vocabulary.item_ids
+    why = explanations.reasons(bundle, ranked) if wanted.explain else [None] * len(ranked)
+    items = [
+        RecommendedItem(
+            item_id=item_ids[row - 1],
+            score=score,
+            position=position,
+            title=bundle.title[row],
+            category=bundle.category(row),
+            reasons=reasons,
+        )
+        for position, (row, score, reasons) in enumerate(
+            zip(ranked.item_index.tolist(), ranked.score.tolist(), why, strict=True)
+        )
+    ]
+    _expose(
+        services,
+        "recommendations",
+        request_id,
+        wanted.user_id,
+        answer,
+        bundle,
+        [item.item_id for item in items],
+        [item.score for item in items],
+        body,
+    )
+    return json_response(
+        RecommendResponse(
+            request_id=request_id,
+            user_id=wanted.user_id,
+            known=answer.user is not None and answer.user.known,
+            items=items,
+            bundle=bundle.bundle_id,
+            rung=answer.rung,
+            item_features_age_ms=ranked.item_age_ms,
+            degraded=answer.degraded,
+            features=_features(bundle, answer) if wanted.explain else None,
+            took_ms=_since_ms(start),
+        )
+    )
+
+
+async def rank(request: Request) -> Response:
+    """Answer ``POST /v1/rank``."""
+    start = perf_counter()
+    services: Services = request.app.state.services
+    body = await read_body(request)
+    wanted = decode(_rank_decoder, body)
+    check_identifier(wanted.user_id, "user_id")
+    live = services.live()
+    bundle = live.bundle
+    answer = await services.pipeline.rank(live, wanted)
+    ranked = answer.ranked
+    request_id = uuid.uuid4().hex
+    vocabulary = bundle.vocabulary
+    why = explanations.reasons(bundle, ranked) if wanted.explain else [None] * len(ranked)
+    items = [
+        RankedItem(
+            item_id=vocabulary.item_ids[row - 1],
+            position=position,
+            known=True,
+            score=score,
+            title=bundle.title[row],
+            category=bundle.category(row),
+            reasons=reasons,
+        )
+        for position, (row, score, reasons) in enumerate(
+            zip(ranked.item_index.tolist(), ranked.score.tolist(), why, strict=True)
+        )
+    ]
+    scored = {item.item_id for item in items}
+    for item_id in dict.fromkeys(wanted.item_ids):
+        if item_id not in scored:
+            items.append(RankedItem(item_id=item_id, position=len(items), known=False))
+    _expose(
+        services,
+        "rank",
+        request_id,
+        wanted.user_id,
+        answer,
+        bundle,
+        [item.item_id for item in items],
+        [item.score for item in items],
+        body,
+    )
+    return json_response(
+        RankResponse(
+            request_id=request_id,
+            user_id=wanted.user_id,
+            known=answer.user is not None and answer.user.known,
+            items=items,
+            bundle=bundle.bundle_id,
+            rung=answer.rung,
+            item_features_age_ms=ranked.item_age_ms,
+            degraded=answer.degraded,
+            features=_features(bundle, answer) if wanted.explain else None,
+            took_ms=_since_ms(start),
+        )
+    )
+
+
+def _features(bundle: ServedBundle, answer: Answer) -> UserSummary | None:
+    return explanations.user_summary(bundle, answer.user) if answer.user is not None else None
+
+
+def _since_ms(start: float) -> float:
+    return round((perf_counter() - start) * 1e3, 3)
+
+
+def _expose(
+    services: Services,
+    route: Literal["recommendations", "rank"],
+    request_id: str,
+    user_id: str,
+    answer: Answer,
+    bundle: ServedBundle,
+    item_ids: list[str],
+    scores: list[float | None] | list[float],
+    body: bytes,
+) -> None:
+    user = answer.user
+    age_ms = answer.ranked.item_age_ms
+    if age_ms is not None:
+        ITEM_FEATURES_AGE_SECONDS.set(age_ms / 1e3)
+    services.exposures.offer(
+        Exposure(
+            request_id=request_id,
+            user_id=user_id,
+            route=route,
+            now_ms=services.clock(),
+            bundle=bundle.bundle_id,
+            rung=answer.rung,
+            item_ids=item_ids,
+            scores=list(scores),
+            features=Exposure.tensors(user.arrays) if user is not None else {},
+            features_as_of_ms=user.as_of_ms if user is not None else None,
+            item_features_age_ms=age_ms,
+            request=msgspec.Raw(body),
+        )
+    )

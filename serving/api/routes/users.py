@@ -1,0 +1,30 @@
+"""``GET /v1/users/{user_id}``: what the system knows."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from recsys.deadline import Deadline
+from recsys.explanations import user_summary
+from recsys.wire import UserResponse
+from serving.api.decoding import check_identifier, refuse_unknown_parameters
+from serving.api.routes.json_response import json_response
+from serving.api.services import Services
+
+
+async def user(request: Request) -> Response:
+    """Answer ``GET /v1/users/{user_id}``."""
+    services: Services = request.app.state.services
+    refuse_unknown_parameters(request, frozenset())
+    user_id = check_identifier(request.path_params["user_id"], "user_id")
+    live = services.live()
+    context = await live.user(user_id, Deadline.after_ms(services.pipeline.config.deadline_ms))
+    return json_response(
+        UserResponse(
+            user_id=user_id,
+            known=context.known,
+            bundle=live.bundle.bundle_id,
+            features=user_summary(live.bundle, context),
+        )
+    )
