@@ -196,12 +196,13 @@ def _explain(data: bytes, error: Exception) -> EventError:
 
 
 def _value_at(data: bytes, path: str) -> str:
-    """Show the value at ``path`` of a text that is JSON but not an event."""
-    value = msgspec.json.decode(data)
-    if "..." in path:
+    """Show the value at ``path``, when the rest of the text is JSON too."""
+    try:
+        value = msgspec.json.decode(data)
+        for name, index in _PATH_STEP.findall(path):
+            value = value[int(index)] if index else value[name]
+    except (ValueError, LookupError, TypeError, RecursionError):
         return "another value"
-    for name, index in _PATH_STEP.findall(path):
-        value = value[int(index)] if index else value[name]
     return _shown(value)
 
 

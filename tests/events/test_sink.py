@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import errno
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recsys.clock import DAY_MS
+from recsys.errors import ConfigurationError
+from recsys.events import durable_files
+from recsys.events.codec import encode
+from recsys.events.event_columns import SCHEMA, to_events, to_frame
+from recsys.events.event_log import iter_logged_events, scan, verify
+from recsys.events.log import Record, TopicPartition
+from recsys.events.log_files import data_files
+from recsys.events.schema import Event
+from recsys.events.sink import EventSink, SinkConfig
+from tests.events import sink_worker
+from tests.events.samples import DAY, click, events
+
+TOPIC = "t.behaviour"
+AT = TopicPartition(TOPIC, 0)
+
+
+def logged(
+    numbers: Iterable[int], *, partition: int = 0, time_ms: int | None = None
+) -> list[tuple[Record, Event | None]]:
+    rows: list[tuple[Record, Event | None]] = []
+    for n in numbers:
+        event = click(n, time_ms=DAY + n if time_ms is None else time_ms)
+        rows.append((Record(TOPIC, partition, n, b"u", encode(event), DAY * 2), event))
+    return rows
+
+
+def write(folder: Path, numbers: Iterable[int], **options: int) -> None:
+    sink = EventSink(folder, [AT])
+    sink.write(logged(numbers, **options))
+    sink.close()
+
+
+@given(st.lists(events, min_size=1, max_size=20))
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_events_survive_the_columns(sample: list[Event]) -> None:
+    rows = [(Record("t", 0, n, b"k", b"", 5), event) for n, event in enumerate(sample)]
+    frame = to_frame(rows)
+    assert dict(frame.schema) == SCHEMA
+    assert list(to_events(frame)) == sample
+
+
+def test_files_lie_by_event_date_and_are_read_back(tmp_path: Path) -> None:
+    sink = EventSink(tmp_path, [AT])
+    sink.write(logged([0, 1]) + logged([2], time_ms=DAY - DAY_MS))
+    assert list(scan(tmp_path, [TOPIC]).collect()["offset"]) == []
+    sink.flush()
+    assert sink.positions() == {AT: 3}
+    sink.close()
+    assert sorted(str(file.path.relative_to(tmp_path)) for file in data_files(tmp_path, TOPIC)) == [
+        f"{TOPIC}/date=2024-09-09/{TOPIC}-0-0-2.parquet",
+        f"{TOPIC}/date=2024-09-10/{TOPIC}-0-0-2.parquet",
+    ]
+    frame = scan(tmp_path, [TOPIC]).collect()
+    assert dict(frame.schema) == SCHEMA
+    assert sorted(frame["offset"]) == [0, 1, 2]
+    assert set(frame["ingest_time_ms"]) == {DAY * 2}
+    assert [event.event_id for event in iter_logged_events(tmp_path, [TOPIC])] == ["e2", "e0", "e1"]
+    assert verify(tmp_path).is_sound
+
+
+def test_scan_opens_only_the_dates_and_kinds_asked_for(tmp_path: Path) -> None:
+    write(tmp_path, range(10), time_ms=DAY)
+    sink = EventSink(tmp_path, [AT])
+    sink.write(logged(range(10, 20), time_ms=DAY + DAY_MS))
+    sink.close()
+    for file in data_files(tmp_path, TOPIC):
+        if file.date == "2024-09-10":
+            file.path.write_bytes(b"not Parquet, and nobody looks")
+    start_ms = DAY + DAY_MS
+    assert scan(tmp_path, [TOPIC], start_ms=start_ms).collect().height == 10
+    assert scan(tmp_path, [TOPIC], start_ms=start_ms, kinds=["item"]).collect().height == 0
+    assert scan(tmp_path, [TOPIC], start_ms=start_ms + 1).collect().height == 0
+    assert scan(tmp_path, ["t.unknown"]).collect().height == 0
+
+
+def test_records_read_again_are_written_once(tmp_path: Path) -> None:
+    write(tmp_path, range(10))
+    write(tmp_path, range(15))
+    write(tmp_path, range(12))
+    assert sorted(scan(tmp_path, [TOPIC]).collect()["offset"]) == list(range(15))
+    assert verify(tmp_path).is_sound
+
+
+def test_buffers_are_written_when_full_or_old(tmp_path: Path) -> None:
+    now_s = [0.0]
+    config = SinkConfig(max_rows=5, max_age_s=10)
+    sink = EventSink(tmp_path, [AT], config=config, monotonic_s=lambda: now_s[0])
+    sink.write(logged(range(4)))
+    assert sink.positions() == {}
+    sink.write(logged(range(4, 6)))
+    assert sink.positions() == {AT: 6}
+    sink.write(logged([6]))
+    now_s[0] = 9.9
+    sink.flush_if_due()
+    assert sink.positions() == {AT: 6}
+    now_s[0] = 10.0
+    sink.flush_if_due()
+    assert sink.positions() == {AT: 7}
+    sink.close()
+
+
+def test_refused_records_are_counted_and_missing_ones_reported(tmp_path: Path) -> None:
+    sink = EventSink(tmp_path, [AT])
+    record, _ = logged([1])[0]
+    sink.write([*logged([0]), (record, None), *logged([2])])
+    sink.close()
+    found = verify(tmp_path)
+    assert (found.num_rows, found.num_refused, found.is_sound) == (2, 1, True)
+    write(tmp_path, [3, 6])
+    assert verify(tmp_path).problems == [f"{TOPIC}[0] offsets 4 to 5 were not in the log"]
+
+
+def test_verify_sees_a_lost_file_a_gap_and_a_changed_file(tmp_path: Path) -> None:
+    for numbers in (range(5), range(5, 10), range(10, 15)):
+        write(tmp_path, numbers)
+    files = [file.path for file in data_files(tmp_path, TOPIC)]
+    files[0].unlink()
+    (tmp_path / TOPIC / "_commits" / "0-5-9.json").unlink()
+    to_frame([(r, e) for r, e in logged([10, 10, 12]) if e]).write_parquet(
+        next(path for path in files if "-10-14" in path.name)
+    )
+    text = "\n".join(verify(tmp_path).problems)
+    assert "found no such file" in text
+    assert "wanted a range from 5, found 10" in text
+    assert "wanted 5 rows" in text
+    assert "found 1 twice" in text
+
+
+def test_leftovers_of_a_killed_flush_do_not_count_and_go(tmp_path: Path) -> None:
+    write(tmp_path, range(5))
+    date = tmp_path / TOPIC / "date=2024-09-10"
+    leftover = date / f"{TOPIC}-0-5-9.parquet"
+    other_partition = date / f"{TOPIC}-1-5-9.parquet"
+    unfinished = date / f".{TOPIC}-0-5-9.parquet.tmp"
+    for path in (leftover, other_partition, unfinished):
+        path.write_bytes(b"")
+    assert scan(tmp_path, [TOPIC]).collect().height == 5
+    assert verify(tmp_path).num_leftovers == 2
+    sink = EventSink(tmp_path, [AT])
+    assert sink.positions() == {AT: 5}
+    assert [path.exists() for path in (leftover, other_partition, unfinished)] == [
+        False, True, False,
+    ]  # fmt: skip
+    sink.close()
+
+
+def test_a_partition_has_one_sink(tmp_path: Path) -> None:
+    first = EventSink(tmp_path, [AT])
+    other = EventSink(tmp_path, [TopicPartition(TOPIC, 1)])
+    with pytest.raises(ConfigurationError, match="another process"):
+        EventSink(tmp_path, [AT])
+    first.close()
+    other.close()
+    EventSink(tmp_path, [AT]).close()
+
+
+def test_a_log_that_begins_anew_is_continued(tmp_path: Path) -> None:
+    write(tmp_path, range(5))
+    sink = EventSink(tmp_path, [AT])
+    sink.begin_anew(AT)
+    assert sink.positions() == {AT: 0}
+    sink.write(logged(range(3), time_ms=DAY + 100))
+    sink.close()
+    again = EventSink(tmp_path, [AT])
+    assert again.positions() == {AT: 3}
+    again.write(logged(range(5), time_ms=DAY + 100))
+    again.close()
+    assert sorted(scan(tmp_path, [TOPIC]).collect()["offset"]) == list(range(10))
+    assert verify(tmp_path).is_sound
+
+
+def test_a_full_disk_shows_nothing_partial_and_can_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = EventSink(tmp_path, [AT])
+    sink.write(logged([0, 1]) + logged([2], time_ms=DAY + DAY_MS))
+    calls = [0]
+
+    def full(descriptor: int) -> None:
+        calls[0] += 1
+        if calls[0] > fails_after:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for fails_after in range(9):
+        calls[0] = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(durable_files.os, "fsync", full)
+            try:
+                sink.flush()
+            except ConfigurationError as error:
+                assert "No space left on device; free space" in str(error)
+            else:
+                break
+        assert list(data_files(tmp_path, TOPIC)) == []
+        assert scan(tmp_path, [TOPIC]).collect().height == 0
+        sink.write(logged([3 + fails_after]))
+    else:
+        pytest.fail("never succeeded")
+    assert fails_after > 3
+    sink.close()
+    assert sorted(scan(tmp_path, [TOPIC]).collect()["offset"]) == list(range(3 + fails_after))
+    assert verify(tmp_path).is_sound
+
+
+def test_killed_at_any_moment_no_row_is_lost_or_twice(tmp_path: Path) -> None:
+    num_records, rng = 3000, random.Random(7)
+    steps = [rng.randrange(8, 60) for _ in range(7)]
+    waits_s = [rng.uniform(0.0, 0.1) for _ in range(4)]
+    num_leftovers = 0
+    for step, wait_s in [*((s, None) for s in steps), *((0, w) for w in waits_s), (0, None)]:
+        command = [sys.executable, "-m", "tests.events.sink_worker", str(tmp_path)]
+        worker = subprocess.Popen(
+            [*command, str(num_records), str(step), str(step)], stdout=subprocess.PIPE, text=True
+        )
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "begun\n"
+        if wait_s is not None:
+            time.sleep(wait_s)
+            worker.kill()
+        ended = worker.wait(60)
+        worker.stdout.close()
+        assert ended in ((-9, 0) if wait_s is not None else (-9,) if step else (0,))
+        found = verify(tmp_path)
+        assert found.problems == []
+        num_leftovers += found.num_leftovers
+    assert num_leftovers > 0  # some were killed between the files of a flush
+    frame = scan(tmp_path, [TOPIC]).collect()
+    wanted = {
+        (partition, n)
+        for partition in sink_worker.PARTITIONS
+        for n in range(num_records)
+        if sink_worker.record_at(partition, n)[1] is not None
+    }
+    assert set(frame.select("partition", "offset").rows()) == wanted
+    assert frame.height == len(wanted)
+    assert verify(tmp_path).num_leftovers == 0
