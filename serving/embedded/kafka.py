@@ -150,6 +150,9 @@ def _properties(settings: Settings, config: KafkaConfig, data: Path) -> str:
         "transaction.state.log.num.partitions": 4,
         "share.coordinator.state.topic.num.partitions": 1,
         "num.partitions": settings.num_partitions,
+        # A killed broker may register anew once its last session has run out: 9 s by default.
+        "broker.session.timeout.ms": 3_000,
+        "broker.heartbeat.interval.ms": 500,
         "group.initial.rebalance.delay.ms": 0,  # no fleet of members to wait for
         "auto.create.topics.enable": "false",  # a misspelt topic must fail
         "log.message.timestamp.type": "LogAppendTime",  # freshness is counted from the append

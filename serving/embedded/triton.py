@@ -57,10 +57,8 @@ def triton_launch(settings: Settings, report: Report, config: TritonConfig | Non
         )
     repository = settings.model_repository.absolute()
     repository.mkdir(parents=True, exist_ok=True)
-    folder = settings.state_dir.absolute() / "triton"
+    folder = _work_dir(settings)
     folder.mkdir(parents=True, exist_ok=True)
-    # Its own prefix: two servers on one machine, and remains of a killed one, are told apart.
-    prefix = f"recsys_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}_"
     grpc_port = settings.triton_grpc_port
     options = {
         "model-repository": str(repository),
@@ -79,17 +77,13 @@ def triton_launch(settings: Settings, report: Report, config: TritonConfig | Non
         "log-info": "false",
     }
 
-    def before_start() -> None:
-        for remains in _SHARED_MEMORY.glob(f"{prefix}*"):
-            remains.unlink(missing_ok=True)
-
     return Launch(
         name="triton",
         version=f"Triton {_VERSION} (Python backend)",
         command=(
             str(installed / "pytriton" / "tritonserver" / "bin" / "tritonserver"),
             *(f"--{key}={value}" for key, value in options.items()),
-            f"--backend-config=python,shm-region-prefix-name={prefix}",
+            f"--backend-config=python,shm-region-prefix-name={_shared_memory_prefix(settings)}",
             f"--backend-config=python,shm-default-byte-size={config.shm_region_mib << 20}",
         ),
         environment={
@@ -112,10 +106,25 @@ def triton_launch(settings: Settings, report: Report, config: TritonConfig | Non
         host=settings.host,
         ports={grpc_port + offset: "RECSYS_TRITON_GRPC_PORT" for offset in range(3)},
         missing=lambda: server_missing(f"{settings.host}:{grpc_port}"),
-        before_start=before_start,
+        before_start=lambda: free_shared_memory(settings),
         ready_timeout_s=60.0,
         stop_grace_s=config.exit_timeout_s + 5.0,
     )
+
+
+def free_shared_memory(settings: Settings) -> None:
+    """Remove what a killed Triton of this state folder left in shared memory."""
+    for remains in _SHARED_MEMORY.glob(f"{_shared_memory_prefix(settings)}*"):
+        remains.unlink(missing_ok=True)
+
+
+def _work_dir(settings: Settings) -> Path:
+    return settings.state_dir.absolute() / "triton"
+
+
+def _shared_memory_prefix(settings: Settings) -> str:
+    """Two servers on one machine, and the remains of a killed one, are told apart by it."""
+    return f"recsys_{hashlib.sha256(str(_work_dir(settings)).encode()).hexdigest()[:12]}_"
 
 
 def metrics_url(settings: Settings) -> str:

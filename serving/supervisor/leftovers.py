@@ -16,6 +16,7 @@ import psutil
 from recsys.endpoints import endpoints_file
 from recsys.settings import Settings
 from serving.embedded.launch import kill_group
+from serving.embedded.triton import free_shared_memory
 from serving.supervisor.state import process_started_s, read_state, state_file
 
 MARK = "RECSYS_SUPERVISED_IN"
@@ -50,6 +51,7 @@ def end_leftovers(settings: Settings) -> list[str]:
             lines.append(f"ended a process left behind: {process.name()} (pid {process.pid})")
             process.kill()
     psutil.wait_procs(left, timeout=_GONE_TIMEOUT_S)
+    free_shared_memory(settings)
     endpoints_file(settings).unlink(missing_ok=True)
     state_file(run_dir).unlink(missing_ok=True)
     return lines
