@@ -89,7 +89,7 @@ class Behaviour:
     ) -> tuple[Floats, Floats]:
         """Give the logit of a click given examination, and the affinity, both [n, L]."""
         config, items = self._config, self._items
-        vector = items.vector[slate].astype(np.float64)
+        vector = items.vector.take(slate, axis=0, mode="clip").astype(np.float64)
         affinity = _dot(vector, self._users.tastes(profiles, time_ms))
         length = np.sqrt((state.interest * state.interest).sum(axis=1, keepdims=True))
         logit = config.click_bias + config.click_affinity * affinity
@@ -218,8 +218,4 @@ def _spread(name: State, purpose: int, sigma: float) -> Floats:
 
 def _dot(vectors: Floats, weights: Floats) -> Floats:
     """Give [n, L] products of [n, L, D] with [n, D], in an order that no batch size changes."""
-    product = vectors * weights[:, None, :]
-    while product.shape[2] > 1:
-        half = product.shape[2] // 2
-        product = product[:, :, :half] + product[:, :, half:]
-    return np.asarray(product[:, :, 0])
+    return np.asarray(np.einsum("nld,nd->nl", vectors, weights))

@@ -23,7 +23,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from recsys.clock import DAY_MS
 from recsys.simulation.config import WorldConfig
@@ -70,7 +69,7 @@ class LoggingPolicy:
         name = fold(self._gumbel, request)[:, None]
         luck = uniform(fold(name, np.arange(candidates.shape[1])))
         keys = scores - np.log(-np.log(luck))
-        order = np.argsort(-keys, axis=1, kind="stable")[:, : self._config.list_length]
+        order = np.argsort(-keys, axis=1)[:, : self._config.list_length]
         weight = np.exp(scores - scores.max(axis=1, keepdims=True, initial=-1e9))
         chosen = np.take_along_axis(weight, order, axis=1)
         # What is left before each choice, summed from the far end so that nothing cancels.
@@ -118,7 +117,9 @@ class LoggingPolicy:
         """Give the softmax's logits, [n, C]; ``-inf`` where the candidate is -1."""
         config, items = self._config, self._items
         taste = self._users.tastes(profiles, time_ms).astype(np.float32)
-        estimate = _dot32(items.vector[candidates], taste).astype(np.float64)
+        vectors = items.vector.take(candidates, axis=0, mode="clip")
+        # The sum over d is the inner loop whatever the batch, so its order never changes.
+        estimate = np.einsum("ncd,nd->nc", vectors, taste).astype(np.float64)
         name = fold(self._estimate, profiles.index)[:, None]
         # Uniform noise of the wanted standard deviation: bounded, so no score is extreme.
         noise = (uniform(fold(name, candidates)) - 0.5) * (12.0**0.5 * config.policy_noise)
@@ -126,12 +127,3 @@ class LoggingPolicy:
         score += config.policy_popularity_weight * items.quality[candidates]
         score /= config.policy_temperature
         return np.where(candidates >= 0, score, -np.inf)
-
-
-def _dot32(vectors: npt.NDArray[np.float32], taste: npt.NDArray[np.float32]) -> Floats:
-    """Give [n, C] products of [n, C, D] with [n, D], in an order that no batch size changes."""
-    product = vectors * taste[:, None, :]
-    while product.shape[2] > 1:
-        half = product.shape[2] // 2
-        product = product[:, :, :half] + product[:, :, half:]
-    return np.asarray(product[:, :, 0])

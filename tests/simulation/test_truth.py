@@ -196,3 +196,13 @@ def _of_shown(logged: LoggedRequests, of_candidates: np.ndarray) -> np.ndarray:
     """Give what ``of_candidates`` [n, C] says about the shown items, [n, L]."""
     match = logged.items[:, :, None] == logged.candidates[:, None, :]
     return np.asarray((match * of_candidates[:, None, :]).sum(axis=2))
+
+
+def test_a_request_alone_is_the_request_in_the_crowd_to_the_bit(
+    world: World, logged: LoggedRequests, impressions: list[ImpressionEvent]
+) -> None:
+    """Replay rests on it: sums must not depend on how many requests are worked on together."""
+    for row in range(0, len(impressions), len(impressions) // 60):
+        alone = world.logged_requests([impressions[row].request_id])
+        for name in ("scores", "propensities", "click_probability", "candidates", "items"):
+            np.testing.assert_array_equal(getattr(alone, name)[0], getattr(logged, name)[row])
