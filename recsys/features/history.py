@@ -18,6 +18,8 @@ import polars as pl
 
 from recsys.data.vocabulary import Vocabulary
 from recsys.errors import InputError
+from recsys.events import event_log
+from recsys.events.topics import Topics
 from recsys.features import names
 from recsys.features.aggregates import Rows
 from recsys.features.batch import (
@@ -39,14 +41,13 @@ EventLogSource = pl.DataFrame | pl.LazyFrame | Path | LogRows
 """A frame of the log, its folder (``Settings.event_log_dir``), or columns already read from it."""
 
 
-def open_rows(log: EventLogSource) -> LogRows:
+def open_rows(log: EventLogSource, plan: Plan) -> LogRows:
     """Give the log's columns; pass them to several readers to read it once."""
     if isinstance(log, LogRows):
         return log
     if isinstance(log, Path):
-        from recsys.features.log_source import scan_log
-
-        return read_rows(scan_log(log))
+        topics = Topics(namespace=plan.project)
+        log = event_log.scan(log, [topics.items, topics.behaviour])
     return read_rows(log)
 
 
@@ -57,7 +58,7 @@ class UserHistory:
     """(moment, category) pairs looked at in one step: bounds memory."""
 
     def __init__(self, log: EventLogSource, plan: Plan, vocabulary: Vocabulary) -> None:
-        self._log = open_rows(log)
+        self._log = open_rows(log, plan)
         self._plan = plan
         self._vocabulary = vocabulary
         rows = self._log.rows
@@ -168,7 +169,7 @@ class ItemHistory:
     """Moving features of items at past moments."""
 
     def __init__(self, log: EventLogSource, plan: Plan, vocabulary: Vocabulary) -> None:
-        self._log = open_rows(log)
+        self._log = open_rows(log, plan)
         self._vocabulary = vocabulary
         rows = self._log.rows
         by_item = Rows(

@@ -2,7 +2,8 @@
 
 A frame of the log has one row for each event with the fields of ``events/schema.py`` as columns
 (``kind`` tells them apart), in log order within a partition. ``topic``, ``partition`` and
-``offset`` are used when they are there. The same event id twice counts once: the first in the log.
+``offset`` are used when they are there. The same event id twice counts once: the first in the log
+(within the horizon of ``duplicates.py``, as in the stream, where offsets are known).
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import msgspec
 import numpy as np
 import polars as pl
 
 from recsys.features.aggregates import KINDS, Rows, units_of
 from recsys.features.batch import Int64s, Ragged
+from recsys.features.duplicates import HORIZON
 from recsys.features.names import identity_hashes, token_hashes, tokens_of
 
 _DEFAULTS: dict[str, pl.DataType] = {
@@ -140,9 +143,12 @@ def read_rows(log: pl.DataFrame | pl.LazyFrame) -> LogRows:
     ]
     order = [name for name in ("topic", "partition", "offset") if name in present]
     frame = lazy.select(*wanted, *order).collect()
-    if "offset" in order:
-        frame = frame.sort(order, maintain_order=True)
-    frame = frame.unique("event_id", keep="first", maintain_order=True)
+    if len(order) == 3:
+        frame = frame.sort(order)
+        before = pl.col("offset").shift(1).over("topic", "partition", "event_id")
+        frame = frame.filter((pl.col("offset") - before > HORIZON).fill_null(True))
+    else:
+        frame = frame.unique("event_id", keep="first", maintain_order=True)
 
     acted = frame.filter(pl.col("kind").is_in(["interaction", "feedback"])).select(
         "user_id", "item_id", "event_time_ms", "kind", "type", "value"
@@ -213,8 +219,6 @@ def _first_ms(num_owners: int, *events: tuple[Int64s, Int64s]) -> Int64s:
 
 
 def _tokens(attributes: pl.Series) -> Ragged:
-    import msgspec
-
     rows = [
         token_hashes(tokens_of(msgspec.json.decode(text))) if text else np.empty(0, np.int64)
         for text in attributes

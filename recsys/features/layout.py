@@ -1,0 +1,253 @@
+"""Feast's bytes in Redis, written and read without Feast.
+
+One hash for each entity: its name is the serialised entity key and the project, its fields are
+hashes of ``view:feature`` with values as ``feast.types.Value`` messages, and ``_ts:view`` with a
+``google.protobuf.Timestamp``. ``tests/features/test_feast_compatibility.py`` holds this file to the
+SDK in both directions. Source: ``key_encoding_utils.py``, ``online_stores/helpers.py`` and
+``online_stores/redis.py`` of Feast 0.67.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from recsys.errors import FeatureError
+from recsys.features.batch import Float32s, Int64s
+from recsys.features.plan import ValueType, View
+
+Value = float | int | bool | str | list[str] | list[int] | list[float] | None
+
+_STRING_TYPE = 2
+
+
+def key_prefix(join_keys: Sequence[str]) -> bytes:
+    """Give the part of an entity key that all entities of these (sorted) join keys share."""
+    parts = [struct.pack("<I", len(join_keys))]
+    for name in join_keys:
+        encoded = name.encode()
+        parts.append(struct.pack("<II", _STRING_TYPE, len(encoded)) + encoded)
+    return b"".join(parts)
+
+
+class EntityKeys:
+    """Redis keys of the entities of one view."""
+
+    def __init__(self, view: View, project: str) -> None:
+        self._prefix = key_prefix(view.join_keys)
+        self._project = project.encode()
+
+    def of(self, *values: str) -> bytes:
+        """Give the key of an entity; ``values`` in the order of ``View.join_keys``."""
+        parts = [self._prefix]
+        for value in values:
+            encoded = value.encode()
+            parts.append(struct.pack("<II", _STRING_TYPE, len(encoded)))
+            parts.append(encoded)
+        parts.append(self._project)
+        return b"".join(parts)
+
+
+def _varint(value: int) -> bytes:
+    value &= 0xFFFFFFFFFFFFFFFF
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def encode_string(value: str) -> bytes:
+    """Encode a string feature."""
+    encoded = value.encode()
+    return b"\x12" + _varint(len(encoded)) + encoded
+
+
+def encode_int64(value: int) -> bytes:
+    """Encode an int64 feature."""
+    return b"\x20" + _varint(value)
+
+
+def encode_float64(value: float | None) -> bytes:
+    """Encode a float64 feature; ``None`` is Feast's null, no bytes at all."""
+    return b"" if value is None else b"\x29" + struct.pack("<d", value)
+
+
+def encode_bool(value: bool) -> bytes:
+    """Encode a bool feature."""
+    return b"\x38\x01" if value else b"\x38\x00"
+
+
+def encode_strings(values: Sequence[str]) -> bytes:
+    """Encode a string-list feature."""
+    parts = []
+    for value in values:
+        encoded = value.encode()
+        length = len(encoded)
+        parts.append(b"\n" + bytes((length,)) if length < 128 else b"\n" + _varint(length))
+        parts.append(encoded)
+    body = b"".join(parts)
+    return b"\x62" + _varint(len(body)) + body
+
+
+def encode_int64_lists(values: Int64s, offsets: Int64s) -> list[bytes]:
+    """Encode an int64-list feature of many entities; row ``i`` is ``offsets[i]:offsets[i + 1]``."""
+    unsigned = values.astype(np.uint64)
+    # Bytes of each varint: 1 below 2^7, 2 below 2^14 … 10 for a negative one.
+    limits = np.uint64(1) << (np.uint64(7) * np.arange(1, 10, dtype=np.uint64))
+    sizes = 1 + np.searchsorted(limits, unsigned, side="right")
+    width = int(sizes.max()) if len(sizes) else 1
+    place = np.arange(width, dtype=np.uint64)
+    digits = ((unsigned[:, None] >> (np.uint64(7) * place)) & np.uint64(0x7F)).astype(np.uint8)
+    column = np.arange(width)
+    digits[column < (sizes - 1)[:, None]] |= 0x80
+    data = digits[column < sizes[:, None]].tobytes()
+    ends = np.concatenate([[0], np.cumsum(sizes)])[offsets].tolist()
+    encoded = []
+    for begin, end in pairwise(ends):
+        if begin == end:
+            encoded.append(b"\x72\x00")
+            continue
+        body = b"\n" + _varint(end - begin) + data[begin:end]
+        encoded.append(b"\x72" + _varint(len(body)) + body)
+    return encoded
+
+
+def encode_float32_rows(values: Float32s) -> list[list[bytes]]:
+    """Encode float32 features ``[N, F]``: a list of ``F`` values for each of ``N`` entities."""
+    rows, columns = values.shape
+    data = np.empty((rows, columns, 5), dtype=np.uint8)
+    data[:, :, 0] = 0x35
+    data[:, :, 1:] = (
+        np.ascontiguousarray(values, dtype="<f4").view(np.uint8).reshape(rows, columns, 4)
+    )
+    flat = np.ascontiguousarray(data).reshape(rows * columns * 5).view("V5").tolist()
+    return [flat[i : i + columns] for i in range(0, len(flat), columns)]
+
+
+def encode_timestamp(time_ms: int) -> bytes:
+    """Encode the event time of a view."""
+    seconds, milliseconds = divmod(time_ms, 1000)
+    out = b"\x08" + _varint(seconds) if seconds else b""
+    return out + b"\x10" + _varint(milliseconds * 1_000_000) if milliseconds else out
+
+
+def decode_timestamp(data: bytes) -> int:
+    """Give the event time of a view as epoch ms (Feast keeps microseconds; they are cut)."""
+    fields = dict(_fields(data))
+    seconds = _signed(fields.get(1, 0))
+    nanos = fields.get(2, 0)
+    if not isinstance(nanos, int):
+        raise FeatureError(f"wanted the bytes of a Timestamp, found {data[:40]!r}")
+    return seconds * 1000 + nanos // 1_000_000
+
+
+_WANTED_FIELD: dict[ValueType, int] = {
+    "string": 2, "int64": 4, "float64": 5, "float32": 6, "bool": 7, "string_list": 12,
+    "int64_list": 14,
+}  # fmt: skip
+
+
+def decode_value(data: bytes | None, wanted: ValueType | None = None) -> Value:
+    """Give the value of a feature; ``None`` when it is absent or null.
+
+    Raises:
+        FeatureError: when the bytes hold another type than ``wanted``, or none we know.
+    """
+    if not data:
+        return None
+    try:
+        fields = list(_fields(data))
+        ((number, raw),) = fields
+        if wanted is not None and number != _WANTED_FIELD[wanted]:
+            raise ValueError(f"value field {number}")
+        return _decode_field(number, raw)
+    except (ValueError, IndexError, struct.error, UnicodeDecodeError) as error:
+        raise FeatureError(
+            f"wanted a Feast value of type {wanted or 'any'}, found {data[:40]!r} ({error}); "
+            "the view was written by another version of its declaration: run `recsys backfill`"
+        ) from error
+
+
+def _decode_field(number: int, raw: int | bytes) -> Value:
+    match number, raw:
+        case 2, bytes():
+            return raw.decode()
+        case 3 | 4 | 8, int():
+            return _signed(raw)
+        case 5, bytes():
+            return float(struct.unpack("<d", raw)[0])
+        case 6, bytes():
+            return float(struct.unpack("<f", raw)[0])
+        case 7, int():
+            return bool(raw)
+        case 12, bytes():
+            return [v.decode() for _, v in _fields(raw) if isinstance(v, bytes)]
+        case 13 | 14, bytes():
+            return [_signed(v) for _, packed in _fields(raw) for v in _packed(packed)]
+        case 15, bytes():
+            return [v for _, p in _fields(raw) for (v,) in struct.iter_unpack("<d", _bytes(p))]
+        case 16, bytes():
+            return [v for _, p in _fields(raw) for (v,) in struct.iter_unpack("<f", _bytes(p))]
+    raise ValueError(f"value field {number}")
+
+
+def _bytes(raw: int | bytes) -> bytes:
+    if isinstance(raw, int):
+        raise ValueError("a number in place of bytes")
+    return raw
+
+
+def _packed(raw: int | bytes) -> list[int]:
+    if isinstance(raw, int):
+        return [raw]
+    values, at = [], 0
+    while at < len(raw):
+        value, at = _read_varint(raw, at)
+        values.append(value)
+    return values
+
+
+def _signed(value: int | bytes) -> int:
+    if not isinstance(value, int):
+        raise ValueError("bytes in place of a number")
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _fields(data: bytes) -> list[tuple[int, int | bytes]]:
+    """Split a protobuf message into its fields."""
+    fields: list[tuple[int, int | bytes]] = []
+    at = 0
+    while at < len(data):
+        tag, at = _read_varint(data, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            value, at = _read_varint(data, at)
+            fields.append((number, value))
+            continue
+        if wire == 2:
+            length, at = _read_varint(data, at)
+        elif wire in (1, 5):
+            length = 8 if wire == 1 else 4
+        else:
+            raise ValueError(f"wire type {wire}")
+        if at + length > len(data):
+            raise ValueError("cut off")
+        fields.append((number, data[at : at + length]))
+        at += length
+    return fields

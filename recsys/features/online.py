@@ -1,0 +1,326 @@
+"""Features as they are: the reader of the online store.
+
+Gives what ``history.py`` gives for the same moment, to the bit. Windows are finalised from their
+tiles at the moment asked for, not at the last write, so a value falls by itself. Two things only
+an online reader can see are decided here: events that lie after ``now_ms`` (a sender's clock may be
+five minutes ahead) are left out of the history, and of an aggregate unless they fall in the tile
+that ``now_ms`` lies in.
+
+Everything above the bytes is ``_Decoder``; three readers share it: ``OnlineReader`` (blocking),
+``AsyncOnlineReader`` (event loop) and ``MemoryOnlineReader`` (unit tests). All read with one round
+trip, and none imports Feast, pandas or torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+
+from recsys.data.vocabulary import Vocabulary
+from recsys.features import names
+from recsys.features.aggregates import finalise, tiles_of_blobs
+from recsys.features.batch import Bools, Float32s, Int64s, ItemActivity, Ragged, UserFeatures
+from recsys.features.entities import Entities
+from recsys.features.hashes import Found, MemoryHashes, Wanted
+from recsys.features.layout import Value, decode_timestamp, decode_value
+from recsys.features.plan import Plan, View
+from recsys.features.recency import RecentEvents
+from recsys.features.redis_hashes import TIMEOUT_S, AsyncRedisHashes, RedisHashes
+from recsys.features.vocabulary_hashes import rows_of_hashes
+
+
+class Status(StrEnum):
+    """Whether a view says something about an entity. (Feast calls all three PRESENT.)"""
+
+    PRESENT = "present"
+    MISSING = "missing"
+    """Nothing was ever written."""
+    EXPIRED = "expired"
+    """The newest event is older than the view's TTL; the values count as absent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewRecord:
+    """One view of one entity, readable by a human."""
+
+    status: Status
+    event_time_ms: int | None
+    """Time of the newest event it is made of."""
+    age_ms: int | None
+    values: dict[str, Value]
+    """By feature name; empty unless present."""
+
+
+class OnlineFeatures(Protocol):
+    """What serving asks of the online store."""
+
+    def read_users(
+        self, user_ids: Sequence[str], *, vocabulary: Vocabulary, now_ms: int
+    ) -> UserFeatures:
+        """Give the features of users; an unknown one has ``known=False`` and zeros."""
+
+    def read_items(self, item_ids: Sequence[str], *, now_ms: int) -> ItemActivity:
+        """Give the moving features of items; an unknown one has ``known=False`` and zeros."""
+
+    def read_profile(
+        self, user_id: str, *, vocabulary: Vocabulary, now_ms: int
+    ) -> dict[str, ViewRecord]:
+        """Give all that is known about a user, by view."""
+
+
+class _Decoder:
+    """Which fields to read, and what the bytes found mean."""
+
+    def __init__(self, plan: Plan) -> None:
+        e = self._entities = Entities(plan)
+        tokens = e.user_profile.feature("tokens").field_bytes
+        self._user_fields = (
+            e.user_activity.state_field,
+            e.user_activity.timestamp_field,
+            e.user_history.state_field,
+            e.user_history.timestamp_field,
+            tokens,
+            e.user_profile.timestamp_field,
+        )
+        pair = e.pair_activity
+        self._pair_fields = (
+            (pair.state_field, pair.timestamp_field) if pair.expires else (pair.state_field,)
+        )
+        self._item_fields = (
+            e.item_activity.state_field,
+            e.item_activity.timestamp_field,
+            e.item_profile.timestamp_field,
+        )
+        self._history_fields = (
+            *(f.field_bytes for f in e.user_history.features),
+            *(f.field_bytes for f in e.user_profile.features),
+        )
+
+    def wanted_users(self, user_ids: Sequence[str], vocabulary: Vocabulary) -> Wanted:
+        e = self._entities
+        wanted: list[tuple[bytes, Sequence[bytes]]] = [
+            (e.user_key(user_id), self._user_fields) for user_id in user_ids
+        ]
+        pair_fields = self._pair_fields
+        wanted += [
+            (e.pair_key(user_id, category), pair_fields)
+            for user_id in user_ids
+            for category in vocabulary.categories
+            if category
+        ]
+        return wanted
+
+    def users(
+        self, found: Found, num_users: int, vocabulary: Vocabulary, now_ms: int
+    ) -> UserFeatures:
+        e = self._entities
+        rows = found[:num_users]
+        now = np.full(num_users, now_ms, dtype=np.int64)
+        activity = _activity(e.user_activity, [(r[0], r[1]) for r in rows], now)
+        expired = [_status(e.user_history, r[3], now_ms) is not Status.PRESENT for r in rows]
+        events = RecentEvents.of_blobs(
+            [None if gone else row[2] for row, gone in zip(rows, expired, strict=True)]
+        ).until(now)
+        recent = events.recent_items()
+        index = rows_of_hashes(vocabulary, recent.item)
+        if not (index > 0).all():
+            recent = recent.take(index > 0)
+            index = index[index > 0]
+        columns = [g for g, category in enumerate(vocabulary.categories) if category]
+        category_activity = np.zeros(
+            (num_users, len(vocabulary.categories), len(e.pair_activity.features)),
+            dtype=np.float32,
+        )
+        if columns and num_users:
+            pairs = [(r[0], r[1] if len(r) > 1 else None) for r in found[num_users:]]
+            values = _activity(e.pair_activity, pairs, np.full(len(pairs), now_ms, np.int64))
+            category_activity[:, columns] = values.reshape(num_users, len(columns), -1)
+        return UserFeatures(
+            as_of_ms=now,
+            known=np.array([any(v is not None for v in row) for row in rows], dtype=np.bool_),
+            token_hashes=self._tokens(rows, now_ms),
+            activity=activity,
+            history_index=Ragged(index, recent.offsets),
+            history_count=Ragged(recent.count, recent.offsets),
+            history_last_ms=Ragged(recent.last_ms, recent.offsets),
+            category_activity=category_activity,
+        )
+
+    def _tokens(self, rows: Found, now_ms: int) -> Ragged:
+        hashes: list[Int64s] = []
+        for row in rows:
+            present = _status(self._entities.user_profile, row[5], now_ms) is Status.PRESENT
+            tokens = decode_value(row[4], "string_list") if present else None
+            hashes.append(names.token_hashes(tokens if isinstance(tokens, list) else ()))  # type: ignore[arg-type]
+        offsets = np.cumsum([0, *(len(h) for h in hashes)], dtype=np.int64)
+        values = np.concatenate(hashes) if hashes else np.empty(0, dtype=np.int64)
+        return Ragged(values, offsets)
+
+    def wanted_items(self, item_ids: Sequence[str]) -> Wanted:
+        key, fields = self._entities.item_key, self._item_fields
+        return [(key(item_id), fields) for item_id in item_ids]
+
+    def items(self, found: Found, now_ms: int) -> ItemActivity:
+        now = np.full(len(found), now_ms, dtype=np.int64)
+        view = self._entities.item_activity
+        known: Bools = np.array([any(v is not None for v in r) for r in found], dtype=np.bool_)
+        return ItemActivity(
+            as_of_ms=now_ms,
+            known=known,
+            activity=_activity(view, [(r[0], r[1]) for r in found], now),
+        )
+
+    def wanted_profile(self, user_id: str, vocabulary: Vocabulary) -> Wanted:
+        user, *pairs = self.wanted_users([user_id], vocabulary)
+        timestamp = self._entities.pair_activity.timestamp_field
+        return [
+            (user[0], (*user[1], *self._history_fields)),
+            *((key, (fields[0], timestamp)) for key, fields in pairs),
+        ]
+
+    def profile(
+        self, found: Found, vocabulary: Vocabulary, now_ms: int
+    ) -> dict[str, ViewRecord]:  # fmt: skip
+        e = self._entities
+        user = found[0]
+        records = {
+            names.USER_PROFILE: _record(e.user_profile, user[5], now_ms),
+            names.USER_ACTIVITY: _record(e.user_activity, user[1], now_ms),
+            names.USER_HISTORY: _record(e.user_history, user[3], now_ms),
+        }
+        feast_values = dict(zip(self._history_fields, user[6:], strict=True))
+        for view in (e.user_history, e.user_profile):
+            if records[view.name].status is Status.PRESENT:
+                for feature in view.features:
+                    value = decode_value(feast_values[feature.field_bytes], feature.type)
+                    records[view.name].values[feature.name] = value
+        now = np.full(1, now_ms, dtype=np.int64)
+        if records[names.USER_ACTIVITY].status is Status.PRESENT:
+            values = _activity(e.user_activity, [(user[0], user[1])], now)[0]
+            records[names.USER_ACTIVITY].values.update(_named(e.user_activity, values))
+        categories = [category for category in vocabulary.categories if category]
+        for category, (tiles, timestamp) in zip(categories, found[1:], strict=True):
+            record = _record(e.pair_activity, timestamp, now_ms)
+            if record.status is Status.MISSING:
+                continue
+            if record.status is Status.PRESENT:
+                values = _activity(e.pair_activity, [(tiles, timestamp)], now)[0]
+                record.values.update(_named(e.pair_activity, values))
+            records[f"{names.USER_CATEGORY_ACTIVITY}/{category}"] = record
+        return records
+
+
+def _named(view: View, values: Float32s) -> dict[str, Value]:
+    return dict(zip(view.feature_names, values.tolist(), strict=True))
+
+
+def _activity(
+    view: View, stored: Sequence[tuple[bytes | None, bytes | None]], now: Int64s
+) -> Float32s:
+    """Finalise ``(tiles, timestamp)`` of many entities at ``now``."""
+    blobs = [tiles for tiles, _ in stored]
+    if view.expires:
+        blobs = [
+            tiles if _status(view, timestamp, at) is Status.PRESENT else None
+            for (tiles, timestamp), at in zip(stored, now.tolist(), strict=True)
+        ]
+    return finalise(view, tiles_of_blobs(view, blobs), now)
+
+
+def _status(view: View, timestamp: bytes | None, now_ms: int) -> Status:
+    if timestamp is None:
+        return Status.MISSING
+    if view.ttl_ms and now_ms - decode_timestamp(timestamp) > view.ttl_ms:
+        return Status.EXPIRED
+    return Status.PRESENT
+
+
+def _record(view: View, timestamp: bytes | None, now_ms: int) -> ViewRecord:
+    at = None if timestamp is None else decode_timestamp(timestamp)
+    return ViewRecord(
+        status=_status(view, timestamp, now_ms),
+        event_time_ms=at,
+        age_ms=None if at is None else now_ms - at,
+        values={},
+    )
+
+
+class _HashesReader:
+    """The blocking readers, over any hashes."""
+
+    def __init__(self, plan: Plan, hashes: Any) -> None:
+        self._decoder = _Decoder(plan)
+        self._hashes = hashes
+
+    def read_users(
+        self, user_ids: Sequence[str], *, vocabulary: Vocabulary, now_ms: int
+    ) -> UserFeatures:
+        """Give the features of users at ``now_ms``; an unknown one has ``known=False``, zeros."""
+        found = self._hashes.read(self._decoder.wanted_users(user_ids, vocabulary))
+        return self._decoder.users(found, len(user_ids), vocabulary, now_ms)
+
+    def read_items(self, item_ids: Sequence[str], *, now_ms: int) -> ItemActivity:
+        """Give the moving features of items at ``now_ms``."""
+        found = self._hashes.read(self._decoder.wanted_items(item_ids))
+        return self._decoder.items(found, now_ms)
+
+    def read_profile(
+        self, user_id: str, *, vocabulary: Vocabulary, now_ms: int
+    ) -> dict[str, ViewRecord]:
+        """Give all that is known about a user, by view; a category's under ``view/category``."""
+        found = self._hashes.read(self._decoder.wanted_profile(user_id, vocabulary))
+        return self._decoder.profile(found, vocabulary, now_ms)
+
+
+class OnlineReader(_HashesReader):
+    """Reads from Redis. Thread-safe. Raises ServerError when Redis does not answer."""
+
+    def __init__(self, plan: Plan, redis_url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._redis = RedisHashes(redis_url, timeout_s=timeout_s)
+        super().__init__(plan, self._redis)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._redis.close()
+
+
+class MemoryOnlineReader(_HashesReader):
+    """Reads from hashes in memory."""
+
+    def __init__(self, plan: Plan, hashes: MemoryHashes) -> None:
+        super().__init__(plan, hashes)
+
+
+class AsyncOnlineReader:
+    """Reads from Redis on an event loop. Raises ServerError when Redis does not answer."""
+
+    def __init__(self, plan: Plan, redis_url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._decoder = _Decoder(plan)
+        self._hashes = AsyncRedisHashes(redis_url, timeout_s=timeout_s)
+
+    async def read_users(
+        self, user_ids: Sequence[str], *, vocabulary: Vocabulary, now_ms: int
+    ) -> UserFeatures:
+        """Give the features of users at ``now_ms``; an unknown one has ``known=False``, zeros."""
+        found = await self._hashes.read(self._decoder.wanted_users(user_ids, vocabulary))
+        return self._decoder.users(found, len(user_ids), vocabulary, now_ms)
+
+    async def read_items(self, item_ids: Sequence[str], *, now_ms: int) -> ItemActivity:
+        """Give the moving features of items at ``now_ms``."""
+        found = await self._hashes.read(self._decoder.wanted_items(item_ids))
+        return self._decoder.items(found, now_ms)
+
+    async def read_profile(
+        self, user_id: str, *, vocabulary: Vocabulary, now_ms: int
+    ) -> dict[str, ViewRecord]:
+        """Give all that is known about a user, by view; a category's under ``view/category``."""
+        found = await self._hashes.read(self._decoder.wanted_profile(user_id, vocabulary))
+        return self._decoder.profile(found, vocabulary, now_ms)
+
+    async def aclose(self) -> None:
+        """Let go of the connections."""
+        await self._hashes.aclose()
