@@ -235,7 +235,7 @@ class UserResponse(_Answer, frozen=True, kw_only=True):
 class Health(_Answer, frozen=True, kw_only=True):
     """The process lives."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok"]
     version: str
 
 

@@ -21,7 +21,7 @@ _PROBE_TIMEOUT_S = 3.0
 
 async def healthz(request: Request) -> Response:
     """Answer ``GET /healthz``: the process lives. Asks nobody else."""
-    return json_response(Health(version=__version__))
+    return json_response(Health(status="ok", version=__version__))
 
 
 async def readyz(request: Request) -> Response:

@@ -1,0 +1,92 @@
+"""The whole API over ASGI with in-memory parts: event log, features from it, model in-process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from recsys.bundle.served import ServedBundle
+from recsys.clock import now_ms
+from recsys.events.memory import MemoryEventLog
+from recsys.events.topics import Topics
+from recsys.feedback.exposure import Exposure, decode_exposure
+from recsys.inference.live import LiveBundle
+from recsys.inference.local import LocalModel
+from recsys.inference.model import Model
+from recsys.pipeline import Pipeline
+from serving.api.app import create_app
+from serving.api.event_publisher import EventPublisher
+from serving.api.exposure_log import ExposureLog
+from serving.api.services import Services
+from tests.inference.toy_bundle import BUNDLE_DIMENSIONS, UsersOfLog, toy_bundle
+from tests.inference.toy_model import ToyModel
+from tests.serving.api.asgi_client import AsgiClient
+
+
+@dataclass
+class OneBundle:
+    """See ``HoldsLiveBundle``."""
+
+    current: LiveBundle | None
+    trouble: str = ""
+
+
+@dataclass
+class MemoryApi:
+    """A running app and the parts behind it."""
+
+    client: AsgiClient
+    log: MemoryEventLog
+    topics: Topics
+    users: UsersOfLog
+    bundles: OneBundle
+    exposure_log: ExposureLog
+
+    def exposures(self) -> list[Exposure]:
+        """Stop the exposure log and give all it has written."""
+        self.exposure_log.stop()
+        reader = self.log.reader(topics=[self.topics.exposures], group="test")
+        records = reader.poll(timeout_ms=0, max_records=10_000)
+        return sorted((decode_exposure(r.value) for r in records), key=lambda e: e.now_ms)
+
+
+@contextmanager
+def memory_api(
+    *, bundle: ServedBundle | None = None, model: Model | None = None, live: bool = True
+) -> Iterator[MemoryApi]:
+    """Run the app. ``live=False``: nothing is published yet."""
+    bundle = bundle or toy_bundle()
+    topics = Topics(namespace="test")
+    log = MemoryEventLog()
+    log.ensure_topics(topics.all())
+    users = UsersOfLog(log, topics, bundle.vocabulary)
+    toy = ToyModel(bundle.vocabulary.num_items, dimensions=BUNDLE_DIMENSIONS)
+    served = LiveBundle(bundle, model or LocalModel(toy), users, clock=now_ms)
+    bundles = OneBundle(served if live else None)
+    events = EventPublisher(log.writer)
+    exposures = ExposureLog(log.writer, topic=topics.exposures)
+
+    @asynccontextmanager
+    async def open_services() -> AsyncIterator[Services]:
+        events.start()
+        exposures.start()
+        yield Services(
+            bundles=bundles,
+            pipeline=Pipeline(),
+            events=events,
+            exposures=exposures,
+            topics=topics,
+        )
+        events.stop()
+        exposures.stop()
+
+    with AsgiClient(create_app(open_services)) as client:
+        yield MemoryApi(
+            client=client,
+            log=log,
+            topics=topics,
+            users=users,
+            bundles=bundles,
+            exposure_log=exposures,
+        )
