@@ -249,7 +249,7 @@ def _supervise(settings: Settings, only: Sequence[str], console: Console | None)
 
 
 def _down(_options: argparse.Namespace, settings: Settings, console: Console) -> int:
-    from serving.supervisor.leftovers import end_leftovers
+    from serving.supervisor.leftovers import end_leftovers, wait_gone
 
     pid = running_supervisor(settings.run_dir)
     if pid is not None:
@@ -262,6 +262,7 @@ def _down(_options: argparse.Namespace, settings: Settings, console: Console) ->
                 os.kill(pid, signal.SIGKILL)
                 while running_supervisor(settings.run_dir) == pid:
                     time.sleep(_POLL_S)
+            wait_gone([pid])  # it lets go of the lock a moment before
     lock = take_lock(settings.run_dir) if settings.run_dir.is_dir() else None
     if lock is None:
         if settings.run_dir.is_dir():

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -22,6 +24,7 @@ from serving.supervisor.state import process_started_s, read_state, state_file
 MARK = "RECSYS_SUPERVISED_IN"
 """Environment variable of every child: the folder of its supervisor's process files."""
 _GONE_TIMEOUT_S = 10.0
+_POLL_S = 0.05
 _SAME_START_S = 0.02
 """Start times are counted in ticks of 10 ms."""
 
@@ -50,11 +53,26 @@ def end_leftovers(settings: Settings) -> list[str]:
         with contextlib.suppress(psutil.Error):
             lines.append(f"ended a process left behind: {process.name()} (pid {process.pid})")
             process.kill()
-    psutil.wait_procs(left, timeout=_GONE_TIMEOUT_S)
+    wait_gone([process.pid for process in left])
     free_shared_memory(settings)
     endpoints_file(settings).unlink(missing_ok=True)
     state_file(run_dir).unlink(missing_ok=True)
     return lines
+
+
+def wait_gone(pids: Sequence[int]) -> None:
+    """Wait until these processes run no more."""
+    deadline = time.monotonic() + _GONE_TIMEOUT_S
+    while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+
+
+def is_running(pid: int) -> bool:
+    """Say whether the process lives; a dead one that nobody has reaped does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _marked(mark: str) -> list[psutil.Process]:
