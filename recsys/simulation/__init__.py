@@ -1,8 +1,9 @@
 """A simulated world: a log with known propensities, and the truth behind it.
 
 The model is in ``docs/simulation.md``. Read ``config`` for the parameters, then ``users``,
-``items``, ``policy`` and ``behaviour`` for what they mean, ``sessions`` and ``stream`` for how a
-log comes about, ``truth`` for the questions only a simulator can answer.
+``items``, ``policy`` and ``behaviour`` for what they mean, ``sessions`` and ``stream`` (with
+``columns`` and ``event_maker``) for how a log comes about, ``truth`` for the questions only a
+simulator can answer.
 """
 
 from recsys.simulation.behaviour import SessionState

@@ -22,7 +22,7 @@ class WorldConfig:
     num_users: int = 2_000
     """Users ever signed up; nothing is stored per user, so memory does not depend on it."""
     num_items: int = 1_500
-    """Items ever offered; about 150 bytes each are held (latent vector, price, dates, id)."""
+    """Items ever offered; about 300 bytes each are held (latent vector, price, dates, id)."""
     num_categories: int = 24
     """Topics of taste and of text. 24 have written words, further ones get invented words."""
     latent_dims: int = 16

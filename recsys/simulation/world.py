@@ -17,6 +17,7 @@ from recsys.errors import InputError
 from recsys.events.schema import Event
 from recsys.simulation.behaviour import SessionState
 from recsys.simulation.config import WorldConfig
+from recsys.simulation.event_maker import EventMaker
 from recsys.simulation.policy import Slates
 from recsys.simulation.sessions import Page
 from recsys.simulation.stream import EventStream
@@ -54,7 +55,8 @@ class World(Truth):
 
     def __init__(self, config: WorldConfig) -> None:
         super().__init__(config)
-        self._stream = EventStream(config, self.names, self.users, self.items, self.sessions)
+        self._maker = EventMaker(config, self.names, self.users, self.items)
+        self._stream = EventStream(config, self.users, self.items, self.sessions, self._maker)
 
     @property
     def first_event_ms(self) -> int:
@@ -155,7 +157,7 @@ class World(Truth):
         )
         following = int(self.behaviour.next_request_ms(profiles, request, reaction)[0])
         return Response(
-            events=self._stream.live(page, request_id, first_position, policy),
+            events=self._maker.live(page, request_id, first_position, policy),
             next_request_ms=following if following >= 0 else None,
             state=self.behaviour.after(state, slate, reaction),
         )
