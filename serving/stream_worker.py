@@ -1,0 +1,198 @@
+"""The stream worker: Kafka in, features to Redis and events to the Parquet log out.
+
+Usage::
+
+    python -m serving.stream_worker
+
+Any number may run; one holds the lease and works, the others stand by and take over within
+seconds (``recsys/features/lease.py``). Writes ``<run_dir>/stream_worker.ready`` once it consumes,
+logs to stderr, stops cleanly on SIGTERM or SIGINT.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import redis
+
+from recsys.clock import now_ms
+from recsys.endpoints import Endpoints, resolve
+from recsys.errors import ConfigurationError, RecsysError, ServerError
+from recsys.events.kafka import connect_reader, connect_writer, ensure_topics
+from recsys.events.sink import EventSink
+from recsys.events.topics import Topics
+from recsys.features import plan as plans
+from recsys.features.lease import LeasedWriter, LeaseLostError
+from recsys.features.plan import Plan
+from recsys.features.redis_hashes import RedisHashes, connect
+from recsys.features.stream import FeatureStream
+from recsys.features.worker import WorkerConfig, WorkerRun
+from recsys.settings import Settings
+
+logger = logging.getLogger("recsys.stream_worker")
+
+_RETRY_S = 0.5
+"""Pause before a broken run is begun anew: Redis or Kafka may just be restarting."""
+
+
+class _Stop:
+    """Set by a signal, asked between batches."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, _signal: int, _frame: FrameType | None) -> None:
+        self.asked = True
+
+    def __call__(self) -> bool:
+        return self.asked
+
+
+def ready_file(settings: Settings) -> Path:
+    """Give the file that says a worker consumes, and which process it is."""
+    return settings.run_dir / "stream_worker.ready"
+
+
+def group_of(settings: Settings) -> str:
+    """Give the consumer group under which positions are committed."""
+    return f"{settings.namespace}.features"
+
+
+@contextlib.contextmanager
+def open_run(
+    settings: Settings, endpoints: Endpoints, plan: Plan, lease: LeasedWriter
+) -> Iterator[WorkerRun]:
+    """Connect everything one run needs, and let go of it at the end."""
+    topics = Topics(namespace=settings.namespace)
+    with contextlib.ExitStack() as stack:
+        # A group that never committed begins where the log does: that is how we learn where.
+        look = connect_reader(
+            settings,
+            endpoints,
+            topics=[topics.items, topics.behaviour],
+            group=f"{group_of(settings)}.look.{uuid.uuid4().hex}",
+        )
+        earliest = look.positions()
+        look.close()
+        group = group_of(settings)
+        items = connect_reader(settings, endpoints, topics=[topics.items], group=group)
+        stack.callback(items.close)
+        behaviour = connect_reader(settings, endpoints, topics=[topics.behaviour], group=group)
+        stack.callback(behaviour.close)
+        letters = connect_writer(settings, endpoints)
+        stack.callback(letters.close)
+        sink = EventSink(settings.event_log_dir, [*items.assignment(), *behaviour.assignment()])
+        stack.callback(sink.close)
+        store = RedisHashes(endpoints.require_redis())
+        stack.callback(store.close)
+        yield WorkerRun(
+            stream=FeatureStream(plan, store, topics),
+            store=store,
+            lease=lease,
+            items=items,
+            behaviour=behaviour,
+            earliest=earliest,
+            dead_letters=letters,
+            sink=sink,
+            topics=topics,
+            clock=now_ms,
+            config=WorkerConfig(),
+        )
+
+
+def work(settings: Settings, endpoints: Endpoints, plan: Plan, stop: _Stop) -> None:
+    """Apply the log until ``stop``; a broken run is begun anew from what was written."""
+    client = connect(endpoints.require_redis())
+    lease = LeasedWriter(client, settings.namespace)
+    ready = ready_file(settings)
+    waiting = False
+    try:
+        while not stop():
+            try:
+                if not waiting and (holder := lease.holder()):
+                    logger.info("standing by", extra={"holder": holder})
+                    waiting = True
+                if not lease.acquire(stop=stop):
+                    return
+                with open_run(settings, endpoints, plan, lease) as run:
+                    run.start()
+                    _write_ready(ready)
+                    gc.collect()
+                    gc.freeze()  # what a run keeps for life need not be looked at again
+                    logger.info("consuming", extra={"plan": plan.schema_hash})
+                    while not stop():
+                        run.step()
+                    run.finish()
+            except LeaseLostError as error:
+                logger.warning("lease lost", extra={"reason": str(error)})
+            except (ServerError, redis.RedisError) as error:
+                logger.warning("run broken, begun anew", extra={"reason": str(error)})
+                time.sleep(_RETRY_S)
+            finally:
+                waiting = False
+                _remove_own(ready)
+    finally:
+        with contextlib.suppress(redis.RedisError):
+            lease.release()
+        client.close()
+
+
+def _write_ready(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({"pid": os.getpid()}))
+    temporary.replace(path)
+
+
+def _remove_own(path: Path) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads(path.read_text())["pid"] == os.getpid():
+            path.unlink()
+
+
+class _Fields(logging.Formatter):
+    """A constant message, its fields behind it as JSON."""
+
+    _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {k: v for k, v in record.__dict__.items() if k not in self._OWN}
+        line = super().format(record)
+        return f"{line} {json.dumps(fields, default=str)}" if fields else line
+
+
+def main() -> int:
+    """Run the worker; 0 after a clean stop, 1 with one line when it cannot run."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Fields("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("kafka").setLevel(logging.WARNING)
+    stop = _Stop()
+    settings = Settings()  # type: ignore[call-arg]
+    try:
+        endpoints = resolve(settings)
+        plan = plans.ensure(settings.state_dir, project=settings.namespace)
+        topics = Topics(namespace=settings.namespace)
+        ensure_topics(settings, endpoints, topics.all())
+        work(settings, endpoints, plan, stop)
+    except (ConfigurationError, RecsysError) as error:
+        logger.error("stream worker stops", extra={"reason": str(error)})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
