@@ -102,8 +102,10 @@ def start_kept(launch: Launch, log: Path) -> subprocess.Popen[bytes]:
             }
         )
     )
+    program = Path(__file__).with_name("server_keeper.py")
     keeper = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("server_keeper.py")), str(specification)],
+        # -P: our folder has a `serving` too, which must not hide the package of that name.
+        [sys.executable, "-P", str(program), str(specification)],
         stdin=subprocess.DEVNULL,
     )
     missing = wait_ready(launch, lambda: keeper.poll() is None)
