@@ -52,10 +52,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="recsys replay", description="Send a data set's history to the running system."
     )
     parser.add_argument("dataset", metavar="DATASET", help="a worked mapping or a .toml file")
-    parser.add_argument(
+    shift = parser.add_mutually_exclusive_group()
+    shift.add_argument(
         "--shift-to-now", action="store_true",
         help="move all times by whole weeks so that the last event is just past",
     )  # fmt: skip
+    shift.add_argument("--shift-ms", type=int, default=0, help="move all times by this much")
     parser.add_argument("--rate", type=float, help="events a second; default as fast as possible")
     parser.add_argument("--again", action="store_true", help="begin anew, whatever was sent before")
     return parser
@@ -77,7 +79,7 @@ def _replay(arguments: argparse.Namespace, settings: Settings, console: Console)
     refuse_bad_rows(mapping, tables)
     frames = [tables.of_kind(kind) for kind in EVENT_KINDS]
     num_events = sum(frame.height for frame in frames)
-    shift_ms = 0
+    shift_ms: int = arguments.shift_ms
     if arguments.shift_to_now and num_events:
         last_ms = max(int(f["event_time_ms"].to_numpy().max()) for f in frames if f.height)
         shift_ms = shift_to_present_ms(last_ms, now_ms())
