@@ -8,15 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
+import msgspec
 import numpy as np
 
+from recsys.bundle.manifest import read_manifest
 from recsys.data.vocabulary import Vocabulary
+from recsys.data.vocabulary_file import load_vocabulary
+from recsys.errors import BundleError
 from recsys.features.batch import Bools, Float32s, Int32s
 from recsys.models.encode import UserEncoding
 from recsys.models.signature import Dimensions
 
 NO_CATEGORY = -1
+VOCABULARY_FILE = "vocabulary.json"
+CATALOGUE_FILE = "catalogue.parquet"
+POPULAR_FILE = "popular.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,3 +67,48 @@ class ServedBundle:
         scores = np.zeros(self.vocabulary.num_items + 1, dtype=np.float32)
         scores[self.popular_index] = self.popular_score
         return scores
+
+
+class _Popular(msgspec.Struct):
+    """Entries of ``popular.json``."""
+
+    item_id: str
+    score: float
+
+
+def load_served_bundle(folder: Path) -> ServedBundle:
+    """Give the names, filters and fallback list of the bundle in ``folder``.
+
+    Raises:
+        BundleError: when it is missing, damaged or of another version.
+    """
+    # Here, because polars takes a third of a second to import and the API must start at once.
+    from recsys.data.catalogue import read_catalogue_frame
+
+    manifest = read_manifest(folder)
+    vocabulary = load_vocabulary(folder / VOCABULARY_FILE)
+    frame = read_catalogue_frame(folder / CATALOGUE_FILE)
+    if tuple(frame["item_id"]) != vocabulary.item_ids:
+        raise BundleError(
+            f"bundle {manifest.bundle_id}: {CATALOGUE_FILE} and {VOCABULARY_FILE} name other "
+            "items; train again or roll back"
+        )
+    try:
+        popular = msgspec.json.decode((folder / POPULAR_FILE).read_bytes(), type=list[_Popular])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BundleError(
+            f"bundle {manifest.bundle_id}: {POPULAR_FILE} cannot be read ({error}); train again"
+        ) from error
+    column_of = vocabulary.category_index_of
+    columns = [column_of.get(category, NO_CATEGORY) for category in frame["category"]]
+    return ServedBundle(
+        bundle_id=manifest.bundle_id,
+        dimensions=manifest.dimensions,
+        vocabulary=vocabulary,
+        title=("", *frame["title"]),
+        category_index=np.array([NO_CATEGORY, *columns], dtype=np.int32),
+        available=np.array([False, *frame["available"]], dtype=np.bool_),
+        popular_index=vocabulary.indexes(entry.item_id for entry in popular),
+        popular_score=np.array([entry.score for entry in popular], dtype=np.float32),
+        encoding=manifest.encoding,
+    )

@@ -17,6 +17,7 @@ import numpy as np
 
 from recsys.bundle.served import ServedBundle
 from recsys.clock import Clock
+from recsys.data.vocabulary import Vocabulary
 from recsys.deadline import Deadline
 from recsys.errors import DeadlineExceededError, RecsysError, StageError
 from recsys.features.batch import Int32s, UserFeatures
@@ -34,7 +35,9 @@ _NOTHING = np.zeros((1, 1), dtype=np.int32)
 class UserReader(Protocol):
     """Reads what is known about users from the online store."""
 
-    async def read_users(self, user_ids: Sequence[str], now_ms: int) -> UserFeatures:
+    async def read_users(
+        self, user_ids: Sequence[str], *, vocabulary: Vocabulary, now_ms: int
+    ) -> UserFeatures:
         """Give the features of many users at ``now_ms``, rows in order, unknown users included."""
 
 
@@ -154,7 +157,9 @@ class LiveBundle:
 
     async def _read(self, user_ids: Sequence[str]) -> list[UserContext]:
         try:
-            features = await self._users.read_users(user_ids, self._clock())
+            features = await self._users.read_users(
+                user_ids, vocabulary=self.bundle.vocabulary, now_ms=self._clock()
+            )
             encoded = encode_users(features, self.bundle.encoding)
         except StageError:
             raise

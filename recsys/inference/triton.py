@@ -29,9 +29,12 @@ _CHANNEL_OPTIONS = (
 _TRITON_DTYPE = {np.dtype(dtype): name for name, dtype in NUMPY_DTYPES.items()}
 
 
+MODEL_PREFIX = "recommend_"
+
+
 def model_name(bundle_id: str) -> str:
     """Give the name under which Triton serves a bundle: several can be loaded side by side."""
-    return f"recommend_{bundle_id}"
+    return f"{MODEL_PREFIX}{bundle_id}"
 
 
 class TritonServer:

@@ -62,14 +62,15 @@ def toy_bundle(bundle_id: str = "toy", *, num_items: int = 40, withdrawn: int = 
 class UsersOfLog:
     """See ``UserReader``: what a user's interaction events in the log say, read anew each time."""
 
-    def __init__(self, log: MemoryEventLog, topics: Topics, vocabulary: Vocabulary) -> None:
+    def __init__(self, log: MemoryEventLog, topics: Topics) -> None:
         self._reader = log.reader(topics=[topics.behaviour], group="users")
-        self._vocabulary = vocabulary
         self._events: dict[str, list[InteractionEvent]] = {}
         self.failure: Exception | None = None
         self.num_reads = 0
 
-    async def read_users(self, user_ids: Sequence[str], now_ms: int) -> UserFeatures:
+    async def read_users(
+        self, user_ids: Sequence[str], *, vocabulary: Vocabulary, now_ms: int
+    ) -> UserFeatures:
         self.num_reads += 1
         if self.failure is not None:
             raise self.failure
@@ -78,7 +79,7 @@ class UsersOfLog:
                 event = decode(record.value)
                 if isinstance(event, InteractionEvent):
                     self._events.setdefault(event.user_id, []).append(event)
-        histories = [self._history(user_id, now_ms) for user_id in user_ids]
+        histories = [self._history(user_id, vocabulary, now_ms) for user_id in user_ids]
         offsets = np.cumsum([0, *(len(history) for history in histories)])
         flat = [entry for history in histories for entry in history]
         activity = [[min(1, len(history)), len(history)] for history in histories]
@@ -98,10 +99,12 @@ class UsersOfLog:
             category_activity=category_activity,
         )
 
-    def _history(self, user_id: str, now_ms: int) -> list[tuple[int, int, int]]:
+    def _history(
+        self, user_id: str, vocabulary: Vocabulary, now_ms: int
+    ) -> list[tuple[int, int, int]]:
         found: dict[int, tuple[int, int]] = {}
         for event in self._events.get(user_id, []):
-            row = self._vocabulary.index_of.get(event.item_id, 0)
+            row = vocabulary.index_of.get(event.item_id, 0)
             if row and event.event_time_ms <= now_ms:
                 count, last_ms = found.get(row, (0, 0))
                 found[row] = (count + 1, max(last_ms, event.event_time_ms))

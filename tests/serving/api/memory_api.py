@@ -60,7 +60,7 @@ def memory_api(
     topics = Topics(namespace="test")
     log = MemoryEventLog()
     log.ensure_topics(topics.all())
-    users = UsersOfLog(log, topics, bundle.vocabulary)
+    users = UsersOfLog(log, topics)
     toy = ToyModel(bundle.vocabulary.num_items, dimensions=BUNDLE_DIMENSIONS)
     served = LiveBundle(bundle, model or LocalModel(toy), users, clock=now_ms)
     bundles = OneBundle(served if live else None)

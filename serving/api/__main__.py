@@ -1,0 +1,75 @@
+"""Run with ``python -m serving.api``: the HTTP API on ``RECSYS_HOST:RECSYS_API_PORT``.
+
+Reads its settings from the environment and the servers' addresses from the running ``recsys up``.
+Stops cleanly on SIGTERM: running requests are answered, exposures are written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import sys
+from collections.abc import Sequence
+
+import uvicorn
+
+from recsys.endpoints import resolve
+from recsys.errors import RecsysError
+from recsys.settings import Settings
+from serving.api.app import create_app
+from serving.api.composition import open_services
+
+_DRAIN_S = 10
+"""Running requests may take so long after SIGTERM."""
+_BACKLOG = 2048
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until told to stop; gives the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m serving.api", description=__doc__)
+    parser.parse_args(argv)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    # Their INFO is a line per connection.
+    for chatty in ("kafka", "uvicorn.error"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    settings = Settings()
+    try:
+        endpoints = resolve(settings)
+        for require in (
+            endpoints.require_redis,
+            endpoints.require_kafka,
+            endpoints.require_triton,
+        ):
+            require()
+    except RecsysError as error:
+        sys.stderr.write(f"serving.api: {error}\n")
+        return 2
+    app = create_app(lambda: open_services(settings, endpoints))
+    # What is here now stays: the collector need not walk it at every full pass.
+    gc.collect()
+    gc.freeze()
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.api_port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=_DRAIN_S,
+        server_header=False,
+        date_header=False,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

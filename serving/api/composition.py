@@ -1,0 +1,109 @@
+"""The composition root: from settings to the services of a running API.
+
+Nothing here waits for another server. The API answers ``/healthz`` at once, takes up the live
+bundle when it can, and connects to the event log in the background.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from recsys.bundle.served import ServedBundle, load_served_bundle
+from recsys.bundle.store import LIVE_FILE, BundleStore
+from recsys.clock import now_ms
+from recsys.endpoints import Endpoints
+from recsys.events.log import EventWriter
+from recsys.events.topics import Topics
+from recsys.features.online import AsyncOnlineReader
+from recsys.features.plan import PLAN_FILE
+from recsys.features.plan import load as load_plan
+from recsys.inference.live import LiveBundle
+from recsys.inference.triton import TritonModel, TritonServer, model_name
+from recsys.pipeline import Pipeline
+from recsys.settings import Settings
+from serving.api.event_publisher import EventPublisher
+from serving.api.exposure_log import ExposureLog
+from serving.api.live_bundles import LiveBundles
+from serving.api.probes import ask_kafka, ask_redis, ask_triton
+from serving.api.services import Services
+
+logger = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, endpoints: Endpoints) -> AsyncIterator[Services]:
+    """Give the services of one process for as long as it runs.
+
+    Raises:
+        ServerError: when there is no address for Redis, Kafka or Triton.
+    """
+    redis_url = endpoints.require_redis()
+    endpoints.require_kafka()
+    triton = TritonServer(endpoints.require_triton())
+    store = BundleStore(settings.bundle_dir)
+    topics = Topics(namespace=settings.namespace)
+    readers: list[AsyncOnlineReader] = []
+
+    def serve(bundle: ServedBundle) -> LiveBundle:
+        plan = load_plan(store.path(bundle.bundle_id) / PLAN_FILE)
+        reader = AsyncOnlineReader(plan, redis_url)
+        readers.append(reader)
+        return LiveBundle(bundle, TritonModel(triton, bundle.bundle_id), reader, clock=now_ms)
+
+    bundles = LiveBundles(
+        pointer=settings.bundle_dir / LIVE_FILE,
+        live_id=store.live,
+        load=lambda bundle_id: load_served_bundle(store.path(bundle_id)),
+        serve=serve,
+        model_server=triton,
+        model_name=model_name,
+    )
+    events = EventPublisher(lambda: _connect(settings, endpoints, topics, linger_ms=0))
+    exposures = ExposureLog(
+        lambda: _connect(settings, endpoints, topics, linger_ms=50), topic=topics.exposures
+    )
+    events.start()
+    exposures.start()
+    following = asyncio.create_task(bundles.run(), name="follow the live bundle")
+    following.add_done_callback(_report)
+    try:
+        yield Services(
+            bundles=bundles,
+            pipeline=Pipeline(),
+            events=events,
+            exposures=exposures,
+            topics=topics,
+            probes={
+                "redis": lambda: ask_redis(redis_url),
+                "kafka": lambda: ask_kafka(settings, endpoints),
+                "triton": lambda: ask_triton(triton),
+            },
+        )
+    finally:
+        following.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await following
+        await asyncio.to_thread(events.stop)
+        await asyncio.to_thread(exposures.stop)
+        for reader in readers:
+            await reader.aclose()
+        await triton.close()
+
+
+def _connect(
+    settings: Settings, endpoints: Endpoints, topics: Topics, *, linger_ms: int
+) -> EventWriter:
+    # Imported by the thread that connects: the client takes a fifth of a second to import.
+    from recsys.events.kafka import WriterConfig, connect_writer, ensure_topics
+
+    ensure_topics(settings, endpoints, topics.all())
+    return connect_writer(settings, endpoints, config=WriterConfig(linger_ms=linger_ms))
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("the live bundle is no longer followed", exc_info=error)

@@ -1,0 +1,251 @@
+"""``recsys publish [BUNDLE_ID]``: load a bundle beside the live one, try it, make it live.
+
+1. render its Triton model into the model repository
+2. load it over gRPC; requests go on being answered by the live bundle
+3. warm it up, then ask it what a request would ask and look at the answer
+4. move the pointer: every API process takes the bundle up within half a second
+5. unload what is older than the bundle that was live before, which stays for a rollback
+
+Killed at any line and run again, it ends in the same place: every step is whole or not at all, and
+harmless when repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import json
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from recsys.bundle.manifest import Manifest, read_manifest
+from recsys.bundle.store import BundleStore
+from recsys.bundle.triton_repository import BundleToServe, TritonModelConfig, remove, render
+from recsys.deadline import Deadline
+from recsys.endpoints import Endpoints, resolve
+from recsys.errors import BundleError, RecsysError
+from recsys.inference.model import NUMPY_DTYPES, Array, Arrays
+from recsys.inference.triton import MODEL_PREFIX, TritonModel, TritonServer, model_name
+from recsys.models import signature
+from recsys.models.signature import Dimensions
+from recsys.settings import Settings
+
+_TEMPLATE = Path(__file__).parent / "model_repository" / "model.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishConfig:
+    """How a bundle is tried before it goes live."""
+
+    warm_up_batches: tuple[int, ...] = (1, 8, 32, 1)
+    """Users in each warm-up call: the first calls of a size allocate."""
+    warm_up_timeout_s: float = 60.0
+    smoke_k: int = 10
+    """Items the smoke request asks for."""
+    smoke_timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What became of it."""
+
+    bundle_id: str
+    model: str
+    previous: str | None
+    unloaded: tuple[str, ...]
+    took_ms: dict[str, float]
+    """By step."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; gives the exit code."""
+    parser = argparse.ArgumentParser(prog="recsys publish", description=__doc__)
+    parser.add_argument("bundle_id", nargs="?", help="default: the newest bundle")
+    args = parser.parse_args(argv)
+    console = Console(stderr=True)
+    settings = Settings()
+    try:
+        published = publish(settings, resolve(settings), args.bundle_id, console=console)
+    except RecsysError as error:
+        sys.stderr.write(f"recsys publish: {error}\n")
+        return 2
+    sys.stdout.write(
+        json.dumps(
+            {
+                "live": published.bundle_id,
+                "previous": published.previous,
+                "unloaded": published.unloaded,
+                "took_ms": published.took_ms,
+            }
+        )
+        + "\n"
+    )
+    return 0
+
+
+def publish(
+    settings: Settings,
+    endpoints: Endpoints,
+    bundle_id: str | None = None,
+    *,
+    console: Console,
+    config: PublishConfig | None = None,
+) -> Published:
+    """Make a bundle live (``None``: the newest).
+
+    Raises:
+        BundleError: when there is no such bundle, it is damaged or it answers nonsense.
+        ServerError: when Triton is away or cannot load it. The live bundle stays live.
+    """
+    with _one_at_a_time(settings):
+        return asyncio.run(
+            _publish(settings, endpoints, bundle_id, console, config or PublishConfig())
+        )
+
+
+async def _publish(
+    settings: Settings,
+    endpoints: Endpoints,
+    bundle_id: str | None,
+    console: Console,
+    config: PublishConfig,
+) -> Published:
+    store = BundleStore(settings.bundle_dir)
+    manifest = _wanted(store, bundle_id)
+    name = model_name(manifest.bundle_id)
+    previous = store.live()
+    took_ms: dict[str, float] = {}
+
+    @contextmanager
+    def step(title: str) -> Iterator[None]:
+        start = time.perf_counter()
+        with console.status(f"{title} …"):
+            yield
+        took_ms[title] = round((time.perf_counter() - start) * 1e3, 1)
+        console.print(f"[green]✓[/green] {title} {manifest.bundle_id}: {took_ms[title]:.0f} ms")
+
+    async with TritonServer(endpoints.require_triton()) as server:
+        with step("render"):
+            _render(settings, store, manifest, name)
+        with step("load"):
+            await server.load(name)
+        model = TritonModel(server, manifest.bundle_id)
+        with step("warm up"):
+            for num_users in config.warm_up_batches:
+                deadline = Deadline.after_ms(config.warm_up_timeout_s * 1e3)
+                await model.recommend(_request(manifest.dimensions, num_users, k=100), deadline)
+        with step("try"):
+            await _try(model, manifest, config)
+        with step("activate"):
+            store.activate(manifest.bundle_id)
+        with step("unload older than the one before"):
+            unloaded = await _unload_others(
+                server, settings, keep={manifest.bundle_id, previous or manifest.bundle_id}
+            )
+    return Published(
+        bundle_id=manifest.bundle_id,
+        model=name,
+        previous=previous,
+        unloaded=tuple(unloaded),
+        took_ms=took_ms,
+    )
+
+
+def _wanted(store: BundleStore, bundle_id: str | None) -> Manifest:
+    if bundle_id is not None:
+        return read_manifest(store.path(bundle_id))
+    bundles = store.list()
+    if not bundles:
+        raise BundleError(f"wanted a bundle in {store.bundle_dir}, found none; run `recsys train`")
+    return bundles[0]
+
+
+def _render(settings: Settings, store: BundleStore, manifest: Manifest, name: str) -> None:
+    paths = sysconfig.get_paths()
+    checkout = Path(__file__).resolve().parent.parent
+    render(
+        BundleToServe(
+            bundle_id=manifest.bundle_id,
+            path=store.path(manifest.bundle_id),
+            dimensions=manifest.dimensions,
+        ),
+        settings.model_repository,
+        name=name,
+        template=_TEMPLATE,
+        python_paths=list(
+            dict.fromkeys([checkout, Path(paths["purelib"]), Path(paths["platlib"])])
+        ),
+        state_dir=settings.state_dir,
+        config=TritonModelConfig(num_candidates=manifest.num_candidates),
+    )
+
+
+def _request(dimensions: Dimensions, num_users: int, *, k: int) -> dict[str, Array]:
+    """Give a request of users nobody knows: the cold start every bundle must be able to answer."""
+    inputs: dict[str, Array] = {}
+    for spec in signature.recommend_inputs(dimensions):
+        shape = tuple(1 if size == -1 else size for size in spec.shape)
+        inputs[spec.name] = np.zeros((num_users, *shape), dtype=NUMPY_DTYPES[spec.dtype])
+    inputs["k"][:] = k
+    return inputs
+
+
+async def _try(model: TritonModel, manifest: Manifest, config: PublishConfig) -> None:
+    k = min(config.smoke_k, manifest.num_items)
+    deadline = Deadline.after_ms(config.smoke_timeout_s * 1e3)
+    answer = await model.recommend(_request(manifest.dimensions, 1, k=k), deadline)
+    _check(answer, manifest, k)
+
+
+def _check(answer: Arrays, manifest: Manifest, k: int) -> None:
+    index, score = answer["item_index"][0], answer["score"][0]
+    wrong: list[str] = []
+    if not (len(index) and (index > 0).all() and (index <= manifest.num_items).all()):
+        wrong.append(f"item rows {index.tolist()[:k]} where 1 to {manifest.num_items} were wanted")
+    if len(np.unique(index)) != len(index):
+        wrong.append("an item twice")
+    if not (np.isfinite(score).all() and (np.diff(score) <= 0).all()):
+        wrong.append(f"scores {score.tolist()[:k]} where finite, falling ones were wanted")
+    if wrong:
+        raise BundleError(
+            f"bundle {manifest.bundle_id} answered a request with {'; '.join(wrong)}; it does not "
+            "go live, the live bundle stays"
+        )
+
+
+async def _unload_others(server: TritonServer, settings: Settings, keep: set[str]) -> list[str]:
+    """Unload and remove our models of other bundles; foreign models are left alone."""
+    kept = {model_name(bundle_id) for bundle_id in keep}
+    if len(kept) == 1:
+        return []  # the same bundle again: what was there for a rollback stays
+    repository = settings.model_repository
+    ours = {path.name for path in repository.glob(f"{MODEL_PREFIX}*")}
+    loaded = set(await server.loaded_models())
+    others = sorted(ours - kept)
+    for name in others:
+        if name in loaded:
+            await server.unload(name)
+        remove(repository, name)
+    return others
+
+
+@contextmanager
+def _one_at_a_time(settings: Settings) -> Iterator[None]:
+    """Hold a lock that ends with the process, so that two publishers do not undo each other."""
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    with (settings.run_dir / "publish.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())
