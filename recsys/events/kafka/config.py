@@ -59,8 +59,20 @@ def is_tansu(endpoints: Endpoints) -> bool:
     return endpoints.broker_profile == "tansu"
 
 
+_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+
+
 def client_options(settings: Settings, endpoints: Endpoints, *, timeout_ms: int) -> dict[str, Any]:
-    """Give the options every client shares: addresses, security, patience."""
+    """Give the options every client shares: addresses, security, patience.
+
+    Raises:
+        ServerError: when there is no address, or the security protocol is none of Kafka's.
+    """
+    if settings.kafka_security_protocol not in _PROTOCOLS:
+        raise ServerError(
+            f"KAFKA_SECURITY_PROTOCOL: wanted one of {', '.join(_PROTOCOLS)}, found "
+            f"{settings.kafka_security_protocol!r}"
+        )
     options: dict[str, Any] = {
         "bootstrap_servers": [a.strip() for a in endpoints.require_kafka().split(",")],
         "client_id": settings.namespace,
@@ -80,11 +92,12 @@ def client_options(settings: Settings, endpoints: Endpoints, *, timeout_ms: int)
 
 def explanation(endpoints: Endpoints, wanted: str, error: BaseException) -> ServerError:
     """Give one line: what was wanted, what was found and what to do."""
+    name = type(error).__name__
+    found = f"{name}: {str(error).removeprefix(f'{name}: ') or 'no answer'}"
     return ServerError(
-        f"Kafka at {endpoints.kafka_bootstrap_servers}: wanted to {wanted}, found "
-        f"{type(error).__name__}: {str(error) or 'no answer'}; see `recsys status`, "
-        "KAFKA_BOOTSTRAP_SERVERS and the KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_* and KAFKA_SSL_* "
-        "settings"
+        f"Kafka at {endpoints.kafka_bootstrap_servers}: wanted to {wanted}, found {found}; see "
+        "`recsys status`, KAFKA_BOOTSTRAP_SERVERS and the KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_* "
+        "and KAFKA_SSL_* settings"
     )
 
 
