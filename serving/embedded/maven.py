@@ -131,7 +131,7 @@ def _fetch_with_mvn(program: str, jars: Sequence[Jar], target: Path) -> str | No
     if done.returncode == 0:
         return None
     said = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
-    return (said[0] if said else f"exit code {done.returncode}")[:300]
+    return (said[0] if said else f"exit code {done.returncode}")[:160]
 
 
 def _fetch_with_jgo(jars: Sequence[Jar], target: Path) -> str | None:
@@ -152,7 +152,7 @@ def _fetch_with_jgo(jars: Sequence[Jar], target: Path) -> str | None:
             if _mismatch(jars, target) is None:
                 return None
     except Exception as error:  # noqa: BLE001  its resolver raises whatever its parts raise
-        return f"{type(error).__name__}: {error}"[:300]
+        return f"{type(error).__name__}: {error}"[:160]
     finally:
         shutil.rmtree(cache, ignore_errors=True)
     return None

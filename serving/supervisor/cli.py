@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors we can explain are one line on standard error."""
     options = _parser().parse_args(arguments)
     # Written to a file or a pipe, a table's rows stay whole.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    console = Console(
+        highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200
+    )
     try:
         return int(options.run(options, Settings(), console))
     except RecsysError as error:
