@@ -43,6 +43,7 @@ COMMANDS: dict[str, Command] = {
     "features": Command(
         "recsys.features.feast_repository", "apply the Feast repository, compile the serving plan"
     ),
+    "lag": Command("recsys.features.lag_cli", "show, or await, how far the worker is behind"),
     "dead-letters": Command(
         "recsys.events.dead_letters_cli", "show refused records, and replay them after a fix"
     ),

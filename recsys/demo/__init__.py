@@ -1,0 +1,5 @@
+"""The whole system on one machine, from an empty folder to a changed answer: ``recsys demo``."""
+
+from recsys.demo.run import main
+
+__all__ = ["main"]
