@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import fcntl
 import json
+import shutil
 import sys
 import sysconfig
 import time
@@ -208,6 +209,7 @@ async def _try(model: TritonModel, manifest: Manifest, config: PublishConfig) ->
 
 def _check(answer: Arrays, manifest: Manifest, k: int) -> None:
     index, score = answer["item_index"][0], answer["score"][0]
+    index, score = index[index != 0], score[index != 0]  # fewer than k may be available
     wrong: list[str] = []
     if not (len(index) and (index > 0).all() and (index <= manifest.num_items).all()):
         wrong.append(f"item rows {index.tolist()[:k]} where 1 to {manifest.num_items} were wanted")
@@ -230,6 +232,8 @@ async def _unload_others(server: TritonServer, settings: Settings, keep: set[str
     repository = settings.model_repository
     ours = {path.name for path in repository.glob(f"{MODEL_PREFIX}*")}
     loaded = set(await server.loaded_models())
+    for remains in repository.glob(f".{MODEL_PREFIX}*"):  # of a render that was killed
+        shutil.rmtree(remains, ignore_errors=True)
     others = sorted(ours - kept)
     for name in others:
         if name in loaded:
