@@ -113,6 +113,7 @@ def _fetch_with_mvn(program: str, jars: Sequence[Jar], target: Path) -> str | No
     )
     command = [
         program, "-q", "-B", "-ntp", "-f", str(project), "dependency:copy-dependencies",
+        f"-Daether.connector.connectTimeout={_HTTP_TIMEOUT_S * 1000}",
         "-DexcludeTransitive=true", f"-DoutputDirectory={target}",
     ]  # fmt: skip
     try:
@@ -145,8 +146,11 @@ def _fetch_with_jgo(jars: Sequence[Jar], target: Path) -> str | None:
         own = GlobalSettings.load().repo_cache
         for local in ([own], []):  # the user's Maven repository first, read only
             context = _context(cache, local)
-            with ThreadPoolExecutor(_PARALLEL_DOWNLOADS) as pool:
+            pool = ThreadPoolExecutor(_PARALLEL_DOWNLOADS)
+            try:
                 paths = list(pool.map(partial(_resolve, context), jars))
+            finally:  # the first failure is enough: the rest would wait for the same network
+                pool.shutdown(cancel_futures=True)
             for jar, path in zip(jars, paths, strict=True):
                 shutil.copyfile(path, target / jar.filename)
             if _mismatch(jars, target) is None:

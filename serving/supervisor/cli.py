@@ -106,6 +106,9 @@ def _up(options: argparse.Namespace, settings: Settings, console: Console) -> in
                 for line in end_leftovers(settings):
                     console.print(f"  {line}")
                 check_ports(plan)
+    environment = dict(os.environ)
+    if any(member.publishes.get("broker_profile") == "tansu" for member in plan):
+        environment["RECSYS_BROKER"] = "tansu"  # found out here, at length; not once more
     log = settings.run_dir / "logs" / "supervisor.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -122,6 +125,7 @@ def _up(options: argparse.Namespace, settings: Settings, console: Console) -> in
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            env=environment,
             start_new_session=True,
         )
     return _follow(settings, supervisor, console)
@@ -192,8 +196,6 @@ def _say_news(console: Console, state: SupervisorState, shown: set[str]) -> None
             console.print(
                 f"  {server.name} ready after {server.took_s or 0:.1f} s: {server.version}"
             )
-            if server.note:
-                console.print(f"  note: {server.note}")
         problem = f"{server.name}: {server.problem}"
         if server.problem and problem not in shown:
             shown.add(problem)
