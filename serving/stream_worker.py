@@ -144,9 +144,9 @@ def work(settings: Settings, endpoints: Endpoints, plan: Plan, stop: _Stop) -> N
             finally:
                 waiting = False
                 _remove_own(ready)
+                with contextlib.suppress(redis.RedisError):
+                    lease.release()
     finally:
-        with contextlib.suppress(redis.RedisError):
-            lease.release()
         client.close()
 
 

@@ -1,16 +1,21 @@
 """One writer at a time: a lease in Redis whose token every write must show.
 
 The token is checked by the very script that writes, so a worker that was stopped and wakes up
-after another took over cannot write a single byte more. A standby waits in ``acquire``.
+after another took over cannot write a single byte more. A standby waits in ``acquire``. A thread
+keeps the lease while the worker is busy, with a large file for instance; it lives and is stopped
+with the process, so a stopped worker loses the lease as it should. A lease whose holder ran on this
+machine and is dead is taken at once: a crashed worker that is started again need not wait.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -18,9 +23,9 @@ import redis
 from recsys.errors import RecsysError
 from recsys.features.hashes import Write
 
-LEASE_MS = 3_000
-"""How long a lease lives without a renewal: the pause before a standby takes over from a killed
-worker. Renewed at a third of it."""
+LEASE_MS = 4_000
+"""How long a lease lives without a renewal: the pause before a standby (or the next start) takes
+over from a killed worker. Renewed at a quarter of it."""
 _CHUNK = 256
 """Entities written in one script: bounds how long Redis serves nobody else to a few ms."""
 
@@ -58,33 +63,59 @@ class LeasedWriter:
         self._client = client
         self._key = lease_key(namespace)
         self._lease_ms = lease_ms
-        self._token = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}".encode()
+        self._token = f"{_machine()}:{os.getpid()}:{uuid.uuid4().hex}".encode()
         self._write: Any = client.register_script(_WRITE)
         self._renew: Any = client.register_script(_RENEW)
         self._release: Any = client.register_script(_RELEASE)
-        self._renewed_s = 0.0
+        self._lost_it = threading.Event()
+        self._let_go = threading.Event()
+        self._keeper: threading.Thread | None = None
 
     def acquire(self, *, stop: Callable[[], bool], poll_s: float = 0.1) -> bool:
         """Wait until the lease is ours; False when ``stop`` said so first."""
         while not stop():
             if self._client.set(self._key, self._token, nx=True, px=self._lease_ms):
-                self._renewed_s = time.monotonic()
+                self._start_keeper()
                 return True
+            holder = self.holder()
+            if holder is not None and _is_dead(holder):
+                self._release(keys=[self._key], args=[holder.encode()])
+                continue
             time.sleep(poll_s)
         return False
 
+    def _start_keeper(self) -> None:
+        self._lost_it.clear()
+        self._let_go = threading.Event()
+        self._keeper = threading.Thread(
+            target=self._keep, args=(self._let_go,), name="lease", daemon=True
+        )
+        self._keeper.start()
+
+    def _keep(self, let_go: threading.Event) -> None:
+        while not let_go.wait(self._lease_ms / 4000):
+            try:
+                if not self._renew(keys=[self._key], args=[self._token, self._lease_ms]):
+                    self._lost_it.set()
+                    return
+            except redis.RedisError:
+                continue  # the writes will say so; the lease may yet be renewed in time
+
+    def _stop_keeper(self) -> None:
+        self._let_go.set()
+        if self._keeper is not None:
+            self._keeper.join()
+            self._keeper = None
+
     def holder(self) -> str | None:
-        """Give who holds the lease: ``host:pid:…``."""
+        """Give who holds the lease: ``machine:pid:…``."""
         value = self._client.get(self._key)
         return value.decode() if isinstance(value, bytes) else None
 
-    def renew_if_due(self) -> None:
-        """Keep the lease through idle times. Raises LeaseLostError when it is gone."""
-        if time.monotonic() - self._renewed_s < self._lease_ms / 3000:
-            return
-        if not self._renew(keys=[self._key], args=[self._token, self._lease_ms]):
+    def check(self) -> None:
+        """Raise LeaseLostError when the lease was found to be gone."""
+        if self._lost_it.is_set():
             raise self._lost()
-        self._renewed_s = time.monotonic()
 
     def write(self, writes: Sequence[Write]) -> None:
         """Set the fields of each hash; a hash gets all of them or none, hashes in order.
@@ -103,10 +134,10 @@ class LeasedWriter:
                     args.append(value)
             if not self._write(keys=keys, args=args):
                 raise self._lost()
-        self._renewed_s = time.monotonic()
 
     def release(self) -> None:
         """Let a standby take over at once."""
+        self._stop_keeper()
         self._release(keys=[self._key], args=[self._token])
 
     def _lost(self) -> LeaseLostError:
@@ -114,6 +145,20 @@ class LeasedWriter:
             f"wanted to hold the lease {self._key}, found it with {self.holder() or 'nobody'}; "
             "this worker forgets its state and waits as a standby"
         )
+
+
+def _machine() -> str:
+    """Give what tells process numbers apart: this boot and this container's process numbers."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:  # not Linux: never equal, so nobody is held for dead
+        return f"{socket.gethostname()}/{uuid.uuid4().hex}"
+
+
+def _is_dead(holder: str) -> bool:
+    machine, pid, *_ = holder.split(":")
+    return machine == _machine() and not Path("/proc", pid).exists()
 
 
 def lease_key(namespace: str) -> str:

@@ -70,10 +70,10 @@ class Sink(Protocol):
 
 
 class Lease(HashWriter, Protocol):
-    """A writer that must be kept alive."""
+    """A writer that may lose its right to write while nothing is written."""
 
-    def renew_if_due(self) -> None:
-        """Keep the lease. Raises LeaseLostError when it is gone."""
+    def check(self) -> None:
+        """Raise LeaseLostError when the lease is gone."""
 
 
 class WorkerRun:
@@ -226,7 +226,7 @@ class WorkerRun:
             logger.error("event log cannot be written", extra={"reason": str(error)})
         while True:
             time.sleep(self._config.disk_retry_s)
-            self._lease.renew_if_due()
+            self._lease.check()
             try:
                 self._sink.flush()
             except ConfigurationError:
@@ -235,7 +235,7 @@ class WorkerRun:
             return
 
     def _keep(self) -> None:
-        self._lease.renew_if_due()
+        self._lease.check()
         now_s = time.monotonic()
         if now_s - self._committed_s >= self._config.commit_every_s:
             self._commit()
