@@ -86,7 +86,7 @@ def test_sums_do_not_depend_on_order_or_grouping() -> None:
 
 
 def test_a_damaged_state_is_named() -> None:
-    with pytest.raises(FeatureError, match='view "v".*run `recsys backfill`'):
+    with pytest.raises(FeatureError, match=r'view "v".*run `recsys backfill`'):
         tiles_of_blobs(VIEW, [b"123"])
 
 
