@@ -47,15 +47,29 @@ _RETRY_S = 0.5
 
 
 class _Stop:
-    """Set by a signal, asked between batches."""
+    """Set by a signal, asked between batches.
+
+    SIGTERM and SIGINT ask to stop; SIGUSR1 asks to write the event log's buffer now, which
+    otherwise waits until it is full or a minute old (``recsys lag --wait`` sends it).
+    """
 
     def __init__(self) -> None:
         self.asked = False
+        self._store_asked = False
+        signal.signal(signal.SIGUSR1, self._ask_to_store)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask)
 
     def _ask(self, _signal: int, _frame: FrameType | None) -> None:
         self.asked = True
+
+    def _ask_to_store(self, _signal: int, _frame: FrameType | None) -> None:
+        self._store_asked = True
+
+    def take_store(self) -> bool:
+        """Tell whether SIGUSR1 came since this was last asked."""
+        asked, self._store_asked = self._store_asked, False
+        return asked
 
     def __call__(self) -> bool:
         return self.asked
@@ -85,7 +99,9 @@ def open_run(
             topics=[topics.items, topics.behaviour],
             group=f"{group_of(settings)}.look.{uuid.uuid4().hex}",
         )
-        earliest = look.positions()
+        bounds = {
+            at: (look.positions()[at], look.positions()[at] + n) for at, n in look.lag().items()
+        }
         look.close()
         group = group_of(settings)
         items = connect_reader(settings, endpoints, topics=[topics.items], group=group)
@@ -104,7 +120,7 @@ def open_run(
             lease=lease,
             items=items,
             behaviour=behaviour,
-            earliest=earliest,
+            bounds=bounds,
             dead_letters=letters,
             sink=sink,
             topics=topics,
@@ -135,7 +151,9 @@ def work(settings: Settings, endpoints: Endpoints, plan: Plan, stop: _Stop) -> N
                     logger.info("consuming", extra={"plan": plan.schema_hash})
                     while not stop():
                         run.step()
-                    run.finish()
+                        if stop.take_store():
+                            run.store()
+                    run.store()
             except LeaseLostError as error:
                 logger.warning("lease lost", extra={"reason": str(error)})
             except (ServerError, redis.RedisError) as error:

@@ -5,6 +5,9 @@ store under the lease, the event log's buffer filled, positions committed for mo
 is killed in between is done again by the next run, and nothing counts twice: entities carry the
 positions they were told (``positions.py``), the sink knows its own, a dead letter is sent again.
 
+Positions here are ours: a broker that keeps its log in memory and was restarted begins at offset 0
+again, and then the numbers go on from where they were (``base``).
+
 Item events come first: at the start all that are there, later those of each round, so that an
 interaction finds the category of its item.
 """
@@ -27,7 +30,7 @@ from recsys.events.schema import Event
 from recsys.events.topics import Topics
 from recsys.features.duplicates import HORIZON
 from recsys.features.hashes import HashReader, HashWriter
-from recsys.features.lease import positions_key
+from recsys.features.progress import StoredProgress
 from recsys.features.stream import FeatureStream
 from recsys.telemetry import FRESHNESS_SECONDS, STREAM_DUPLICATES, STREAM_EVENTS, STREAM_LAG
 
@@ -49,6 +52,8 @@ class WorkerConfig:
     """Committed positions are for monitoring; the store has its own."""
     lag_every_s: float = 5.0
     """How often the lag is asked for and logged."""
+    flush_request_every_s: float = 0.2
+    """How often an idle worker looks whether somebody waits for the event log."""
     disk_retry_s: float = 1.0
     """Pause before the event log is tried again on a full disk."""
 
@@ -67,6 +72,9 @@ class Sink(Protocol):
 
     def flush(self) -> None:
         """Write everything that is buffered."""
+
+    def begin_anew(self, at: TopicPartition) -> None:
+        """Take the log's offset 0 for the next record."""
 
 
 class Lease(HashWriter, Protocol):
@@ -87,17 +95,18 @@ class WorkerRun:
         lease: Lease,
         items: EventReader,
         behaviour: EventReader,
-        earliest: Mapping[TopicPartition, int],
+        bounds: Mapping[TopicPartition, tuple[int, int]],
         dead_letters: EventWriter,
         sink: Sink,
         topics: Topics,
         clock: Clock,
         config: WorkerConfig = WorkerConfig(),
     ) -> None:
-        """Find where to go on. ``earliest`` holds the first offset the log has of each partition.
+        """Find where to go on. ``bounds``: first offset the log has of each partition, and its end.
 
         Raises:
-            ConfigurationError: when records were deleted from the log before they were applied.
+            ConfigurationError: when records were deleted from the log before they were applied,
+                or the store holds features of other declarations or half a backfill.
         """
         self._stream = stream
         self._lease = lease
@@ -107,25 +116,35 @@ class WorkerRun:
         self._topics = topics
         self._clock = clock
         self._config = config
-        self._earliest = earliest
-        self._positions_key = positions_key(topics.namespace)
-        self._applied = self._stored_positions(store)
-        self._committed_s = self._lag_s = time.monotonic()
+        self._progress = StoredProgress(store, topics.namespace)
+        self._progress.check(stream.layout)
+        self._base: dict[TopicPartition, int] = {}
+        self._applied: dict[TopicPartition, int] = {}
+        self._earliest = {at: first for at, (first, _) in bounds.items()}
+        for at, (first, end) in bounds.items():
+            self._find(at, first, end)
+        self._flushed_for: bytes | None = None
+        self._committed_s = self._lag_s = self._asked_s = time.monotonic()
 
-    def _stored_positions(self, store: HashReader) -> dict[TopicPartition, int]:
-        """Give the first record of each partition that is not in the store yet."""
-        partitions = [at for reader in self._readers for at in reader.assignment()]
-        ((found),) = store.read([(self._positions_key, [_field(at) for at in partitions])])
-        applied: dict[TopicPartition, int] = {}
-        for at, value in zip(partitions, found, strict=True):
-            applied[at] = int(value) if value is not None else self._earliest[at]
-            if applied[at] < self._earliest[at]:
-                raise ConfigurationError(
-                    f"{at.topic}[{at.partition}]: wanted to apply records from {applied[at]} on, "
-                    f"found that the log begins at {self._earliest[at]}; run `recsys backfill`, "
-                    "which applies the event log and continues from there"
-                )
-        return applied
+    def _find(self, at: TopicPartition, first: int, end: int) -> None:
+        """Find the first record of a partition that is not in the store yet."""
+        position, base = self._progress.of(at)
+        if position is None:
+            position = first
+        elif position - base > end:
+            logger.warning(
+                "the broker forgot its log and begins anew",
+                extra={"topic": at.topic, "partition": at.partition, "position": position},
+            )
+            base = position
+            self._sink.begin_anew(at)
+        elif position - base < first:
+            raise ConfigurationError(
+                f"{at.topic}[{at.partition}]: wanted to apply records from {position - base} on, "
+                f"found that the log begins at {first}; run `recsys backfill`, which applies the "
+                "event log and continues from there"
+            )
+        self._applied[at], self._base[at] = position, base
 
     def start(self) -> None:
         """Go to where this run begins: note recent event ids, then apply all item events."""
@@ -134,7 +153,7 @@ class WorkerRun:
             begin = {}
             for at in reader.assignment():
                 horizon = HORIZON if at.topic == self._topics.behaviour else 0
-                wanted = min(self._applied[at] - horizon, sunk.get(at, 0))
+                wanted = min(self._applied[at] - self._base[at] - horizon, sunk.get(at, 0))
                 begin[at] = max(wanted, self._earliest[at])
             reader.seek(begin)
         items = self._readers[0]
@@ -152,6 +171,7 @@ class WorkerRun:
             self._handle(records)
         else:
             self._with_disk(self._sink.flush_if_due)
+            self._flush_if_asked()
         self._keep()
         return len(records)
 
@@ -162,7 +182,7 @@ class WorkerRun:
             STREAM_LAG.labels(topic=at.topic, partition=at.partition).set(lag)
         return sum(lags.values())
 
-    def finish(self) -> None:
+    def store(self) -> None:
         """Store where we got: the event log's buffer and the committed positions."""
         self._sink.flush()
         self._commit()
@@ -170,24 +190,24 @@ class WorkerRun:
     def _handle(self, records: Sequence[Record]) -> None:
         decoded = self._decode(records)
         fresh: list[tuple[Record, Event]] = []
+        moved: dict[TopicPartition, int] = {}
         for record, event in decoded:
             at = TopicPartition(record.topic, record.partition)
+            ours = record.offset + self._base[at]
+            if ours >= self._applied[at]:
+                moved[at] = ours + 1
             if event is None:
                 continue
-            if record.offset < self._applied[at]:
-                self._stream.note(record, event)  # read again for its event id or for the sink
+            numbered = record._replace(offset=ours) if self._base[at] else record
+            if ours < self._applied[at]:
+                self._stream.note(numbered, event)  # read again for its event id or for the sink
             else:
-                fresh.append((record, event))
-        moved: dict[TopicPartition, int] = {}
-        for record in records:
-            at = TopicPartition(record.topic, record.partition)
-            if record.offset >= self._applied[at]:
-                moved[at] = record.offset + 1
+                fresh.append((numbered, event))
         if moved:
             writes, num_duplicates = self._stream.apply(fresh)
             # The last write: whoever reads these positions finds all before them applied.
-            told = {_field(at): b"%d" % position for at, position in moved.items()}
-            self._lease.write([*writes, (self._positions_key, told)])
+            told = self._progress.fields(moved, self._base, self._stream.layout)
+            self._lease.write([*writes, told])
             self._applied |= moved
             self._count(fresh, num_duplicates)
         self._with_disk(lambda: self._sink.write(decoded))
@@ -201,7 +221,7 @@ class WorkerRun:
             except EventError as error:
                 decoded.append((record, None))
                 at = TopicPartition(record.topic, record.partition)
-                if record.offset >= self._applied[at]:
+                if record.offset + self._base[at] >= self._applied[at]:
                     send_dead_letter(self._dead_letters, self._topics.dead_letters, record, error)
                     num_refused += 1
         if num_refused:
@@ -234,6 +254,16 @@ class WorkerRun:
             logger.warning("event log can be written again")
             return
 
+    def _flush_if_asked(self) -> None:
+        """Write the event log now when somebody waits for it (``recsys lag --wait``)."""
+        now_s = time.monotonic()
+        if now_s - self._asked_s < self._config.flush_request_every_s:
+            return
+        self._asked_s = now_s
+        if self._progress.flush_request() not in (None, self._flushed_for):
+            self._with_disk(self._sink.flush)
+            self._flushed_for = self._progress.flush_request()
+
     def _keep(self) -> None:
         self._lease.check()
         now_s = time.monotonic()
@@ -248,13 +278,9 @@ class WorkerRun:
     def _commit(self) -> None:
         for reader in self._readers:
             moved = {
-                at: self._applied[at]
+                at: self._applied[at] - self._base[at]
                 for at in reader.assignment()
-                if self._applied[at] > self._earliest[at]
+                if self._applied[at] - self._base[at] > self._earliest[at]
             }
             if moved:
                 reader.commit(moved)
-
-
-def _field(at: TopicPartition) -> bytes:
-    return f"{at.topic}/{at.partition}".encode()
