@@ -184,11 +184,12 @@ class Ranker(nn.Module):
     ) -> RankerOutput:
         """Put the halves together for the candidates."""
         index = candidates.item_index.long()
+        # F.embedding, not items[index]: its gradient on the CPU is several times faster.
         cross = self.cross_scale(self.cross_features(user, half, candidates))
-        product = half.factors.unsqueeze(1) * items.factors[index]
+        product = half.factors.unsqueeze(1) * F.embedding(index, items.factors)
         start = (
             half.projected.unsqueeze(1)
-            + items.projected[index]
+            + F.embedding(index, items.projected)
             + self.project_cross(torch.cat([cross, product], dim=-1))
         )
         crossed = start

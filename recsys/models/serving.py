@@ -115,13 +115,19 @@ class TorchServingModel:
     def rank(self, user: UserContext, candidates: Candidates) -> Ranked:
         """Score candidates; the blend is the weighted sum of the objectives' order logits."""
         user = self._on_device(user)
-        vectors = self._towers.users(user, self._item_vectors)
+        vectors = self.user_vectors(user)
         half = self._ranker.user_half(user, vectors)
         output = self._ranker.score(user, half, self._resident[1], candidates)
         score = (output.order @ self._objective_weights).masked_fill(
             candidates.item_index == 0, -torch.inf
         )
         return Ranked(score.float(), output.probability.sigmoid().float())
+
+    @torch.inference_mode()
+    def user_vectors(self, user: UserContext) -> Tensor:
+        """Give ``[B, D]`` vectors of the user tower."""
+        vectors: Tensor = self._towers.users(self._on_device(user), self._item_vectors)
+        return vectors
 
     @torch.inference_mode()
     def similar(self, item_index: Tensor, *, k: int) -> tuple[Tensor, Tensor]:
@@ -158,7 +164,7 @@ class TorchServingModel:
         """Give ``[B, S, N + 1]``."""
         inputs = SourceInputs(
             user=user,
-            user_vectors=self._towers.users(user, self._item_vectors),
+            user_vectors=self.user_vectors(user),
             item_vectors=self._item_vectors,
             item_activity=self._resident[0],
         )

@@ -100,23 +100,40 @@ class UserTower(nn.Module):
 
     def _pool(self, user: UserContext, item_vectors: Tensor) -> Tensor:
         index = user["history_index"].long()
+        age_days, count = user["history_age_s"] / DAY_S, user["history_count"]
+        # Histories are padded on the left: columns in which nobody has an item are skipped.
+        used = (index != 0).any(dim=0).nonzero()
+        begin = int(used[0]) if len(used) else index.shape[1] - 1
+        index, age_days, count = index[:, begin:], age_days[:, begin:], count[:, begin:]
         mask = index != 0
-        vectors = item_vectors[index]
-        age_days = user["history_age_s"] / DAY_S
         use = torch.stack(
             [
-                user["history_count"].log1p(),
+                count.log1p(),
                 age_days.log1p(),
                 torch.exp(-age_days / 7.0),
                 torch.exp(-age_days / 60.0),
             ],
             dim=-1,
         )
-        logits = self.attend_vector(vectors) + self.attend_use(use)
+        logits = F.embedding(index, self.attend_vector(item_vectors)) + self.attend_use(use)
         # -1e9, not -inf: a user without history would otherwise pool to NaN.
         weights = logits.masked_fill(~mask.unsqueeze(2), -1e9).softmax(dim=1)
-        weights = weights * mask.unsqueeze(2)
-        return torch.einsum("bha,bhd->bad", weights, vectors).flatten(1)
+        return _weighted_sums(weights * mask.unsqueeze(2), index, item_vectors)
+
+
+def _weighted_sums(weights: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+    """Give ``[B, A * D]``: for each head the sum over the history of weight times vector.
+
+    A large batch over a small catalogue goes through a dense ``[B, A, N + 1]`` matrix, whose
+    product (and gradient) is several times faster than gathering ``[B, H, D]``.
+    """
+    num_heads = weights.shape[2]
+    if index.numel() >= 4 * len(vectors):
+        places = index.unsqueeze(1).expand(-1, num_heads, -1)
+        spread = weights.new_zeros(len(index), num_heads, len(vectors))
+        spread = spread.scatter_add(2, places, weights.transpose(1, 2))
+        return (spread @ vectors).flatten(1)
+    return torch.einsum("bha,bhd->bad", weights, vectors[index]).flatten(1)
 
 
 class TwoTower(nn.Module):
