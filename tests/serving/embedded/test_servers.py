@@ -20,12 +20,10 @@ from recsys.events.kafka import (
     connect_reader,
     connect_writer,
     ensure_topics,
-    latest_positions,
     partitions_of,
 )
 from recsys.events.topics import Topics
 from recsys.settings import Settings
-from serving.embedded.kafka import kafka_launch
 from serving.embedded.launch import Launch
 from serving.embedded.readiness import broker_missing
 from serving.embedded.redis import ping, redis_launch
@@ -83,24 +81,6 @@ def test_kafka_refuses_a_misspelt_topic(kafka_bootstrap: str, own_settings: Sett
         partitions_of(own_settings, endpoints, ["misspelt"])
 
 
-def test_killed_kafka_still_has_what_it_acknowledged(
-    own_settings: Settings, own_server: OwnServer
-) -> None:
-    launch = kafka_launch(own_settings, lambda _: None)
-    endpoints = Endpoints(kafka_bootstrap_servers=launch.address, broker_profile="kafka")
-    topic = Topics(namespace=own_settings.namespace).behaviour
-    keeper = own_server(launch)
-    ensure_topics(own_settings, endpoints, [topic])
-    with contextlib.closing(connect_writer(own_settings, endpoints)) as writer:
-        for number in range(100):
-            writer.append(topic, b"%d" % number, b"value")
-        writer.flush()
-    keeper.kill()  # the kernel ends the server with its keeper
-    keeper.wait()
-    own_server(launch)
-    assert sum(latest_positions(own_settings, endpoints, [topic]).values()) == 100
-
-
 def test_nobody_answering_is_not_ready(own_settings: Settings) -> None:
     port = free_ports(1)
     with pytest.raises(OSError, match="refused"):
@@ -110,7 +90,7 @@ def test_nobody_answering_is_not_ready(own_settings: Settings) -> None:
     assert server_missing(f"127.0.0.1:{port}") == grpc.StatusCode.UNAVAILABLE.name
 
 
-_ECHO_CONFIG = """
+_CONFIG = """
 name: "%s"
 backend: "python"
 max_batch_size: 8
@@ -119,7 +99,7 @@ output [{ name: "y", data_type: TYPE_FP32, dims: [-1] }]
 instance_group [{ kind: KIND_CPU }]
 """
 
-_ECHO_MODEL = """
+_DOUBLING_MODEL = """
 import sys
 sys.path[:0] = {path!r}
 import torch
@@ -137,7 +117,7 @@ class TritonPythonModel:
 """
 
 
-def _doubled(url: str, model: str) -> list[float]:
+def _answer(url: str, model: str) -> list[float]:
     with triton_grpc.InferenceServerClient(url) as client:
         client.load_model(model)
         x = triton_grpc.InferInput("x", [1, 3], "FP32")
@@ -148,26 +128,45 @@ def _doubled(url: str, model: str) -> list[float]:
     return [float(value) for value in answer.ravel()]
 
 
-def _write_model(repository: Path, name: str) -> None:
+# Without torch it loads at once.
+_IDENTITY_MODEL = """
+import sys
+sys.path[:0] = {path!r}
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            x = pb_utils.get_input_tensor_by_name(request, "x")
+            answers.append(
+                pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("y", x.to_dlpack())])
+            )
+        return answers
+"""
+
+
+def _write_model(repository: Path, name: str, code: str) -> None:
     folder = repository / name / "1"
     folder.mkdir(parents=True)
-    (folder / "model.py").write_text(_ECHO_MODEL.format(path=sys.path))
-    (folder.parent / "config.pbtxt").write_text(_ECHO_CONFIG % name)
+    (folder / "model.py").write_text(code)
+    (folder.parent / "config.pbtxt").write_text(_CONFIG % name)
 
 
 def test_triton_runs_a_torch_model_through_dlpack(triton: TritonServer, namespace: str) -> None:
-    _write_model(triton.model_repository, namespace)
-    assert _doubled(triton.grpc_url, namespace) == [2.0, 4.0, 6.0]
+    _write_model(triton.model_repository, namespace, _DOUBLING_MODEL.format(path=sys.path))
+    assert _answer(triton.grpc_url, namespace) == [2.0, 4.0, 6.0]
 
 
 def test_triton_starts_again_after_a_kill(
     own_settings: Settings, own_server: OwnServer, namespace: str
 ) -> None:
     launch = triton_launch(own_settings, lambda _: None)
-    _write_model(own_settings.model_repository, namespace)
+    _write_model(own_settings.model_repository, namespace, _IDENTITY_MODEL.format(path=sys.path))
     keeper = own_server(launch)
-    assert _doubled(launch.address, namespace) == [2.0, 4.0, 6.0]
+    assert _answer(launch.address, namespace) == [1.0, 2.0, 3.0]
     keeper.kill()
     keeper.wait()
     own_server(launch)
-    assert _doubled(launch.address, namespace) == [2.0, 4.0, 6.0]
+    assert _answer(launch.address, namespace) == [1.0, 2.0, 3.0]
