@@ -1,0 +1,26 @@
+"""``python -m benchmarks`` (``make bench``): run every benchmark that starts what it needs.
+
+Each is a module of its own with a ``main``; each prints one JSON line. The load test of a running
+system is ``recsys loadtest``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHMARKS = ("event_codec",)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the named benchmarks, or all; the sum of their exit codes."""
+    wanted = (sys.argv[1:] if argv is None else argv) or list(BENCHMARKS)
+    unknown = sorted(set(wanted) - set(BENCHMARKS))
+    if unknown:
+        sys.stderr.write(f"no benchmark {unknown}; there are {list(BENCHMARKS)}\n")
+        return 2
+    return sum(importlib.import_module(f"benchmarks.{name}").main() for name in wanted)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
