@@ -31,6 +31,7 @@ from rich.console import Console
 from recsys.bundle.manifest import Manifest, read_manifest
 from recsys.bundle.store import BundleStore
 from recsys.bundle.triton_repository import BundleToServe, TritonModelConfig, remove, render
+from recsys.client import AsyncClient, ClientConfig
 from recsys.deadline import Deadline
 from recsys.endpoints import Endpoints, resolve
 from recsys.errors import BundleError, RecsysError
@@ -53,6 +54,8 @@ class PublishConfig:
     smoke_k: int = 10
     """Items the smoke request asks for."""
     smoke_timeout_s: float = 5.0
+    api_timeout_s: float = 10.0
+    """How long the API of this machine may take to take the bundle up before we warn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +151,9 @@ async def _publish(
             await _try(model, manifest, config)
         with step("activate"):
             store.activate(manifest.bundle_id)
+        if endpoints.api_url:
+            with step("wait for the API"):
+                await _wait_for_api(endpoints.api_url, manifest.bundle_id, console, config)
         with step("unload older than the one before"):
             unloaded = await _unload_others(
                 server, settings, keep={manifest.bundle_id, previous or manifest.bundle_id}
@@ -222,6 +228,28 @@ def _check(answer: Arrays, manifest: Manifest, k: int) -> None:
             f"bundle {manifest.bundle_id} answered a request with {'; '.join(wrong)}; it does not "
             "go live, the live bundle stays"
         )
+
+
+async def _wait_for_api(
+    api_url: str, bundle_id: str, console: Console, config: PublishConfig
+) -> None:
+    """Return when the API of this machine serves the bundle, or warn that it does not.
+
+    The pointer has moved, so this is a courtesy to whoever asks for recommendations next.
+    """
+    patience = ClientConfig(timeout_s=2.0, retries=0)
+    deadline = Deadline.after_ms(config.api_timeout_s * 1e3)
+    found = "no answer"
+    async with AsyncClient(api_url, patience) as client:
+        while deadline.remaining_s() > 0:
+            try:
+                found = (await client.ready()).bundle or "no bundle"
+            except RecsysError as error:
+                found = str(error)
+            if found == bundle_id:
+                return
+            await asyncio.sleep(0.05)
+    console.print(f"[yellow]the API at {api_url} does not serve {bundle_id} yet: {found}[/yellow]")
 
 
 async def _unload_others(server: TritonServer, settings: Settings, keep: set[str]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -49,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RecsysError as error:
         sys.stderr.write(f"serving.api: {error}\n")
         return 2
+    for stopping in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal again once it has stopped; by then there is nothing to do.
+        signal.signal(stopping, lambda *_: None)
     app = create_app(lambda: open_services(settings, endpoints))
     # What is here now stays: the collector need not walk it at every full pass.
     gc.collect()

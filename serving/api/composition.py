@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import import_module
 
 from recsys.bundle.served import ServedBundle, load_served_bundle
 from recsys.bundle.store import LIVE_FILE, BundleStore
@@ -68,6 +69,8 @@ async def open_services(settings: Settings, endpoints: Endpoints) -> AsyncIterat
     )
     events.start()
     exposures.start()
+    # Reading a bundle needs it; imported beside the first requests rather than before them.
+    reading = asyncio.create_task(asyncio.to_thread(import_module, "recsys.data.catalogue"))
     following = asyncio.create_task(bundles.run(), name="follow the live bundle")
     following.add_done_callback(_report)
     try:
@@ -84,6 +87,7 @@ async def open_services(settings: Settings, endpoints: Endpoints) -> AsyncIterat
             },
         )
     finally:
+        await reading
         following.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await following

@@ -1,0 +1,243 @@
+"""The API over real Triton, Redis and Kafka: nothing in the request path is a double."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from rich.console import Console
+
+from recsys import Client, endpoints
+from recsys.bundle.load import load_serving_model
+from recsys.bundle.store import BundleStore
+from recsys.client import ClientConfig, NotFoundError
+from recsys.clock import now_ms
+from recsys.endpoints import BrokerProfile, Endpoints
+from recsys.events.kafka import connect_reader, ensure_topics
+from recsys.events.topics import Topics
+from recsys.features import plan as plans
+from recsys.feedback.exposure import decode_exposure
+from recsys.inference.compute import answer as compute
+from recsys.inference.triton import model_name
+from recsys.settings import Settings
+from serving.model_repository.item_reader import connect_item_reader
+from serving.model_repository.refresh import padded
+from serving.publish import publish
+from tests.servers import TritonServer, free_ports
+from tests.serving.untrained_bundle import add_untrained_bundle, item_id
+
+pytestmark = pytest.mark.servers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    settings: Settings
+    endpoints: Endpoints
+    client: Client
+    bundles: tuple[str, str]
+    log: Path
+
+
+def wait_for(check: Callable[[], bool], what: str, timeout_s: float = 30.0) -> float:
+    start = time.monotonic()
+    while not check():
+        assert time.monotonic() - start < timeout_s, f"waited {timeout_s} s for {what}"
+        time.sleep(0.01)
+    return time.monotonic() - start
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory,
+    redis_url: str,
+    broker: tuple[str, BrokerProfile],
+    triton: TritonServer,
+) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("api")
+    variables = {
+        "RECSYS_STATE_DIR": str(folder / "var"),
+        "RECSYS_NAMESPACE": f"t{uuid.uuid4().hex[:8]}",
+        "RECSYS_PARTITIONS": "2",
+        "RECSYS_API_PORT": str(free_ports(1)),
+    }
+    settings = Settings.model_validate(variables)
+    # The session's Triton looks into its own repository.
+    settings.state_dir.mkdir(parents=True)
+    triton.model_repository.mkdir(parents=True, exist_ok=True)
+    settings.model_repository.symlink_to(triton.model_repository)
+    where = Endpoints(
+        kafka_bootstrap_servers=broker[0],
+        broker_profile=broker[1],
+        redis_url=redis_url,
+        triton_grpc_url=triton.grpc_url,
+    )
+    endpoints.write(settings, where)
+    plan = plans.ensure(settings.state_dir, project=settings.namespace)
+    first = add_untrained_bundle(settings.bundle_dir, plan, seed=1)
+    second = add_untrained_bundle(settings.bundle_dir, plan, seed=2)
+    ensure_topics(settings, where, Topics(namespace=settings.namespace).all())
+    environment = os.environ | variables
+    log = folder / "log"
+    processes = []
+    with log.open("wb") as output:
+        for module in ("serving.stream_worker", "serving.api"):
+            command = [sys.executable, "-m", module]
+            processes.append(
+                subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+            )
+    url = f"http://{settings.host}:{settings.api_port}"
+    try:
+        with Client(url, ClientConfig(retries=0, timeout_s=10.0)) as client:
+            wait_for(lambda: _answers(url), f"the API: {log.read_text()}")
+            wait_for((settings.run_dir / "stream_worker.ready").exists, "the stream worker")
+            yield Running(
+                settings=settings,
+                endpoints=where,
+                client=client,
+                bundles=(first, second),
+                log=log,
+            )
+    finally:
+        for process in processes:
+            process.terminate()
+        codes = [process.wait(timeout=20) for process in processes]
+    assert codes == [0, 0], log.read_text()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz", timeout=1.0).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def click(user_id: str, item: str) -> dict[str, object]:
+    return {
+        "kind": "interaction",
+        "event_id": uuid.uuid4().hex,
+        "event_time_ms": now_ms(),
+        "user_id": user_id,
+        "item_id": item,
+        "type": "click",
+    }
+
+
+def publish_and_wait(running: Running, bundle_id: str) -> tuple[str, ...]:
+    published = publish(running.settings, running.endpoints, bundle_id, console=Console(quiet=True))
+    wait_for(lambda: running.client.ready().bundle == bundle_id, "the API to take the bundle up")
+    return published.unloaded
+
+
+def test_publish_serve_click_and_publish_again(running: Running) -> None:
+    client, (first, second) = running.client, running.bundles
+    assert client.ready().bundle is None
+    publish_and_wait(running, first)
+    assert client.ready().ready
+
+    user = f"user-{uuid.uuid4().hex[:8]}"
+    before = client.recommend(user, k=5, explain=True)
+    assert (before.bundle, before.rung, before.known) == (first, "full", False)
+    assert len(before.items) == 5
+    assert before.item_features_age_ms is not None
+
+    clicked = before.items[0].item_id
+    sent = time.monotonic()
+    assert client.send_events([click(user, clicked)]).accepted == 1
+
+    def has_changed() -> bool:
+        ids = [item.item_id for item in client.recommend(user, k=5).items]
+        return clicked not in ids and ids != [item.item_id for item in before.items][1:]
+
+    wait_for(has_changed, "the click to change the answer")
+    assert time.monotonic() - sent < 5.0  # a second is the promise; the test machine may be busy
+    after = client.recommend(user, k=5, explain=True)
+    assert after.known
+    assert after.features is not None
+    assert after.features.history[0].item_id == clicked
+
+    ranked = client.rank(user, [item_id(9), "no such item", item_id(3)], explain=True)
+    assert [item.known for item in ranked.items] == [True, True, False]
+    assert len(client.similar(item_id(5), k=7).items) == 7
+    with pytest.raises(NotFoundError):
+        client.similar("no such item")
+
+    # A second bundle beside the first; the first stays for a rollback, and comes back by pointer.
+    assert publish_and_wait(running, second) == ()
+    assert client.recommend(user, k=5).bundle == second
+    BundleStore(running.settings.bundle_dir).rollback()
+    wait_for(lambda: client.recommend(user).bundle == first, "the rollback", timeout_s=5.0)
+    assert client.recommend(user).rung == "full"
+
+
+def test_served_scores_are_those_of_the_bundle_itself(running: Running) -> None:
+    import torch
+
+    bundle_id = running.bundles[0]
+    publish_and_wait(running, bundle_id)
+    served = running.client.recommend("somebody-new", k=20, explain=True)
+    topics = Topics(namespace=running.settings.namespace)
+    reader = connect_reader(
+        running.settings, running.endpoints, topics=[topics.exposures], group="test"
+    )
+    found = []
+    try:
+
+        def logged() -> bool:
+            records = reader.poll(timeout_ms=100, max_records=1000)
+            found.extend(decode_exposure(record.value) for record in records)
+            return any(exposure.request_id == served.request_id for exposure in found)
+
+        wait_for(logged, "the exposure")
+    finally:
+        reader.close()
+    exposure = next(e for e in found if e.request_id == served.request_id)
+    assert exposure.item_ids == [item.item_id for item in served.items]
+    # The exposure holds all it takes to compute the answer again, in another process.
+    folder = BundleStore(running.settings.bundle_dir).path(bundle_id)
+    model = load_serving_model(folder)
+    items = connect_item_reader(folder, running.settings.state_dir)()
+    model.set_item_activity(padded(items), items.as_of_ms)
+    inputs = {
+        name: torch.from_numpy(record.array().copy()) for name, record in exposure.features.items()
+    }
+    inputs |= {
+        "exclude_index": torch.zeros((1, 1), dtype=torch.int32),
+        "exclude_history": torch.ones((1, 1), dtype=torch.bool),
+        "k": torch.full((1, 1), 20, dtype=torch.int32),
+    }
+    again = compute(model, inputs, num_candidates=200)
+    assert [item_id(row) for row in again["item_index"][0].tolist()] == exposure.item_ids
+    assert torch.allclose(again["score"][0], torch.tensor(exposure.scores), atol=1e-5)
+
+
+def test_model_server_that_forgot_its_models_is_reloaded(running: Running) -> None:
+    import asyncio
+
+    from recsys.inference.triton import TritonServer as Connection
+
+    publish_and_wait(running, running.bundles[0])
+
+    async def unload() -> None:
+        async with Connection(running.endpoints.require_triton()) as server:
+            await server.unload(model_name(running.bundles[0]))
+
+    asyncio.run(unload())
+    assert running.client.recommend("ann", k=3).rung in ("popular", "full")
+    wait_for(lambda: running.client.recommend("ann", k=3).rung == "full", "the model to be back")
+
+
+def test_unknown_bundle_and_damaged_bundle_do_not_go_live(running: Running) -> None:
+    from recsys.errors import BundleError
+
+    publish_and_wait(running, running.bundles[0])
+    with pytest.raises(BundleError, match="no bundle"):
+        publish(running.settings, running.endpoints, "0" * 16, console=Console(quiet=True))
+    assert running.client.ready().bundle == running.bundles[0]
