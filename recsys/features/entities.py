@@ -92,6 +92,12 @@ class Entities:
         self.item_activity: View = plan.view(names.ITEM_ACTIVITY)
         self.item_profile: View = plan.view(names.ITEM_PROFILE)
         self.pair_activity: View = plan.view(names.USER_CATEGORY_ACTIVITY)
+        self.layout = "-".join(
+            view.layout_hash
+            for view in (
+                self.user_activity, self.user_history, self.item_activity, self.pair_activity
+            )
+        )  # fmt: skip
         self.user_key = EntityKeys(self.user_activity, plan.project).of
         self.item_key = EntityKeys(self.item_activity, plan.project).of
         self._pair_key = EntityKeys(self.pair_activity, plan.project).of

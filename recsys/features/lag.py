@@ -11,7 +11,7 @@ from recsys.events.kafka import latest_positions
 from recsys.events.log import TopicPartition
 from recsys.events.log_files import committed_ranges, read_commit
 from recsys.events.topics import Topics
-from recsys.features.lease import positions_key
+from recsys.features.progress import StoredProgress
 from recsys.features.redis_hashes import RedisHashes
 from recsys.settings import Settings
 
@@ -65,11 +65,9 @@ def measure_lag(settings: Settings, endpoints: Endpoints) -> list[PartitionLag]:
 def _applied(
     store: RedisHashes, topics: Topics, partitions: Sequence[TopicPartition]
 ) -> dict[TopicPartition, int]:
-    fields = [f"{at.topic}/{at.partition}".encode() for at in partitions]
-    ((found),) = store.read([(positions_key(topics.namespace), fields)])
-    return {
-        at: int(value) for at, value in zip(partitions, found, strict=True) if value is not None
-    }
+    progress = StoredProgress(store, topics.namespace)
+    found = {at: progress.of(at) for at in partitions}
+    return {at: position - base for at, (position, base) in found.items() if position is not None}
 
 
 def positions_on_disk(event_log_dir: Path, topics: Sequence[str]) -> dict[TopicPartition, int]:

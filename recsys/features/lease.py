@@ -112,6 +112,11 @@ class LeasedWriter:
         value = self._client.get(self._key)
         return value.decode() if isinstance(value, bytes) else None
 
+    def take(self) -> None:
+        """Take the lease from whoever holds it: its next write fails and it stands by."""
+        self._client.set(self._key, self._token, px=self._lease_ms)
+        self._start_keeper()
+
     def check(self) -> None:
         """Raise LeaseLostError when the lease was found to be gone."""
         if self._lost_it.is_set():
@@ -164,8 +169,3 @@ def _is_dead(holder: str) -> bool:
 def lease_key(namespace: str) -> str:
     """Give the Redis key of the lease."""
     return f"{namespace}:features:lease"
-
-
-def positions_key(namespace: str) -> bytes:
-    """Give the Redis key of how far the stream has got: ``topic/partition`` to next offset."""
-    return f"{namespace}:features:positions".encode()

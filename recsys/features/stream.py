@@ -88,6 +88,11 @@ class FeatureStream:
         self._windows: dict[TopicPartition, DuplicateWindow] = {}
         self.forget()
 
+    @property
+    def layout(self) -> str:
+        """Layout of the state it writes: changes with the declarations of any stateful view."""
+        return self._entities.layout
+
     def forget(self) -> None:
         """Drop everything remembered of the store; it is read again as needed."""
         self._users: dict[str, UserState] = {}

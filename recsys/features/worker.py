@@ -52,8 +52,6 @@ class WorkerConfig:
     """Committed positions are for monitoring; the store has its own."""
     lag_every_s: float = 5.0
     """How often the lag is asked for and logged."""
-    flush_request_every_s: float = 0.2
-    """How often an idle worker looks whether somebody waits for the event log."""
     disk_retry_s: float = 1.0
     """Pause before the event log is tried again on a full disk."""
 
@@ -123,8 +121,7 @@ class WorkerRun:
         self._earliest = {at: first for at, (first, _) in bounds.items()}
         for at, (first, end) in bounds.items():
             self._find(at, first, end)
-        self._flushed_for: bytes | None = None
-        self._committed_s = self._lag_s = self._asked_s = time.monotonic()
+        self._committed_s = self._lag_s = time.monotonic()
 
     def _find(self, at: TopicPartition, first: int, end: int) -> None:
         """Find the first record of a partition that is not in the store yet."""
@@ -171,7 +168,6 @@ class WorkerRun:
             self._handle(records)
         else:
             self._with_disk(self._sink.flush_if_due)
-            self._flush_if_asked()
         self._keep()
         return len(records)
 
@@ -253,16 +249,6 @@ class WorkerRun:
                 continue
             logger.warning("event log can be written again")
             return
-
-    def _flush_if_asked(self) -> None:
-        """Write the event log now when somebody waits for it (``recsys lag --wait``)."""
-        now_s = time.monotonic()
-        if now_s - self._asked_s < self._config.flush_request_every_s:
-            return
-        self._asked_s = now_s
-        if self._progress.flush_request() not in (None, self._flushed_for):
-            self._with_disk(self._sink.flush)
-            self._flushed_for = self._progress.flush_request()
 
     def _keep(self) -> None:
         self._lease.check()

@@ -94,8 +94,8 @@ class World:
 
     def told(self) -> int:
         """Give how many records the store has been told of."""
-        found = self.redis.hgetall(f"{self.settings.namespace}:features:positions")
-        return sum(int(value) for value in found.values())  # type: ignore[union-attr]
+        found = self.redis.hgetall(f"{self.settings.namespace}:features:progress")
+        return sum(int(v) for k, v in found.items() if k[:5] != b"base:" and b"/" in k)  # type: ignore[union-attr]
 
     def content(self) -> dict[bytes, dict[bytes, bytes]]:
         """Give all bytes of this namespace, the lease left out."""
