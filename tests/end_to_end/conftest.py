@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests import servers
-from tests.end_to_end.system import System
+from tests.end_to_end.system import System, start_system
 
 WORLD = ("--users", "300", "--items", "200", "--days", "8", "--world-start", "recent")
-
-
-def start_system(folder: Path, **changes: object) -> System:
-    """Give a system with ports, a folder and a namespace of its own; nothing runs yet."""
-    return System(
-        servers.session_settings(
-            folder.name,
-            RECSYS_STATE_DIR=folder / "var",
-            RECSYS_NAMESPACE=f"e{uuid.uuid4().hex[:8]}",
-            RECSYS_PARTITIONS=2,
-            **changes,
-        )
-    )
 
 
 @pytest.fixture(scope="module")

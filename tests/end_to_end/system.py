@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from recsys.client import Client
 from recsys.endpoints import Endpoints, resolve
 from recsys.settings import Settings
+from tests import servers
 
 
 @dataclass(frozen=True)
@@ -59,3 +62,16 @@ class System:
     def status(self) -> dict[str, Any]:
         """Give what `recsys status` knows, by server."""
         return json.loads(self.run("status", "--json"))
+
+
+def start_system(folder: Path, **changes: object) -> System:
+    """Give a system with ports, a folder and a namespace of its own; nothing runs yet."""
+    return System(
+        servers.session_settings(
+            folder.name,
+            RECSYS_STATE_DIR=folder / "var",
+            RECSYS_NAMESPACE=f"e{uuid.uuid4().hex[:8]}",
+            RECSYS_PARTITIONS=2,
+            **changes,
+        )
+    )

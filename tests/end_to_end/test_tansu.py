@@ -10,7 +10,7 @@ import pytest
 from recsys.clock import now_ms
 from recsys.events.schema import InteractionEvent, ItemEvent
 from recsys.features import plan as plans
-from tests.end_to_end.conftest import start_system
+from tests.end_to_end.system import start_system
 from tests.serving.untrained_bundle import add_untrained_bundle, item_id
 
 
