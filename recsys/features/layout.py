@@ -51,6 +51,23 @@ class EntityKeys:
         return b"".join(parts)
 
 
+def project_of_key(key: bytes) -> str | None:
+    """Give the project an entity key belongs to; ``None`` for a key of another kind."""
+    try:
+        (count,) = struct.unpack_from("<I", key)
+        if not 1 <= count <= 16:
+            return None
+        at = 4
+        for _ in range(2 * count):  # names of the join keys, then values: type, length, bytes
+            kind, length = struct.unpack_from("<II", key, at)
+            at += 8 + length
+            if kind > 64 or at > len(key):
+                return None
+        return key[at:].decode()
+    except (struct.error, UnicodeDecodeError):
+        return None
+
+
 def _varint(value: int) -> bytes:
     value &= 0xFFFFFFFFFFFFFFFF
     out = bytearray()

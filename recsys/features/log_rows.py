@@ -123,7 +123,7 @@ class CategoryTimeline:
         return columns[place]  # -1 takes the appended one
 
 
-def codes_of(distinct: pl.Series, ids: Sequence[str]) -> Int64s:
+def codes_of(distinct: pl.Series, ids: Sequence[str] | pl.Series) -> Int64s:
     """Give the place of each id in a sorted distinct series; -1 when it is absent."""
     if not len(distinct) or not len(ids):
         return np.full(len(ids), -1, dtype=np.int64)
@@ -131,6 +131,20 @@ def codes_of(distinct: pl.Series, ids: Sequence[str]) -> Int64s:
     table = pl.DataFrame({"id": distinct}).with_row_index("code")
     joined = wanted.join(table, on="id", how="left", maintain_order="left")
     return joined["code"].cast(pl.Int64).fill_null(-1).to_numpy().copy()
+
+
+def without_duplicates(frame: pl.DataFrame) -> pl.DataFrame:
+    """Leave out events seen before, and sort by log position where the frame has one.
+
+    With positions the rule is that of ``duplicates.py``; without, an id counts once.
+    """
+    order = ["topic", "partition", "offset"]
+    if not set(order) <= set(frame.columns):
+        return frame.unique("event_id", keep="first", maintain_order=True)
+    frame = frame.sort(order)
+    before = pl.col("offset").shift(1).over("topic", "partition", "event_id")
+    again = (pl.col("offset") - before <= HORIZON).fill_null(False) & (pl.col("kind") != "item")
+    return frame.filter(~again)
 
 
 def read_rows(log: pl.DataFrame | pl.LazyFrame) -> LogRows:
@@ -143,12 +157,7 @@ def read_rows(log: pl.DataFrame | pl.LazyFrame) -> LogRows:
     ]
     order = [name for name in ("topic", "partition", "offset") if name in present]
     frame = lazy.select(*wanted, *order).collect()
-    if len(order) == 3:
-        frame = frame.sort(order)
-        before = pl.col("offset").shift(1).over("topic", "partition", "event_id")
-        frame = frame.filter((pl.col("offset") - before > HORIZON).fill_null(True))
-    else:
-        frame = frame.unique("event_id", keep="first", maintain_order=True)
+    frame = without_duplicates(frame)
 
     acted = frame.filter(pl.col("kind").is_in(["interaction", "feedback"])).select(
         "user_id", "item_id", "event_time_ms", "kind", "type", "value"
@@ -174,8 +183,8 @@ def read_rows(log: pl.DataFrame | pl.LazyFrame) -> LogRows:
     user_ids = pl.concat([behaviour["user_id"], users["user_id"]]).unique().sort()
     item_ids = pl.concat([behaviour["item_id"], items["item_id"]]).unique().sort()
     types = behaviour["type"].unique().sort()
-    user = codes_of(user_ids, behaviour["user_id"])  # type: ignore[arg-type]
-    item = codes_of(item_ids, behaviour["item_id"])  # type: ignore[arg-type]
+    user = codes_of(user_ids, behaviour["user_id"])
+    item = codes_of(item_ids, behaviour["item_id"])
     time_ms = behaviour["event_time_ms"].to_numpy().astype(np.int64)
     rows = Rows(
         owner=user,
@@ -184,14 +193,14 @@ def read_rows(log: pl.DataFrame | pl.LazyFrame) -> LogRows:
         kind=behaviour["kind"]
         .replace_strict({kind: n for n, kind in enumerate(KINDS)}, return_dtype=pl.UInt8)
         .to_numpy(),
-        event_type=codes_of(types, behaviour["type"]),  # type: ignore[arg-type]
+        event_type=codes_of(types, behaviour["type"]),
         types=types.to_list(),
     )
 
-    item_of_event = codes_of(item_ids, items["item_id"])  # type: ignore[arg-type]
+    item_of_event = codes_of(item_ids, items["item_id"])
     item_time = items["event_time_ms"].to_numpy().astype(np.int64)
     item_order = np.lexsort((np.arange(len(item_time)), item_time, item_of_event))
-    user_of_event = codes_of(user_ids, users["user_id"])  # type: ignore[arg-type]
+    user_of_event = codes_of(user_ids, users["user_id"])
     user_time = users["event_time_ms"].to_numpy().astype(np.int64)
     user_order = np.lexsort((np.arange(len(user_time)), user_time, user_of_event))
     return LogRows(

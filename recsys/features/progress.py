@@ -7,7 +7,7 @@ backfill is under way. Whoever reads it finds everything before the positions ap
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from recsys.errors import ConfigurationError
 from recsys.events.log import TopicPartition
@@ -35,7 +35,7 @@ class StoredProgress:
         Their difference is the offset of the next record to apply.
         """
         ((position, base),) = self._store.read([(self._key, [_position(at), _base(at)])])
-        return (None if position is None else int(position)), int(base or 0)
+        return (int(position) if position else None), int(base or 0)
 
     def check(self, layout: str) -> None:
         """See that the store holds whole features of these declarations, or none.
@@ -61,12 +61,18 @@ class StoredProgress:
         layout: str,
         *,
         in_backfill: bool = False,
+        forgotten: Collection[TopicPartition] = (),
     ) -> Write:
-        """Give the write that says how far all writes before it have got."""
+        """Give the write that says how far all writes before it have got.
+
+        ``forgotten`` partitions begin where the log does.
+        """
         fields = {_LAYOUT: layout.encode(), _BACKFILL: b"1" if in_backfill else b""}
         for at, position in positions.items():
             fields[_position(at)] = b"%d" % position
             fields[_base(at)] = b"%d" % bases[at]
+        for at in forgotten:
+            fields[_position(at)] = fields[_base(at)] = b""
         return self._key, fields
 
 

@@ -126,10 +126,11 @@ class FeatureStream:
         note = self.note
         everything = list(batch)
         fresh = [(record, event) for record, event in everything if not note(record, event)]
-        writes = self._apply(columns_of(fresh, _Sources(self._topics))) if fresh else []
+        writes = self.apply_columns(columns_of(fresh, _Sources(self._topics))) if fresh else []
         return writes, len(everything) - len(fresh)
 
-    def _apply(self, batch: BatchColumns) -> list[Write]:
+    def apply_columns(self, batch: BatchColumns) -> list[Write]:
+        """Apply events as columns, duplicates already removed; gives what to write."""
         if len(self._users) + len(self._items) + len(self._pairs) > self._max_remembered:
             self.forget()
         e = self._entities

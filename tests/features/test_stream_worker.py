@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
+from rich.console import Console
 
 from recsys.clock import DAY_MS, HOUR_MS, now_ms
 from recsys.endpoints import Endpoints
@@ -21,13 +22,14 @@ from recsys.events.codec import encode
 from recsys.events.event_log import verify
 from recsys.events.kafka import connect_reader, connect_writer, ensure_topics
 from recsys.events.log import EventWriter
-from recsys.events.schema import Event, InteractionEvent
+from recsys.events.schema import Event, InteractionEvent, ItemEvent
 from recsys.events.topics import Topics
 from recsys.features.history import ItemHistory, UserHistory
 from recsys.features.lease import LeasedWriter, LeaseLostError, lease_key
 from recsys.features.online import OnlineReader
 from recsys.features.plan import PLAN_FILE, Plan, default_repository, definitions_hash
 from recsys.settings import Settings
+from serving import backfill
 from tests.features.worlds import assert_equal_users, random_events, small_plan, vocabulary
 
 pytestmark = pytest.mark.servers
@@ -144,7 +146,7 @@ def test_killed_at_any_moment_leaves_the_same_bytes(world: World) -> None:
         rng, start_ms=start_ms, span_ms=2 * DAY_MS, num_events=6000, late_ms=HOUR_MS
     )
     writer = world.writer()
-    items = [e for e in events if type(e).__name__ == "ItemEvent"]
+    items = [e for e in events if isinstance(e, ItemEvent)]
     world.send(writer, items)
     behaviour = events[len(items) :]
     behaviour += [behaviour[k] for k in rng.integers(0, len(behaviour), 200)]  # sent twice
@@ -268,3 +270,32 @@ def test_a_writer_whose_lease_is_gone_writes_nothing(redis_url: str, namespace: 
     finally:
         client.delete(key, lease_key(namespace))
         client.close()
+
+
+def test_a_backfill_while_the_worker_runs_leaves_the_same_bytes(world: World) -> None:
+    rng = np.random.default_rng(12)
+    events = random_events(rng, start_ms=now_ms() - 3 * DAY_MS, span_ms=2 * DAY_MS, num_events=1500)
+    writer = world.writer()
+    items = [e for e in events if isinstance(e, ItemEvent)]
+    world.send(writer, items)
+    world.send(writer, events[len(items) : 1000])
+    worker = world.start_worker()
+    world.wait_ready(worker)
+    wait_told(world, 1000)
+    worker.send_signal(signal.SIGUSR1)  # the event log holds these, not those that follow
+    wait_for(lambda: num_logged(world) == 1000, 20)
+    world.send(writer, events[1000:])
+    writer.close()
+    wait_told(world, len(events))
+    content = world.content()
+    for key in list(content)[::3]:  # half of the store is lost or spoiled
+        if b"progress" not in key:
+            world.redis.delete(key)
+    backfill.run(world.settings, world.endpoints, world.plan, Console(quiet=True))
+    wait_told(world, len(events))
+    assert world.content() == content
+    assert worker.poll() is None
+
+
+def num_logged(world: World) -> int:
+    return verify(world.settings.event_log_dir).num_rows

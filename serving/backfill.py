@@ -1,0 +1,161 @@
+"""Compute all features anew from the event log: after a change of feature_repo, or a lost Redis.
+
+Usage::
+
+    python -m serving.backfill          # or: recsys backfill
+
+A running stream worker need not be stopped: this takes the lease from it for the moment of
+writing, and the worker then goes on from the position the event log reached. Interrupted while it
+writes, run it again: the worker waits until it is whole. Prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
+
+import redis
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from recsys.endpoints import Endpoints, resolve
+from recsys.errors import RecsysError
+from recsys.events.kafka import latest_positions
+from recsys.events.log import TopicPartition
+from recsys.events.topics import Topics
+from recsys.features import plan as plans
+from recsys.features.backfill import Backfilled, backfill
+from recsys.features.hashes import Write
+from recsys.features.layout import project_of_key
+from recsys.features.lease import LeasedWriter
+from recsys.features.plan import Plan
+from recsys.features.positions import POSITIONS_FIELD
+from recsys.features.progress import StoredProgress
+from recsys.features.redis_hashes import RedisHashes, connect
+from recsys.settings import Settings
+
+_WRITE_AT_ONCE = 2_048
+"""Entities between two steps of the progress bar."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Backfill; 0 when done, 1 with one line when it cannot be done."""
+    parser = argparse.ArgumentParser(
+        prog="recsys backfill", description="compute all features anew from the event log"
+    )
+    parser.parse_args(argv)
+    settings = Settings()  # type: ignore[call-arg]
+    began_s = time.monotonic()
+    try:
+        endpoints = resolve(settings)
+        endpoints.require_redis()
+        plan = plans.ensure(settings.state_dir, project=settings.namespace)
+        result = run(settings, endpoints, plan, Console(stderr=True))
+    except (RecsysError, redis.RedisError) as error:
+        sys.stderr.write(f"recsys backfill: {error}\n")
+        return 1
+    report = {
+        "events": result.num_events,
+        "entities": len(result.hashes.content),
+        "seconds": round(time.monotonic() - began_s, 2),
+        "plan": plan.schema_hash,
+    }
+    sys.stdout.write(json.dumps(report) + "\n")
+    return 0
+
+
+def run(
+    settings: Settings, endpoints: Endpoints, plan: Plan, console: Console
+) -> Backfilled:  # fmt: skip
+    """Compute, then write under the lease."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("events of the log", total=None)
+        result = backfill(
+            settings.event_log_dir,
+            plan,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+        url = endpoints.require_redis()
+        client = connect(url)
+        store = RedisHashes(url)
+        lease = LeasedWriter(client, settings.namespace)
+        try:
+            lease.take()
+            topics = Topics(namespace=settings.namespace)
+            every = latest_positions(settings, endpoints, [topics.items, topics.behaviour])
+            task = progress.add_task("entities", total=len(result.hashes.content))
+            _write(
+                lease,
+                StoredProgress(store, settings.namespace),
+                result,
+                every.keys() - result.positions.keys(),
+                lambda done: progress.update(task, advance=done),
+                lambda: remove_others(client, settings.namespace, result, lease),
+            )
+        finally:
+            lease.release()
+            store.close()
+            client.close()
+    return result
+
+
+def _write(
+    lease: LeasedWriter,
+    progress: StoredProgress,
+    result: Backfilled,
+    forgotten: Collection[TopicPartition],
+    done: Callable[[int], None],
+    remove: Callable[[], int],
+) -> None:
+    def say(*, in_backfill: bool) -> Write:
+        return progress.fields(
+            result.positions,
+            result.bases,
+            result.layout,
+            in_backfill=in_backfill,
+            forgotten=forgotten,  # nothing of them is in the event log yet
+        )
+
+    # From here until the end the store is half old, half new: the mark keeps workers waiting.
+    lease.write([say(in_backfill=True)])
+    writes: list[Write] = list(result.hashes.content.items())
+    for start in range(0, len(writes), _WRITE_AT_ONCE):
+        part = writes[start : start + _WRITE_AT_ONCE]
+        lease.write(part)
+        done(len(part))
+    remove()
+    lease.write([say(in_backfill=False)])
+
+
+def remove_others(
+    client: redis.Redis, namespace: str, result: Backfilled, lease: LeasedWriter
+) -> int:
+    """Remove entities the stream made from records the event log does not have yet.
+
+    The stream makes them again from where the log ends. Hashes that Feast alone wrote stay.
+    """
+    removed = 0
+    kept = result.hashes.content
+    batch: list[bytes] = [
+        key
+        for key in client.scan_iter(count=1000)
+        if project_of_key(key) == namespace and key not in kept
+    ]
+    for start in range(0, len(batch), 1000):
+        part = batch[start : start + 1000]
+        with client.pipeline(transaction=False) as pipeline:
+            for key in part:
+                pipeline.hexists(key, POSITIONS_FIELD)  # type: ignore[arg-type]
+            ours = [key for key, mine in zip(part, pipeline.execute(), strict=True) if mine]
+        lease.check()
+        if ours:
+            removed += int(client.unlink(*ours))  # type: ignore[arg-type]
+    return removed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
