@@ -135,10 +135,15 @@ class TritonServer:
             answer = await self._stub.ModelInfer(request, timeout=deadline.remaining_s())
         except grpc.RpcError as error:
             raise _stage_error(stage, name, self.address, error) from error
-        return {
-            output.name: _array(output, raw)
-            for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
-        }
+        try:
+            return {
+                output.name: _array(output, raw)
+                for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
+            }
+        except ValueError as error:  # a shape without its data
+            raise StageError(
+                f"{stage}: {name} answered with broken tensors: {error}", stage=stage
+            ) from error
 
     async def close(self) -> None:
         """Let go of the connection."""

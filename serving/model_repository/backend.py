@@ -20,9 +20,10 @@ from recsys.bundle.load import load_serving_model
 from recsys.errors import RecsysError
 from recsys.inference.collate import split_rows
 from recsys.inference.compute import answer
-from serving.model_repository.item_reader import connect_item_reader
+from serving.model_repository.item_reader import ItemReader
 from serving.model_repository.refresh import ItemRefresher
 from serving.model_repository.stacking import pad_and_stack
+from serving.model_repository.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +44,21 @@ class TritonPythonModel:
         bundle_path = Path(parameters["bundle_path"])
         self._model = load_serving_model(bundle_path, device="cpu")
         self._num_candidates = int(parameters["num_candidates"])
+        self._turns = Turns()
         self._refresher = ItemRefresher(
             self._model,
-            lambda: connect_item_reader(bundle_path, Path(parameters["state_dir"])),
+            lambda: ItemReader(bundle_path, Path(parameters["state_dir"])),
+            turns=self._turns,
             interval_s=int(parameters["refresh_interval_ms"]) / 1e3,
         )
         self._refresher.start()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch. Requests with the same set of inputs are computed together."""
+        with self._turns.turn():
+            return self._execute(requests)
+
+    def _execute(self, requests: list[Any]) -> list[Any]:
         calls = [
             {tensor.name(): torch.from_dlpack(tensor.to_dlpack()) for tensor in request.inputs()}
             for request in requests

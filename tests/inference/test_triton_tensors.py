@@ -79,7 +79,7 @@ def test_dlpack_keeps_the_data_and_an_array_does_not(triton: TritonFixture) -> N
             answer = await ask(server, ["flag_out", "whole_out"])
             assert answer["whole_out"].tolist() == (whole + 1).tolist()
             assert answer["flag_out"].tolist() == [[False]]
-            with pytest.raises((StageError, ValueError)):
+            with pytest.raises(StageError):
                 await ask(server, ["by_array"])
             with pytest.raises(DeadlineExceededError):
                 await ask(server, ["whole_out"], slow=True)

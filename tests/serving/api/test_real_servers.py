@@ -28,8 +28,9 @@ from recsys.feedback.exposure import decode_exposure
 from recsys.inference.compute import answer as compute
 from recsys.inference.triton import model_name
 from recsys.settings import Settings
-from serving.model_repository.item_reader import connect_item_reader
-from serving.model_repository.refresh import padded
+from serving.model_repository.item_reader import ItemReader
+from serving.model_repository.refresh import ItemRefresher
+from serving.model_repository.turns import Turns
 from serving.publish import publish
 from tests.servers import TritonServer, free_ports
 from tests.serving.untrained_bundle import add_untrained_bundle, item_id
@@ -203,8 +204,9 @@ def test_served_scores_are_those_of_the_bundle_itself(running: Running) -> None:
     # The exposure holds all it takes to compute the answer again, in another process.
     folder = BundleStore(running.settings.bundle_dir).path(bundle_id)
     model = load_serving_model(folder)
-    items = connect_item_reader(folder, running.settings.state_dir)()
-    model.set_item_activity(padded(items), items.as_of_ms)
+    reader = ItemReader(folder, running.settings.state_dir)
+    ItemRefresher(model, lambda: reader, turns=Turns(), interval_s=1.0).refresh()
+    reader.close()
     inputs = {
         name: torch.from_numpy(record.array().copy()) for name, record in exposure.features.items()
     }
