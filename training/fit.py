@@ -79,7 +79,7 @@ def fit(
             neighbours=neighbours, activity=question.activity, as_of_ms=question.as_of_ms,
             available=torch.arange(table.num_items + 1) > 0, device=world.device,
         )  # fmt: skip
-        rounds.append(lists_of_round(prepared, question, model, seed=recipe.seed + number))
+        rounds.append(lists_of_round(prepared, question, model, ranker, seed=recipe.seed + number))
     run.train(RankerSteps(prepared, ranker, rounds, item_vectors, world).phase("ranker"))
     del rounds
 

@@ -31,67 +31,87 @@ SECOND_OBJECTIVE_SHARE = 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class RoundLists:
-    """Lists that share one state of the items."""
+    """Lists that share one state of the items, thinned to what steps look at."""
 
     activity: Tensor
-    context: Context
+    """``[N + 1, Fi]``."""
+    user_dense: Tensor
+    """``[E, Fu]``."""
     user_vectors: Tensor
     """``[E, D]``."""
     question: Tensor
-    """``[L]`` row of ``context``."""
+    """``[L]`` row of the two above."""
     candidate: Tensor
-    """``[L, C]`` int32."""
-    source_score: Tensor
-    """``[L, C, S]``."""
+    """``[L, W]`` int32, 0 pads."""
+    cross: Tensor
+    """``[L, W, X]`` raw cross features."""
     label: Tensor
-    """``[L, C, O]`` uint8."""
+    """``[L, W, O]`` uint8."""
     log_q: Tensor
-    """``[L, C]`` logarithm of the chance with which the place came into the list at all."""
+    """``[L, W]`` logarithm of the chance with which the place was kept."""
     weight: Tensor
-    """``[L]``."""
+    """``[L]``: how many users the list stands for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """Some lists of a round, thinned."""
+
+    question: Tensor
+    candidate: Tensor
+    cross: Tensor
+    label: Tensor
+    log_q: Tensor
 
 
 def lists_of_round(
-    prepared: Prepared, question: QuestionRound, model: TorchServingModel, *, seed: int
-) -> RoundLists:
+    prepared: Prepared, question: QuestionRound, model: TorchServingModel, ranker: Ranker, *,
+    seed: int,
+) -> RoundLists:  # fmt: skip
     """Make the lists of one round with the sources of ``model``."""
-    if question.shown is None:
-        return _retrieved(prepared, question, model)
-    return _shown(prepared, question, model, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    make = _retrieved if question.shown is None else _shown
+    # Users with histories of like length go together: the sources skip common padding.
+    order = (question.context["history_index"] != 0).sum(dim=1).argsort(stable=True)
+    parts = [
+        part
+        for rows in order.split(_CHUNK)
+        for part in make(prepared, question, rows, model, ranker, generator)
+    ]
+    questions = torch.cat([part.question for part in parts])
+    return RoundLists(
+        activity=question.activity,
+        user_dense=question.context["user_dense"],
+        user_vectors=model.user_vectors(question.context).cpu().clone(),
+        question=questions,
+        candidate=torch.cat([part.candidate for part in parts]),
+        cross=torch.cat([part.cross for part in parts]),
+        label=torch.cat([part.label for part in parts]),
+        log_q=torch.cat([part.log_q for part in parts]),
+        weight=question.weight[questions],
+    )
 
 
 def _retrieved(
-    prepared: Prepared, question: QuestionRound, model: TorchServingModel
-) -> RoundLists:
-    width = min(prepared.recipe.num_candidates, model.num_items)
+    prepared: Prepared, question: QuestionRound, rows: Tensor, model: TorchServingModel,
+    ranker: Ranker, generator: torch.Generator,
+) -> list[_Part]:  # fmt: skip
+    context = {k: v[rows] for k, v in question.context.items()}
+    scores = model.score_all(context)
+    taken = _taken(question, rows, model.num_items)
     later = (prepared.first_seen_ms > question.as_of_ms).nonzero().flatten().int()
-    parts: list[tuple[Tensor, Candidates, Tensor]] = []
-    for rows in torch.arange(len(question.weight)).split(_CHUNK):
-        context = {k: v[rows] for k, v in question.context.items()}
-        taken = _taken(question, rows, model.num_items)
-        for without_history in (False, True):
-            found = model.retrieve(
-                context,
-                num_candidates=width,
-                exclude_index=later.expand(len(rows), -1),
-                exclude_history=torch.full((len(rows), 1), without_history),
-            )
-            index = found.item_index.cpu().long()
-            label = taken.gather(1, index.unsqueeze(2).expand(-1, -1, taken.shape[2]))
-            parts.append((rows, Candidates(found.item_index.cpu(), found.source_score.cpu()), label))
-    questions = torch.cat([rows for rows, _, _ in parts])
-    candidate = torch.cat([found.item_index for _, found, _ in parts])
-    return RoundLists(
-        activity=question.activity,
-        context=question.context,
-        user_vectors=model.user_vectors(question.context).cpu(),
-        question=questions,
-        candidate=candidate,
-        source_score=torch.cat([found.source_score for _, found, _ in parts]),
-        label=torch.cat([label for _, _, label in parts]),
-        log_q=torch.zeros(candidate.shape),
-        weight=question.weight[questions],
-    )
+    parts = []
+    for without_history in (False, True):
+        found = model.choose(
+            context, scores,
+            num_candidates=min(prepared.recipe.num_candidates, model.num_items),
+            exclude_index=later.expand(len(rows), -1),
+            exclude_history=torch.full((len(rows), 1), without_history),
+        )  # fmt: skip
+        index = found.item_index.cpu().long()
+        label = taken.gather(1, index.unsqueeze(2).expand(-1, -1, taken.shape[2]))
+        parts.append(_part(prepared, rows, context, found, label, ranker, generator))
+    return parts
 
 
 def _taken(question: QuestionRound, rows: Tensor, num_items: int) -> Tensor:
@@ -104,31 +124,42 @@ def _taken(question: QuestionRound, rows: Tensor, num_items: int) -> Tensor:
 
 
 def _shown(
-    prepared: Prepared, question: QuestionRound, model: TorchServingModel,
-    generator: torch.Generator,
-) -> RoundLists:  # fmt: skip
+    prepared: Prepared, question: QuestionRound, rows: Tensor, model: TorchServingModel,
+    ranker: Ranker, generator: torch.Generator,
+) -> list[_Part]:  # fmt: skip
     assert question.shown is not None and question.shown_label is not None
-    num_lists, num_items = len(question.shown), model.num_items
+    shown, num_items = question.shown[rows], model.num_items
     extra = prepared.recipe.ranker.random_negatives
-    drawn = torch.randint(1, num_items + 1, (num_lists, extra), generator=generator).int()
-    is_shown = (drawn.unsqueeze(2) == question.shown.unsqueeze(1)).any(dim=2)
+    drawn = torch.randint(1, num_items + 1, (len(rows), extra), generator=generator).int()
+    is_shown = (drawn.unsqueeze(2) == shown.unsqueeze(1)).any(dim=2)
     is_later = prepared.first_seen_ms[drawn.long()] > question.as_of_ms
     drawn = drawn.masked_fill(is_shown | is_later, 0)
-    candidate = torch.cat([question.shown, drawn], dim=1)
-    label = F.pad(question.shown_label, (0, 0, 0, extra)).to(torch.uint8)
-    # Shown items are there with certainty. Drawn ones stand for the catalogue in the probabilities
-    # only as themselves: nobody knows what would have come of showing them.
-    scores = [
-        model.score_sources(
-            {k: v[rows] for k, v in question.context.items()}, candidate[rows]
-        ).source_score.cpu()
-        for rows in torch.arange(num_lists).split(_CHUNK)
-    ]
-    return RoundLists(
-        activity=question.activity, context=question.context,
-        user_vectors=model.user_vectors(question.context).cpu(),
-        question=torch.arange(num_lists), candidate=candidate, source_score=torch.cat(scores),
-        label=label, log_q=torch.zeros(candidate.shape), weight=question.weight,
+    label = F.pad(question.shown_label[rows], (0, 0, 0, extra)).to(torch.uint8)
+    context = {k: v[rows] for k, v in question.context.items()}
+    found = model.score_sources(context, torch.cat([shown, drawn], dim=1))
+    return [_part(prepared, rows, context, found, label, ranker, generator)]
+
+
+def _part(
+    prepared: Prepared, rows: Tensor, context: Context, found: Candidates, label: Tensor,
+    ranker: Ranker, generator: torch.Generator,
+) -> _Part:  # fmt: skip
+    candidate, device = found.item_index.cpu(), found.source_score.device
+    place, log_q = _thin(candidate, label, prepared.recipe.ranker.list_length, generator)
+
+    def thinned(values: Tensor) -> Tensor:
+        return values.gather(1, place.to(values.device).unsqueeze(2).expand(-1, -1, values.shape[2]))
+
+    kept = candidate.gather(1, place)
+    with torch.inference_mode():
+        cross = ranker.cross_features(
+            {k: v.to(device) for k, v in context.items()},
+            Candidates(kept.to(device), thinned(found.source_score)),
+        ).cpu()
+    # Out of inference mode: what is kept takes part in training.
+    return _Part(
+        question=rows, candidate=kept.clone(), cross=cross.clone(), label=thinned(label),
+        log_q=log_q,
     )  # fmt: skip
 
 
@@ -147,6 +178,7 @@ class RankerSteps:
         self._ranker = ranker
         self._rounds = rounds
         self._items = item_vectors.to(world.device)
+        self._activity = [lists.activity.to(world.device) for lists in rounds]
         self._world = world
         self._fit_scales()
 
@@ -160,20 +192,21 @@ class RankerSteps:
 
     @torch.no_grad()
     def _fit_scales(self) -> None:
-        """Standardise inputs by what the lists hold."""
-        dense = torch.cat([r.context["user_dense"] for r in self._rounds])
-        self._ranker.user_dense.fit(dense.to(self._world.device))
-        activity = torch.cat([r.activity[1:] for r in self._rounds])
-        self._ranker.item_dense.fit(activity.to(self._world.device))
-        crossed = []
-        generator = torch.Generator().manual_seed(0)
-        for number, lists in enumerate(self._rounds):
-            some = torch.randperm(len(lists.question), generator=generator)[:512]
-            context, vectors, candidates = self._inputs(number, some, lists.candidate[some].long())
-            half = self._ranker.user_half(context, vectors)
-            cross = self._ranker.cross_features(context, half, candidates)
-            crossed.append(cross[candidates.item_index != 0])
-        self._ranker.cross_scale.fit(torch.cat(crossed))
+        """Standardise inputs, and begin the probabilities at the rates the lists hold."""
+        device, ranker = self._world.device, self._ranker
+        ranker.user_dense.fit(torch.cat([r.user_dense for r in self._rounds]).to(device))
+        ranker.item_dense.fit(torch.cat([r.activity[1:] for r in self._rounds]).to(device))
+        cross = torch.cat([r.cross[r.candidate != 0] for r in self._rounds])
+        ranker.cross_scale.fit(cross.to(device))
+        taken = torch.cat([self._weight(r)[..., None] * r.label for r in self._rounds]).sum((0, 1))
+        total = sum(float(self._weight(r).sum()) for r in self._rounds)
+        rate = (taken / max(total, 1e-9)).clamp(1e-6, 1 - 1e-6)
+        ranker.start_probabilities_at(rate.to(device))
+
+    @staticmethod
+    def _weight(lists: RoundLists) -> Tensor:
+        """Give ``[L, W]``: how many (user, candidate) pairs each place stands for."""
+        return (-lists.log_q).exp() * lists.weight.unsqueeze(1) * (lists.candidate != 0)
 
     def _batches(self, generator: torch.Generator) -> list[tuple[int, Tensor]]:
         batches = []
@@ -183,36 +216,23 @@ class RankerSteps:
         batches = [b for b in batches if len(b[1]) >= self._world.size]
         return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 
-    def _inputs(
-        self, number: int, rows: Tensor, index: Tensor, place: Tensor | None = None
-    ) -> tuple[Context, Tensor, Candidates]:
-        lists, device = self._rounds[number], self._world.device
-        question = lists.question[rows]
-        context = {k: v[question].to(device) for k, v in lists.context.items()}
-        scores = lists.source_score[rows]
-        if place is not None:
-            scores = scores.gather(1, place.unsqueeze(2).expand(-1, -1, scores.shape[2]))
-        return (
-            context,
-            lists.user_vectors[question].to(device),
-            Candidates(index.to(device), scores.to(device)),
-        )
-
     def _loss(self, batch: tuple[int, Tensor], generator: torch.Generator) -> Tensor:
+        del generator  # lists were thinned when they were made
         number, every_row = batch
         rows = every_row[self._world.rank :: self._world.size]
         lists, device = self._rounds[number], self._world.device
-        place, kept_log_q = _thin(
-            lists.candidate[rows], lists.label[rows], self._config.list_length, generator
+        question, index = lists.question[rows], lists.candidate[rows].to(device)
+        ranker = self._ranker
+        output = ranker.combine(
+            ranker.user_half(
+                lists.user_dense[question].to(device), lists.user_vectors[question].to(device)
+            ),
+            ranker.item_half(self._activity[number], self._items),
+            index.long(),
+            lists.cross[rows].to(device),
         )
-        index = lists.candidate[rows].long().gather(1, place)
-        label = lists.label[rows].gather(
-            1, place.unsqueeze(2).expand(-1, -1, lists.label.shape[2])
-        ).float().to(device)  # fmt: skip
-        log_q = (lists.log_q[rows].gather(1, place) + kept_log_q).to(device)
-        context, vectors, candidates = self._inputs(number, rows, index, place)
-        output = self._ranker(context, vectors, self._items, lists.activity.to(device), candidates)
-        mask = candidates.item_index != 0
+        label, log_q = lists.label[rows].float().to(device), lists.log_q[rows].to(device)
+        mask = index != 0
         weight = (-log_q).exp() * lists.weight[rows].to(device).unsqueeze(1) * mask
         total = output.order.new_zeros(())
         for objective in range(label.shape[2]):

@@ -32,7 +32,9 @@ from recsys.models.signature import Dimensions
 
 DAY_S = 86_400.0
 NUM_HISTORY_FEATURES = 6
+"""Whether, how often and how lately the user had the candidate itself."""
 NUM_PRICE_FEATURES = 2
+"""Log price above the user's usual one, and its distance."""
 
 
 class RankerOutput(NamedTuple):
@@ -53,12 +55,6 @@ class UserHalf(NamedTuple):
     """``[B, F]``."""
     offset: Tensor
     """``[B, O]`` of the calibration."""
-    history: Tensor
-    """``[B, N + 1]`` place in the history plus 1, 0 where absent."""
-    log_price: Tensor
-    """``[B]`` mean of the history."""
-    category_total: Tensor
-    """``[B, Fc]``."""
 
 
 class ItemHalf(NamedTuple):
@@ -110,6 +106,14 @@ class Ranker(nn.Module):
             nn.Linear(dimensions.num_user_features, 16), nn.Tanh(), nn.Linear(16, num_objectives)
         )
 
+    @torch.no_grad()
+    def start_probabilities_at(self, rate: Tensor) -> None:
+        """Let the calibration begin at ``[O]`` base rates instead of one half."""
+        last = self.calibrate_user[-1]
+        assert isinstance(last, nn.Linear) and last.bias is not None
+        last.weight.zero_()
+        last.bias.copy_(torch.logit(rate))
+
     def item_half(self, item_activity: Tensor, item_vectors: Tensor) -> ItemHalf:
         """Compute the items' part from ``[N + 1, Fi]`` activity and ``[N + 1, D]`` vectors.
 
@@ -126,77 +130,88 @@ class Ranker(nn.Module):
         )
         return ItemHalf(self.project_item(inputs), self.item_factors(item_vectors))
 
-    def user_half(self, user: UserContext, user_vectors: Tensor) -> UserHalf:
-        """Compute the users' part."""
-        dense = self.user_dense(user["user_dense"])
-        index = user["history_index"].long()
-        places = torch.arange(1, index.shape[1] + 1, device=index.device, dtype=torch.int64)
-        history = torch.zeros(
-            len(index), self.table.num_items + 1, dtype=torch.int64, device=index.device
-        ).scatter_(1, index, places.expand_as(index))
-        history[:, 0] = 0
-        mask = (index != 0) & (self.table.price[index] >= 0)
-        log_price = (self.table.log_price()[index] * mask).sum(1) / mask.sum(1).clamp(min=1)
+    def user_half(self, user_dense: Tensor, user_vectors: Tensor) -> UserHalf:
+        """Compute the users' part from ``[B, Fu]`` raw features and ``[B, D]`` vectors."""
+        dense = self.user_dense(user_dense)
         return UserHalf(
             projected=self.project_user(dense),
             factors=self.user_factors(user_vectors),
             offset=self.calibrate_user(dense),
-            history=history,
-            log_price=log_price,
-            category_total=user["user_category"].sum(dim=1),
         )
 
-    def cross_features(
-        self, user: UserContext, half: UserHalf, candidates: Candidates
-    ) -> Tensor:
-        """Give ``[B, C, X]`` raw features of user and candidate together."""
+    def cross_features(self, user: UserContext, candidates: Candidates) -> Tensor:
+        """Give ``[B, C, X]`` raw features of user and candidate together; nothing is learned here.
+
+        Sources' scores, the user's own history with the item and with its category, and the price
+        beside the prices of the history.
+        """
         index = candidates.item_index.long()
-        place = half.history.gather(1, index)
-        bought = (place > 0).float()
-        at = (place - 1).clamp(min=0)
-        count = user["history_count"].gather(1, at) * bought
-        age_days = user["history_age_s"].gather(1, at) / DAY_S
-        history = torch.stack(
+        category = self.table.category[index]
+        padded = F.pad(user["user_category"], (0, 0, 0, 1))  # the last row: category unknown
+        in_category = padded.gather(1, category.unsqueeze(2).expand(-1, -1, padded.shape[2]))
+        share = in_category / (padded.sum(dim=1, keepdim=True) + 1.0)
+        return torch.cat(
             [
-                bought,
-                count.log1p(),
-                age_days.log1p() * bought,
-                torch.exp(-age_days / 7.0) * bought,
-                torch.exp(-age_days / 30.0) * bought,
-                torch.exp(-age_days / 90.0) * bought,
+                candidates.source_score,
+                self._own_history(user, index),
+                in_category.log1p(),
+                share,
+                self._price(user, index),
             ],
             dim=-1,
         )
-        category = self.table.category[index]
-        padded = F.pad(user["user_category"], (0, 0, 0, 1))  # the last row: category unknown
-        rows = torch.arange(len(index), device=index.device).unsqueeze(1)
-        in_category = padded[rows, category]
-        share = in_category / (half.category_total.unsqueeze(1) + 1.0)
-        log_price = self.table.log_price()[index]
-        difference = log_price - half.log_price.unsqueeze(1)
-        price = torch.stack([difference, difference.abs()], dim=-1)
-        return torch.cat(
-            [candidates.source_score, history, in_category.log1p(), share, price], dim=-1
-        )
 
-    def score(
-        self, user: UserContext, half: UserHalf, items: ItemHalf, candidates: Candidates
+    def _own_history(self, user: UserContext, index: Tensor) -> Tensor:
+        """Give ``[B, C, NUM_HISTORY_FEATURES]`` of the user with the candidate itself."""
+        history = user["history_index"].long()
+        places = torch.arange(1, history.shape[1] + 1, device=history.device)
+        place_of = torch.zeros(
+            len(history), self.table.num_items + 1, dtype=torch.int64, device=history.device
+        ).scatter_(1, history, places.expand_as(history))
+        place_of[:, 0] = 0
+        place = place_of.gather(1, index)
+        had = (place > 0).float()
+        at = (place - 1).clamp(min=0)
+        count = user["history_count"].gather(1, at)
+        age_days = user["history_age_s"].gather(1, at) / DAY_S
+        features = torch.stack(
+            [
+                torch.ones_like(age_days),
+                count.log1p(),
+                age_days.log1p(),
+                torch.exp(-age_days / 7.0),
+                torch.exp(-age_days / 30.0),
+                torch.exp(-age_days / 90.0),
+            ],
+            dim=-1,
+        )
+        return features * had.unsqueeze(2)
+
+    def _price(self, user: UserContext, index: Tensor) -> Tensor:
+        """Give ``[B, C, NUM_PRICE_FEATURES]``: log price against the history's mean log price."""
+        history, log_price = user["history_index"].long(), self.table.log_price()
+        mask = (history != 0) & (self.table.price[history] >= 0)
+        usual = (log_price[history] * mask).sum(1) / mask.sum(1).clamp(min=1)
+        difference = log_price[index] - usual.unsqueeze(1)
+        return torch.stack([difference, difference.abs()], dim=-1)
+
+    def combine(
+        self, half: UserHalf, items: ItemHalf, index: Tensor, cross: Tensor
     ) -> RankerOutput:
-        """Put the halves together for the candidates."""
-        index = candidates.item_index.long()
+        """Put both halves and ``[B, C, X]`` raw cross features of ``[B, C]`` items together."""
+        crossing = self.cross_scale(cross)
         # F.embedding, not items[index]: its gradient on the CPU is several times faster.
-        cross = self.cross_scale(self.cross_features(user, half, candidates))
         product = half.factors.unsqueeze(1) * F.embedding(index, items.factors)
         start = (
             half.projected.unsqueeze(1)
             + F.embedding(index, items.projected)
-            + self.project_cross(torch.cat([cross, product], dim=-1))
+            + self.project_cross(torch.cat([crossing, product], dim=-1))
         )
         crossed = start
         for layer in self.crosses:
             crossed = start * layer(crossed) + crossed
         joined = torch.cat([crossed, self.deep(start)], dim=-1)
-        order = self.output(joined) + self.direct(cross)
+        order = self.output(joined) + self.direct(crossing)
         slope = F.softplus(self.calibrate_slope)
         probability = order.detach() * slope + half.offset.unsqueeze(1)
         return RankerOutput(order, probability)
@@ -209,12 +224,12 @@ class Ranker(nn.Module):
         item_activity: Tensor,
         candidates: Candidates,
     ) -> RankerOutput:
-        """Score candidates in one go (training)."""
-        return self.score(
-            user,
-            self.user_half(user, user_vectors),
+        """Score candidates in one go."""
+        return self.combine(
+            self.user_half(user["user_dense"], user_vectors),
             self.item_half(item_activity, item_vectors),
-            candidates,
+            candidates.item_index.long(),
+            self.cross_features(user, candidates),
         )
 
 

@@ -90,12 +90,33 @@ class TorchServingModel:
     ) -> Candidates:  # fmt: skip
         """Give the best ``num_candidates`` of all sources that are not excluded."""
         user = self._on_device(user)
-        scores = self._score_all(user)
+        return self.choose(
+            user, self.score_all(user), num_candidates=num_candidates,
+            exclude_index=exclude_index, exclude_history=exclude_history,
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def score_all(self, user: UserContext) -> Tensor:
+        """Give ``[B, S, N + 1]``: every source's score of every item."""
+        user = self._on_device(user)
+        inputs = SourceInputs(
+            user=user,
+            user_vectors=self.user_vectors(user),
+            item_vectors=self._item_vectors,
+            item_activity=self._resident[0],
+        )
+        return torch.stack([source.scores(inputs) for source in self._sources], dim=1)
+
+    @torch.inference_mode()
+    def choose(
+        self, user: UserContext, scores: Tensor, *, num_candidates: int, exclude_index: Tensor,
+        exclude_history: Tensor,
+    ) -> Candidates:  # fmt: skip
+        """Fuse the scores of ``score_all`` to candidates, as ``retrieve`` does."""
         rows = torch.arange(len(scores), device=scores.device).unsqueeze(1)
-        excluded = ~self._available.expand(len(scores), -1)
-        excluded = excluded.clone()
+        excluded = (~self._available).repeat(len(scores), 1)
         excluded[rows, self._valid(exclude_index)] = True
-        history = user["history_index"].long()
+        history = self._valid(user["history_index"])
         excluded[rows, torch.where(exclude_history.to(scores.device), history, 0)] = True
         index = fuse(
             scores,
@@ -109,15 +130,19 @@ class TorchServingModel:
     @torch.inference_mode()
     def score_sources(self, user: UserContext, candidate_index: Tensor) -> Candidates:
         """Give every source's score of given candidates ``[B, C]``."""
-        return self._gather(self._score_all(self._on_device(user)), self._valid(candidate_index))
+        return self._gather(self.score_all(user), self._valid(candidate_index))
 
     @torch.inference_mode()
     def rank(self, user: UserContext, candidates: Candidates) -> Ranked:
         """Score candidates; the blend is the weighted sum of the objectives' order logits."""
         user = self._on_device(user)
         vectors = self.user_vectors(user)
-        half = self._ranker.user_half(user, vectors)
-        output = self._ranker.score(user, half, self._resident[1], candidates)
+        output = self._ranker.combine(
+            self._ranker.user_half(user["user_dense"], vectors),
+            self._resident[1],
+            candidates.item_index.long(),
+            self._ranker.cross_features(user, candidates),
+        )
         score = (output.order @ self._objective_weights).masked_fill(
             candidates.item_index == 0, -torch.inf
         )
@@ -159,16 +184,6 @@ class TorchServingModel:
         """Rows outside the table become padding: a client may know a newer vocabulary."""
         index = index.to(self._item_vectors.device).long()
         return torch.where((index > 0) & (index <= self.num_items), index, 0)
-
-    def _score_all(self, user: UserContext) -> Tensor:
-        """Give ``[B, S, N + 1]``."""
-        inputs = SourceInputs(
-            user=user,
-            user_vectors=self.user_vectors(user),
-            item_vectors=self._item_vectors,
-            item_activity=self._resident[0],
-        )
-        return torch.stack([source.scores(inputs) for source in self._sources], dim=1)
 
     def _gather(self, scores: Tensor, index: Tensor) -> Candidates:
         columns = index.unsqueeze(1).expand(-1, scores.shape[1], -1)
