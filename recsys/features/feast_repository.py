@@ -2,10 +2,10 @@
 
 Usage::
 
-    python -m recsys.features.feast_repository apply            # feast apply, then compile
-    python -m recsys.features.feast_repository compile          # the plan alone, no registry
-    python -m recsys.features.feast_repository env              # prints the exports Feast needs
-    python -m recsys.features.feast_repository feast ui         # any Feast command, those set
+    recsys features apply       # feast apply, then compile
+    recsys features compile     # the plan alone, no registry
+    recsys features env         # prints the exports Feast needs
+    recsys features feast ui    # any Feast command, those set
 
 ``apply`` writes ``<state_dir>/feast/registry.db`` and ``<state_dir>/plan.json``.
 """
@@ -213,7 +213,7 @@ def _run_feast(settings: Settings, repository: Path, arguments: list[str]) -> in
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it succeeded."""
-    parser = argparse.ArgumentParser(prog="python -m recsys.features.feast_repository")
+    parser = argparse.ArgumentParser(prog="recsys features")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, about in (
         ("apply", "register with Feast and compile the plan"),
@@ -229,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name == "feast":
             command.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args(argv)
-    settings = Settings()  # type: ignore[call-arg]
+    settings = Settings()
     repository: Path = options.repository.resolve()
     try:
         if options.command == "env":

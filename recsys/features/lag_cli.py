@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--wait", action="store_true", help="return when there is no lag")
     parser.add_argument("--timeout", type=float, default=600.0, help="longest wait, seconds")
     arguments = parser.parse_args(argv)
-    settings = Settings()  # type: ignore[call-arg]
+    settings = Settings()
     console = Console(stderr=True)
     try:
         endpoints = resolve(settings)

@@ -131,7 +131,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 return feature
         raise FeatureError(
             f'view "{self.name}" has no feature "{name}" (found {len(self.features)}: '
-            f"{', '.join(self.feature_names)}); run `make apply` after changing feature_repo"
+            f"{', '.join(self.feature_names)}); "
+            "run `recsys features apply` after changing feature_repo"
         )
 
     @cached_property
@@ -241,8 +242,7 @@ def load(path: Path) -> Plan:
         data = path.read_bytes()
     except FileNotFoundError:
         raise FeatureError(
-            f"wanted a feature plan at {path}, found none; "
-            "run `python -m recsys.features.feast_repository apply`"
+            f"wanted a feature plan at {path}, found none; run `recsys features apply`"
         ) from None
     try:
         plan = msgspec.json.decode(data, type=Plan)
@@ -271,8 +271,8 @@ def definitions_hash(repository: Path) -> str:
     files = sorted(repository.glob("*.py"))
     if not files:
         raise ConfigurationError(
-            f"wanted Feast declarations (*.py) in {repository}, found none; set "
-            "RECSYS_FEATURE_REPO to your Feast repository"
+            f"wanted Feast declarations (*.py) in {repository}, found none; "
+            "install from a source tree, or name yours with `recsys features apply --repository`"
         )
     digest = hashlib.sha256(f"{PLAN_VERSION}".encode())
     for file in files:

@@ -61,19 +61,22 @@ class StoredProgress:
         layout: str,
         *,
         in_backfill: bool = False,
-        forgotten: Collection[TopicPartition] = (),
     ) -> Write:
-        """Give the write that says how far all writes before it have got.
-
-        ``forgotten`` partitions begin where the log does.
-        """
+        """Give the write that says how far all writes before it have got."""
         fields = {_LAYOUT: layout.encode(), _BACKFILL: b"1" if in_backfill else b""}
         for at, position in positions.items():
             fields[_position(at)] = b"%d" % position
             fields[_base(at)] = b"%d" % bases[at]
-        for at in forgotten:
-            fields[_position(at)] = fields[_base(at)] = b""
         return self._key, fields
+
+
+def fields_of_others(
+    positions: Collection[TopicPartition], stored: Collection[bytes]
+) -> list[bytes]:
+    """Give those of the ``stored`` fields that speak of other partitions than ``positions``."""
+    kept = {_LAYOUT, _BACKFILL}
+    kept |= {name(at) for at in positions for name in (_position, _base)}
+    return sorted(set(stored) - kept)
 
 
 def _position(at: TopicPartition) -> bytes:
