@@ -29,7 +29,7 @@ _PIPE_COLUMNS = 200
 def main(argv: Sequence[str] | None = None, *, settings: Settings | None = None) -> int:
     """Run the command line; give the exit code."""
     arguments = _parser().parse_args(argv)
-    settings = settings or Settings()  # type: ignore[call-arg]
+    settings = settings or Settings()
     try:
         if arguments.command == "check":
             return _check(arguments.mapping, settings, as_json=arguments.json)

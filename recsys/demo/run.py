@@ -91,14 +91,12 @@ def play(args: argparse.Namespace, stages: Stages, settings: Settings, state_dir
     console = stages.console
     world = choose_world(settings, console, now_ms=now_ms(), name=args.data)
     console.print(f"[bold]world[/bold]: {world.about}")
-    demo_settings = Settings.model_validate(
-        {
-            field.alias: stages.environment[field.alias]
-            for field in Settings.model_fields.values()
-            if field.alias in stages.environment
-        }
-    )
-
+    addresses = {
+        name: stages.environment[name]
+        for field in Settings.model_fields.values()
+        if (name := field.alias or "") in stages.environment
+    }
+    demo_settings = Settings.model_validate(addresses)
     api_url = f"http://{demo_settings.host}:{demo_settings.api_port}"
     with stages.stage("servers", "Redis, Kafka and Triton start; the Feast repository is applied"):
         with _beside(stages, "features", "apply"):

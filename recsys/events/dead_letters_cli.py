@@ -41,7 +41,7 @@ _SHOWN_BYTES = 2_000
 def main(argv: Sequence[str] | None = None, *, settings: Settings | None = None) -> int:
     """Run the command line; give the exit code."""
     arguments = _parser().parse_args(argv)
-    settings = settings or Settings()  # type: ignore[call-arg]
+    settings = settings or Settings()
     try:
         endpoints = resolve(settings)
         topic = Topics(namespace=settings.namespace).dead_letters

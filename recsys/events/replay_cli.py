@@ -35,7 +35,7 @@ OK, UNUSABLE = 0, 2
 def main(argv: Sequence[str] | None = None, *, settings: Settings | None = None) -> int:
     """Run the command line; give the exit code."""
     arguments = _parser().parse_args(argv)
-    settings = settings or Settings()  # type: ignore[call-arg]
+    settings = settings or Settings()
     console = Console(stderr=True, soft_wrap=True)
     try:
         return _replay(arguments, settings, console)

@@ -95,7 +95,7 @@ class LogSink:
 def _kafka_sink() -> LogSink:
     from recsys.events.kafka import connect_writer  # a second, and only needed here
 
-    settings = Settings()  # type: ignore[call-arg]  # all of it comes from the environment
+    settings = Settings()
     writer = connect_writer(settings, resolve(settings))
     return LogSink(writer, Topics(namespace=settings.namespace))
 
