@@ -87,7 +87,7 @@ def group_of(settings: Settings) -> str:
 
 @contextlib.contextmanager
 def open_run(
-    settings: Settings, endpoints: Endpoints, plan: Plan, lease: LeasedWriter
+    settings: Settings, endpoints: Endpoints, plan: Plan, lease: LeasedWriter, stop: _Stop
 ) -> Iterator[WorkerRun]:
     """Connect everything one run needs, and let go of it at the end."""
     topics = Topics(namespace=settings.namespace)
@@ -125,6 +125,7 @@ def open_run(
             sink=sink,
             topics=topics,
             clock=now_ms,
+            stop=stop,
             config=WorkerConfig(),
         )
 
@@ -143,7 +144,7 @@ def work(settings: Settings, endpoints: Endpoints, plan: Plan, stop: _Stop) -> N
                     waiting = True
                 if not lease.acquire(stop=stop):
                     return
-                with open_run(settings, endpoints, plan, lease) as run:
+                with open_run(settings, endpoints, plan, lease, stop) as run:
                     run.start()
                     _write_ready(ready)
                     gc.collect()
@@ -199,7 +200,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("kafka").setLevel(logging.WARNING)
     stop = _Stop()
-    settings = Settings()  # type: ignore[call-arg]
+    settings = Settings()
     try:
         endpoints = resolve(settings)
         plan = plans.ensure(settings.state_dir, project=settings.namespace)

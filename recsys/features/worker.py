@@ -98,9 +98,13 @@ class WorkerRun:
         sink: Sink,
         topics: Topics,
         clock: Clock,
+        stop: Callable[[], bool] = lambda: False,
         config: WorkerConfig = WorkerConfig(),
     ) -> None:
-        """Find where to go on. ``bounds``: first offset the log has of each partition, and its end.
+        """Find where to go on.
+
+        ``bounds``: first offset the log has of each partition, and its end. ``stop``: asked while
+        waiting for the disk.
 
         Raises:
             ConfigurationError: when records were deleted from the log before they were applied,
@@ -113,6 +117,7 @@ class WorkerRun:
         self._sink = sink
         self._topics = topics
         self._clock = clock
+        self._stop = stop
         self._config = config
         self._progress = StoredProgress(store, topics.namespace)
         self._progress.check(stream.layout)
@@ -179,8 +184,14 @@ class WorkerRun:
         return sum(lags.values())
 
     def store(self) -> None:
-        """Store where we got: the event log's buffer and the committed positions."""
-        self._sink.flush()
+        """Store where we got: the event log's buffer and the committed positions.
+
+        On a full disk the buffer stays; its records are safe in the log and are read again.
+        """
+        try:
+            self._sink.flush()
+        except ConfigurationError as error:
+            logger.error("event log cannot be written", extra={"reason": str(error)})
         self._commit()
 
     def _handle(self, records: Sequence[Record]) -> None:
@@ -240,7 +251,7 @@ class WorkerRun:
             return
         except ConfigurationError as error:
             logger.error("event log cannot be written", extra={"reason": str(error)})
-        while True:
+        while not self._stop():
             time.sleep(self._config.disk_retry_s)
             self._lease.check()
             try:
