@@ -76,7 +76,7 @@ class Pipeline:
             user = await live.user(request.user_id, deadline.within_ms(self.config.features_ms))
             ranked = await live.recommend(
                 user,
-                excluded=excluded,
+                excluded=self._excluded_from_search(bundle, request, excluded, user),
                 exclude_history=request.exclude_seen,
                 k=candidates_needed(request),
                 deadline=deadline,
@@ -89,9 +89,12 @@ class Pipeline:
         if rung == "full" and weights:
             objectives = bundle.dimensions.objectives
             ranked = ranked.with_score(blend(ranked.objective_score, objectives, weights))
+        # The search has left out what it was told to; the fallback list has not been searched.
         seen = user.history_index if user and request.exclude_seen else filters.NOTHING
         kept = filters.keep(
-            ranked.item_index, available=bundle.available, excluded=(excluded, seen)
+            ranked.item_index,
+            available=bundle.available,
+            excluded=() if rung == "full" else (excluded, seen),
         )
         ranked = rerank(
             ranked if kept.all() else ranked.take(np.flatnonzero(kept)),
@@ -155,6 +158,14 @@ class Pipeline:
                 unwanted=request.filters.exclude_categories,
             ),
         )
+
+    def _excluded_from_search(
+        self, bundle: ServedBundle, request: RecommendRequest, excluded: Int32s, user: UserContext
+    ) -> Int32s:
+        """Add what the user saw too long ago to be in the history that travels to the model."""
+        if not request.exclude_seen:
+            return excluded
+        return filters.union(excluded, user.history_index[: -bundle.encoding.history_length])
 
     def _fall(self, route: Literal["recommend", "rank"], error: StageError) -> tuple[Rung, str]:
         match error:

@@ -48,11 +48,14 @@ def create_app(open_services: OpenServices) -> ASGIApp:
     app.openapi = lambda: document  # type: ignore[method-assign]
     app.add_exception_handler(404, _not_found)
     app.add_exception_handler(405, _method_not_allowed)
-    app.add_exception_handler(Problem, _problem)
-    app.add_exception_handler(RecsysError, _explained)
-    app.add_exception_handler(ClientDisconnect, _client_gone)
-    app.add_exception_handler(Exception, _unexplained)
-    return Border(app)
+    for expected in (Problem, RecsysError, ClientDisconnect, Exception):
+        app.add_exception_handler(expected, _answer_error)
+    hot = {
+        (endpoint.method, endpoint.path): endpoint.handler
+        for endpoint in ENDPOINTS
+        if endpoint.method == "POST"
+    }
+    return Border(app, hot, _answer_error)
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
@@ -69,23 +72,14 @@ async def _method_not_allowed(request: Request, error: Exception) -> Response:
     return response
 
 
-async def _problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return error.response()
-
-
-async def _explained(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RecsysError)
-    problem = problem_of(error)
-    if problem.code == "internal":
-        return await _unexplained(request, error)
-    return problem.response()
-
-
-async def _client_gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=CLIENT_GONE)
-
-
-async def _unexplained(request: Request, error: Exception) -> Response:
+async def _answer_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, Problem):
+        return error.response()
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=CLIENT_GONE)
+    if isinstance(error, RecsysError):
+        problem = problem_of(error)
+        if problem.code != "internal":
+            return problem.response()
     logger.error("request failed: %s %s", request.method, request.url.path, exc_info=error)
     return Problem("internal", "the server failed on this request; its log says more").response()

@@ -259,3 +259,33 @@ def test_metrics_count_requests_and_rungs(api: MemoryApi) -> None:
 
 def test_documentation_page_is_served(api: MemoryApi) -> None:
     assert "swagger" in api.client.get("/docs").text.lower()
+
+
+def test_items_seen_long_ago_stay_out_too(api: MemoryApi) -> None:
+    # The toy bundle sends the model 8 items of history; the user has acted on 20.
+    seen = [f"item-{row}" for row in range(1, 21)]
+    batch = [
+        click("ann", item, f"e{place}", event_time_ms=now_ms() - 1000 * (20 - place))
+        for place, item in enumerate(seen)
+    ]
+    api.client.post("/v1/events", json=batch)
+    answer = recommend(api, user_id="ann", k=40)
+    assert not set(ids(answer)) & set(seen)
+    assert len(ids(answer)) == 20
+
+
+def test_a_failure_of_ours_is_answered_and_logged(
+    api: MemoryApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.users.failure = ZeroDivisionError("a bug")
+    for method, path, body in (
+        ("POST", "/v1/recommendations", {"user_id": "ann"}),
+        ("GET", "/v1/users/ann", None),
+    ):
+        response = api.client.request(method, path, json=body)
+        assert response.status_code == 500
+        assert response.json()["error"]["code"] == "internal"
+    assert "a bug" in caplog.text
+    assert 'recsys_requests_total{route="recommend",status="500"}' in (
+        api.client.get("/metrics").text
+    )
