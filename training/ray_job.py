@@ -1,0 +1,248 @@
+"""The one file that knows Ray: runs ``fit`` on Ray Train's workers, with checkpoints it can resume.
+
+Without ``RAY_ADDRESS`` a small local Ray is started and stopped again, whatever happens. With one,
+the same job runs on that cluster; its storage folder must then be one that all nodes share.
+
+What a run prepared goes to the workers as one file. Each epoch leaves a checkpoint with a checksum;
+a worker that is killed is started again by Ray, and a driver that is killed finds the run by its
+name (a hash of what it learns from) when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recsys.errors import ConfigurationError
+from training.fit import Fitted, fit
+from training.loop import State, World
+from training.prepare import Prepared
+
+OBJECT_STORE_BYTES = 200 * 1024**2
+"""Nothing large goes through Ray's object store; this keeps a laptop's memory free."""
+_STATE_FILE, _SUM_FILE, _FITTED_FILE = "state.pt", "state.sha256", "fitted.pt"
+_KEPT_CHECKPOINTS = 2
+logger = logging.getLogger(__name__)
+
+EpochReport = Callable[[str, int, int, float], None]
+
+
+def fit_on_ray(
+    prepared: Prepared,
+    *,
+    storage: Path,
+    address: str | None,
+    num_workers: int,
+    use_gpu: bool,
+    on_epoch: EpochReport,
+) -> tuple[Fitted, str]:
+    """Fit on ``num_workers`` workers and give the result with the kind of device it ran on.
+
+    Args:
+        prepared: What to learn from.
+        storage: Folder for the run's files and checkpoints; removed after success.
+        address: Ray cluster; None starts a local Ray.
+        num_workers: Data-parallel workers.
+        use_gpu: One CUDA device for each worker.
+        on_epoch: Told of each finished epoch (of rank 0).
+
+    Raises:
+        ConfigurationError: when Ray cannot be reached or the job fails.
+    """
+    storage = storage.absolute()
+    storage.mkdir(parents=True, exist_ok=True)
+    staged = storage / "prepared.pt"
+    prepared.save(staged)
+    folder = storage / run_name(staged)
+    folder.mkdir(exist_ok=True)
+    staged = staged.replace(folder / "prepared.pt")
+    with _ray(address, num_workers), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own notices on our standard error
+        _train(folder, staged, num_workers=num_workers, use_gpu=use_gpu, on_epoch=on_epoch)
+    fitted = torch.load(folder / _FITTED_FILE, weights_only=False)
+    shutil.rmtree(folder, ignore_errors=True)
+    return fitted, "cuda" if use_gpu else "cpu"
+
+
+def run_name(prepared_file: Path) -> str:
+    """Name a run by what it learns from, so that the same command finds it again."""
+    with prepared_file.open("rb") as file:
+        return "fit-" + hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+@contextmanager
+def _ray(address: str | None, num_workers: int) -> Iterator[None]:
+    """Connect to a cluster, or start a local Ray without dashboard, and let go of it at the end."""
+    # Set before ray is imported: it reads them then.
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    local_dir: str | None = None
+    if address is None:
+        # A short path of its own: sockets have a length limit, and it is removed afterwards.
+        local_dir = tempfile.mkdtemp(prefix="ray-")
+        options |= {
+            "address": "local",
+            "num_cpus": max(2, num_workers + 1),
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+            "_temp_dir": local_dir,
+        }
+    else:
+        options["address"] = address
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigurationError(
+            f"Ray does not answer at {address or 'a local start'} ({error}); check RAY_ADDRESS, or "
+            "unset it to train on this machine"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if local_dir is not None:
+            shutil.rmtree(local_dir, ignore_errors=True)
+
+
+def _train(
+    folder: Path, staged: Path, *, num_workers: int, use_gpu: bool, on_epoch: EpochReport
+) -> None:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    threads = max(1, (os.cpu_count() or 1) // num_workers)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={
+            "prepared": str(staged), "folder": str(folder), "use_gpu": use_gpu,
+            "threads": threads,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1}
+            | ({"GPU": 1} if use_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=_KEPT_CHECKPOINTS),
+            callbacks=[_epoch_callback(on_epoch)],
+        ),
+    )  # fmt: skip
+    try:
+        trainer.fit()
+    except Exception as error:  # Ray has many kinds; all of them end the run
+        raise ConfigurationError(
+            f"training on Ray failed: {error}\nthe run's checkpoints are in {folder}; the same "
+            "command goes on from the last one"
+        ) from error
+
+
+def _epoch_callback(on_epoch: EpochReport) -> Any:
+    from ray.train import UserCallback
+
+    class Tell(UserCallback):  # type: ignore[misc]
+        """Passes on what rank 0 reports."""
+
+        def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
+            first = metrics[0]
+            on_epoch(first["phase"], int(first["epoch"]), int(first["epochs"]), first["loss"])
+
+    return Tell()
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """Run on every worker."""
+    import ray.train
+
+    torch.set_num_threads(config["threads"])
+    context = ray.train.get_context()
+    device = torch.device("cuda") if config["use_gpu"] else torch.device("cpu")
+    world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
+    prepared = Prepared.load(Path(config["prepared"]))
+    checkpoints = _RayCheckpoints(world.rank)
+    fitted = fit(prepared, world=world, checkpoints=checkpoints, on_epoch=checkpoints.note)
+    if world.rank == 0:
+        write_whole(Path(config["folder"]) / _FITTED_FILE, fitted)
+
+
+class _RayCheckpoints:
+    """``Checkpoints`` kept by Ray Train, each with a checksum."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+        self._noted: dict[str, Any] = {}
+
+    def note(self, phase: str, epoch: int, epochs: int, loss: float) -> None:
+        """Remember what to report with the next state."""
+        self._noted = {"phase": phase, "epoch": epoch, "epochs": epochs, "loss": loss}
+
+    def latest(self) -> State | None:
+        """Give the newest state. A damaged one is said and left: the run begins anew."""
+        import ray.train
+
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return None
+        with checkpoint.as_directory() as folder:
+            return read_state(Path(folder))
+
+    def save(self, state: State, metrics: dict[str, float]) -> None:
+        """Hand a state to Ray Train, which copies it before it returns."""
+        import ray.train
+
+        report = self._noted | metrics
+        if self._rank != 0:
+            ray.train.report(report)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            write_state(Path(folder), state)
+            ray.train.report(report, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def write_state(folder: Path, state: State) -> None:
+    """Write a state and its checksum into ``folder``."""
+    path = folder / _STATE_FILE
+    torch.save(state, path)
+    with path.open("rb") as file:
+        (folder / _SUM_FILE).write_text(hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def read_state(folder: Path) -> State | None:
+    """Read what ``write_state`` wrote; None, with a warning, when it is damaged."""
+    path = folder / _STATE_FILE
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        wanted = (folder / _SUM_FILE).read_text()
+    except OSError as error:
+        logger.warning("checkpoint unreadable, training begins anew", extra={"error": str(error)})
+        return None
+    if found != wanted:
+        logger.warning("checkpoint damaged, training begins anew", extra={"folder": str(folder)})
+        return None
+    state: State = torch.load(path, weights_only=False)
+    return state
+
+
+def write_whole(path: Path, content: object) -> None:
+    """Write a file that is there whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    torch.save(content, temporary)
+    temporary.replace(path)

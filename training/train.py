@@ -1,0 +1,200 @@
+"""``python -m training.train --recipe demo --dataset online_retail``: train, judge, make a bundle.
+
+Reads the event log under the state folder (or, with ``--from-files``, the data set itself), trains
+towers and ranker on Ray, judges the bundle on the part of the data from ``--test-from`` on, and adds
+it to the bundle store. Progress and tables go to standard error, one JSON result to standard output.
+It does not change which bundle is live: ``recsys publish`` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+import torch
+
+from recsys.bundle.manifest import Objective
+from recsys.clock import now_ms
+from recsys.errors import InputError, RecsysError
+from recsys.evaluation.report import as_table
+from recsys.events import event_log
+from recsys.events.topics import Topics
+from recsys.features import plan as plans
+from recsys.settings import Settings
+from training.bundle_run import Made, Source, make_bundle
+from training.dataset_log import log_of_dataset
+from training.export import code_version
+from training.fit import Fitted
+from training.loop import NoCheckpoints, World
+from training.objectives import objectives_of
+from training.prepare import Prepared
+from training.progress import Progress
+from training.recipes import RECIPES, Recipe, find_recipe
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; gives the exit code."""
+    args = _arguments(argv)
+    begin = time.perf_counter()
+    progress = Progress(quiet=args.quiet)
+    try:
+        made, recipe = _run(args, progress)
+    except RecsysError as error:
+        sys.stderr.write(f"recsys train: {error}\n")
+        return 2
+    for view, rows in made.verdict.tables.items():
+        progress.console.print(as_table(view.replace("_", " "), rows))
+    took_s = time.perf_counter() - begin
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    progress.console.print(
+        f"bundle [bold]{made.manifest.bundle_id}[/bold] in {took_s:.1f} s "
+        f"({peak_mb:.0f} MB at most in this process)"
+    )
+    sys.stdout.write(json.dumps(_result(made, recipe, took_s, peak_mb, progress)) + "\n")
+    return 0
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="recsys train", description=__doc__)
+    parser.add_argument("--recipe", default="demo", choices=sorted(RECIPES))
+    parser.add_argument(
+        "--dataset", default="online_retail",
+        help="mapping that says objectives and split: a worked one's name or a .toml file; any "
+        "other name takes objectives from the types in the log",
+    )  # fmt: skip
+    parser.add_argument("--shift-ms", type=int, default=0, help="shift the replay added to times")
+    parser.add_argument(
+        "--test-from", help="first moment of the test (ISO 8601, UTC, before the shift)"
+    )
+    parser.add_argument("--seed", type=int, help="default: the recipe's")
+    parser.add_argument("--workers", type=int, default=1, help="Ray Train workers")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--no-ray", action="store_true", help="fit in this process")
+    parser.add_argument(
+        "--from-files", action="store_true",
+        help="read the data set's files instead of the event log (no Kafka needed)",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="no progress, no tables")
+    return parser.parse_args(argv)
+
+
+def _run(args: argparse.Namespace, progress: Progress) -> tuple[Made, Recipe]:
+    settings = Settings()
+    recipe = find_recipe(args.recipe)
+    if args.seed is not None:
+        recipe = replace(recipe, seed=args.seed)
+    use_gpu = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    if args.workers < 1:
+        raise InputError(f"--workers: wanted 1 or more, found {args.workers}")
+    progress.console.print(
+        f"[bold]train[/bold] recipe {recipe.name}, data set {args.dataset}, seed {recipe.seed}, "
+        f"device {'cuda' if use_gpu else 'cpu'}, code {code_version()}"
+    )
+    source = read_source(args, settings, progress)
+    made = make_bundle(
+        source, recipe, settings.bundle_dir, world=World(), checkpoints=NoCheckpoints(),
+        progress=progress, now_ms=now_ms(), fitter=lambda p: _fit(p, args, settings, progress),
+    )  # fmt: skip
+    return made, recipe
+
+
+def read_source(args: argparse.Namespace, settings: Settings, progress: Progress) -> Source:
+    """Read what the run learns from: log, plan, and what the mapping says of both.
+
+    Raises:
+        InputError: when the log is empty.
+    """
+    plan = plans.ensure(settings.state_dir, project=settings.namespace)
+    with progress.stage("read the log"):
+        if args.from_files:
+            log = log_of_dataset(args.dataset, settings.data_dir, shift_ms=args.shift_ms)
+        else:
+            topics = Topics(namespace=settings.namespace)
+            log = event_log.scan(
+                settings.event_log_dir, [topics.items, topics.behaviour]
+            ).collect()
+    if log.is_empty():
+        raise InputError(
+            f"the event log at {settings.event_log_dir} is empty; run `recsys replay` or "
+            "`recsys simulate` first, or give --from-files"
+        )
+    return source_of(
+        log, plan, args.dataset, shift_ms=args.shift_ms, test_from=args.test_from
+    )
+
+
+def source_of(
+    log: pl.DataFrame, plan: plans.Plan, dataset: str, *, shift_ms: int, test_from: str | None
+) -> Source:
+    """Put a log and what the mapping of its data set says together."""
+    known = objectives_of(dataset, log)
+    test_from_ms = known.test_from_ms
+    if test_from is not None:
+        try:
+            moment = datetime.fromisoformat(test_from)
+        except ValueError:
+            raise InputError(
+                f"--test-from: wanted a time such as 2011-11-09, found {test_from!r}"
+            ) from None
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        test_from_ms = int(moment.timestamp() * 1000)
+    return Source(
+        log=log, plan=plan, dataset=known.name, objectives=known.objectives, views=known.views,
+        k=known.k, relevant_type=known.relevant_type,
+        test_from_ms=None if test_from_ms is None else test_from_ms + shift_ms,
+    )  # fmt: skip
+
+
+def _fit(
+    prepared: Prepared, args: argparse.Namespace, settings: Settings, progress: Progress
+) -> tuple[Fitted, str]:
+    def on_epoch(phase: str, epoch: int, epochs: int, loss: float) -> None:
+        progress.console.print(f"  {phase}: epoch {epoch + 1} of {epochs}, loss {loss:.4f}")
+
+    use_gpu = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
+    if args.no_ray:
+        from training.fit import fit
+
+        device = torch.device("cuda" if use_gpu else "cpu")
+        fitted = fit(
+            prepared, world=World(device=device), checkpoints=NoCheckpoints(), on_epoch=on_epoch
+        )
+        return fitted, device.type
+    from training.ray_job import fit_on_ray
+
+    return fit_on_ray(
+        prepared, storage=settings.state_dir / "training", address=settings.ray_address,
+        num_workers=args.workers, use_gpu=use_gpu, on_epoch=on_epoch,
+    )  # fmt: skip
+
+
+def _result(
+    made: Made, recipe: Recipe, took_s: float, peak_mb: float, progress: Progress
+) -> dict[str, Any]:
+    return {
+        "bundle_id": made.manifest.bundle_id,
+        "folder": str(made.folder),
+        "recipe": dataclasses.asdict(recipe),
+        "metrics": made.manifest.metrics,
+        "lineage": made.manifest.lineage.model_dump(),
+        "took_s": round(took_s, 1),
+        "stage_s": {name: round(seconds, 1) for name, seconds in progress.seconds.items()},
+        "peak_mb": round(peak_mb),
+    }
+
+
+
+
+if __name__ == "__main__":
+    sys.exit(main())
