@@ -90,10 +90,12 @@ class _Decoder:
         self._pair_fields = (
             (pair.state_field, pair.timestamp_field) if pair.expires else (pair.state_field,)
         )
+        # Fewer fields are read sooner: a time only where a TTL may hide something.
+        item = e.item_activity
         self._item_fields = (
-            e.item_activity.state_field,
-            e.item_activity.timestamp_field,
+            item.state_field,
             e.item_profile.timestamp_field,
+            *((item.timestamp_field,) if item.expires else ()),
         )
         self._history_fields = (
             *(f.field_bytes for f in e.user_history.features),
@@ -171,7 +173,7 @@ class _Decoder:
         return ItemActivity(
             as_of_ms=now_ms,
             known=known,
-            activity=_activity(view, [(r[0], r[1]) for r in found], now),
+            activity=_activity(view, [(r[0], r[2] if view.expires else None) for r in found], now),
         )
 
     def wanted_profile(self, user_id: str, vocabulary: Vocabulary) -> Wanted:
