@@ -23,8 +23,9 @@ Answer = TypeVar("Answer")
 class BatchingConfig:
     """How calls are put together."""
 
-    max_in_flight: int = 2
-    """Batches under way at once: one is computed while the next is packed and sent."""
+    max_in_flight: int = 1
+    """Batches under way at once. With one worker behind, a second batch would only queue there,
+    and make both smaller; more than one bounds what a single slow answer holds up."""
     max_batch: int = 64
     """Calls in one batch: bounds what a single answer waits for."""
     max_waiting: int = 4096

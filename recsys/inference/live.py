@@ -29,6 +29,10 @@ from recsys.ranking.ranked import RankedItems
 from recsys.telemetry import STAGE_SECONDS
 
 T = TypeVar("T")
+READING = BatchingConfig(max_in_flight=2)
+"""Of the feature store: one slow answer does not hold up everybody."""
+COMPUTING = BatchingConfig(max_in_flight=1)
+"""Of the model, which computes one batch at a time."""
 _NOTHING = np.zeros((1, 1), dtype=np.int32)
 
 
@@ -88,19 +92,19 @@ class LiveBundle:
         users: UserReader,
         *,
         clock: Clock,
-        batching: BatchingConfig | None = None,
+        reading: BatchingConfig = READING,
+        computing: BatchingConfig = COMPUTING,
     ) -> None:
-        batching = batching or BatchingConfig()
         self.bundle = bundle
         self.model = model
         self._users = users
         self._clock = clock
-        self._read_batch: AdaptiveBatcher[str, UserContext] = AdaptiveBatcher(self._read, batching)
+        self._read_batch: AdaptiveBatcher[str, UserContext] = AdaptiveBatcher(self._read, reading)
         self._recommend_batch: AdaptiveBatcher[_ModelCall, Arrays] = AdaptiveBatcher(
-            self._together(model.recommend), batching
+            self._together(model.recommend), computing
         )
         self._rank_batch: AdaptiveBatcher[_ModelCall, Arrays] = AdaptiveBatcher(
-            self._together(model.rank), batching
+            self._together(model.rank), computing
         )
 
     async def user(self, user_id: str, deadline: Deadline) -> UserContext:
