@@ -147,14 +147,14 @@ class View(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def series(self) -> tuple[Series, ...]:
-        """Tile series its aggregates are read from."""
+        """Tile series its aggregates are read from, whatever the order of those."""
         longest: dict[tuple[str, int], int] = {}
         for aggregate in self.aggregates:
             key = (aggregate.column, aggregate.slide_ms)
             longest[key] = max(longest.get(key, 0), aggregate.num_tiles)
         return tuple(
             Series(column=column, slide_ms=slide_ms, num_tiles=num_tiles)
-            for (column, slide_ms), num_tiles in longest.items()
+            for (column, slide_ms), num_tiles in sorted(longest.items())
         )
 
     @cached_property

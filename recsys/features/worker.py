@@ -45,9 +45,9 @@ class WorkerConfig:
 
     poll_timeout_ms: int = 25
     """Longest wait for behaviour before looking for item events: bounds how stale those are."""
-    max_records: int = 8_000
-    """Records of one batch: a larger one shares more writes between events (a batch of 8,000 takes
-    about a fifth of a second), a smaller one is servable sooner."""
+    max_records: int = 20_000
+    """Records of one batch, reached only when far behind: a larger one shares more writes between
+    events (20,000 take about half a second), a smaller one is servable sooner."""
     commit_every_s: float = 1.0
     """Committed positions are for monitoring; the store has its own."""
     lag_every_s: float = 5.0

@@ -1,0 +1,68 @@
+"""Names, tokens, request time, duplicates: a few lines each."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from recsys.clock import DAY_MS, HOUR_MS
+from recsys.features.duplicates import DuplicateWindow
+from recsys.features.entities import ItemState
+from recsys.features.feast_repository import feast_connection_string
+from recsys.features.names import identity_hash, token_hash, tokens_of
+from recsys.features.request_time import NEVER_S, REQUEST_TIME_FEATURES, request_time
+
+MONDAY_MS = 4 * DAY_MS  # 1970-01-05
+
+
+def test_hashes_are_the_same_for_ever() -> None:
+    assert identity_hash("85123A") == -890958622887729376
+    assert token_hash("country=France") == identity_hash("country=France") != 0
+
+
+def test_tokens_of_odd_values() -> None:
+    assert tokens_of({"a": float("1e300"), "b": 2**60, "c": -0.0}) == [
+        "a=1e+300", f"b={2**60}", "c=0",
+    ]  # fmt: skip
+    assert tokens_of({"a": [], "b": "", "c": ["x", "x"]}) == ["b=", "c=x"]
+    assert tokens_of({"k": True}) != tokens_of({"k": 1})
+
+
+def test_request_time_goes_round() -> None:
+    at = np.array([MONDAY_MS, MONDAY_MS + 6 * HOUR_MS, MONDAY_MS + 7 * DAY_MS])
+    last = np.array([MONDAY_MS - 5_000, -1, MONDAY_MS + 8 * DAY_MS])
+    values = dict(zip(REQUEST_TIME_FEATURES, request_time(at, last).T.tolist(), strict=True))
+    assert values["hour_sin"] == pytest.approx([0, 1, 0], abs=1e-6)
+    assert values["hour_cos"] == pytest.approx([1, 0, 1], abs=1e-6)
+    assert values["weekday_sin"] == pytest.approx([0, math.sin(math.pi / 14), 0], abs=1e-6)
+    assert values["seconds_since_last_interaction"] == [5.0, np.float32(NEVER_S), 0.0]
+
+
+def test_a_duplicate_is_one_within_the_horizon() -> None:
+    window = DuplicateWindow(horizon=3)
+    seen = [window.seen_before(event_id, n) for n, event_id in enumerate("abacda")]
+    assert seen == [False, False, True, False, False, True]
+    assert not window.seen_before("b", 6), "five records ago"
+    assert not window.seen_before("a", 100)
+
+
+def test_an_item_is_in_the_category_of_its_time() -> None:
+    item = ItemState(b"", None, None, 0, 0, [(10, "tea"), (20, ""), (30, "mugs")])
+    assert [item.category_at(t) for t in (0, 10, 19, 20, 30, 99)] == [
+        "tea", "tea", "tea", "", "mugs", "mugs",
+    ]  # fmt: skip
+    assert ItemState(b"", None, None, 0, 0, []).category_at(5) == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "spelt"),
+    [
+        ("redis://127.0.0.1:16379/3", "127.0.0.1:16379,db=3"),
+        ("redis://:pw@h", "h:6379,password=pw"),
+        ("rediss://app:p%40ss@cache:6380", "cache:6380,username=app,password=p@ss,ssl=true"),
+    ],
+)
+def test_feast_spells_a_redis_address_differently(url: str, spelt: str) -> None:
+    assert feast_connection_string(url) == spelt
