@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,6 +29,8 @@ class ExposureLogConfig:
     """Exposures kept while the log is away: some 50 MB."""
     retry_s: float = 1.0
     """Pause after a failure."""
+    stop_patience_s: float = 3.0
+    """How long stopping waits for a log that is away."""
 
 
 class ExposureLog:
@@ -44,7 +47,8 @@ class ExposureLog:
         self._topic = topic
         self._config = config or ExposureLogConfig()
         self._queue: queue.Queue[Exposure | None] = queue.Queue(self._config.max_waiting)
-        self._stopped = threading.Event()
+        self._give_up_s = float("inf")
+        """When, on the monotonic clock, what the log does not take is dropped: once we stop."""
         self._thread = threading.Thread(target=self._run, name="exposure-log", daemon=True)
 
     def start(self) -> None:
@@ -59,14 +63,15 @@ class ExposureLog:
             EXPOSURES_DROPPED.inc()
 
     def stop(self) -> None:
-        """Append what waits, then end; what the log does not take within seconds is dropped."""
-        self._stopped.set()
+        """Append what waits, then end; what the log does not take in time is dropped."""
+        self._give_up_s = time.monotonic() + self._config.stop_patience_s
         if self._thread.is_alive():
             try:
-                self._queue.put(None, timeout=1.0)
+                self._queue.put(None, timeout=self._config.stop_patience_s)
             except queue.Full:
-                logger.warning("exposures are still waiting: the event log is away")
-            self._thread.join(timeout=10.0)
+                logger.warning("exposures are lost: the event log is away")
+                return
+            self._thread.join(timeout=2 * self._config.stop_patience_s)
 
     def _run(self) -> None:
         writer: EventWriter | None = None
@@ -82,9 +87,10 @@ class ExposureLog:
                     if not failing:
                         logger.warning("exposures cannot be written: %s", error)
                     failing = True
-                    if self._stopped.wait(self._config.retry_s):
+                    if time.monotonic() > self._give_up_s:
                         EXPOSURES_DROPPED.inc()
                         break
+                    time.sleep(self._config.retry_s)
                 else:
                     failing = False
                     break

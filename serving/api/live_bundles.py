@@ -22,6 +22,8 @@ from recsys.telemetry import BUNDLE_SWITCHES
 
 logger = logging.getLogger(__name__)
 
+_NOT_LOOKED = (-1, -1)
+
 
 class ModelServer(Protocol):
     """What is asked of the model server here."""
@@ -72,8 +74,8 @@ class LiveBundles:
             config: Intervals.
         """
         self.current: LiveBundle | None = None
-        self.trouble = ""
-        """Why the bundle the pointer names is not served; ``""`` when it is."""
+        self.trouble = "the live bundle is being taken up"
+        """Why the bundle the pointer names is not served; ``""`` when it is, or none is named."""
         self._pointer = pointer
         self._live_id = live_id
         self._load = load
@@ -81,7 +83,7 @@ class LiveBundles:
         self._server = model_server
         self._model_name = model_name
         self._config = config or WatchConfig()
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, int] | None = _NOT_LOOKED
 
     async def run(self) -> None:
         """Follow the pointer until cancelled."""

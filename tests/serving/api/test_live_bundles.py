@@ -1,0 +1,141 @@
+"""Following the pointer: whole switches, nothing lost when the next bundle cannot be served."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+from recsys.bundle.served import ServedBundle
+from recsys.clock import now_ms
+from recsys.errors import BundleError, ServerError
+from recsys.events.memory import MemoryEventLog
+from recsys.events.topics import Topics
+from recsys.inference.live import LiveBundle
+from recsys.inference.local import LocalModel
+from serving.api.live_bundles import LiveBundles, WatchConfig
+from tests.inference.toy_bundle import BUNDLE_DIMENSIONS, UsersOfLog, toy_bundle
+from tests.inference.toy_model import ToyModel
+
+
+class MemoryModelServer:
+    """Models that are loaded, and those that cannot be."""
+
+    def __init__(self) -> None:
+        self.loaded: set[str] = set()
+        self.broken: set[str] = set()
+        self.is_up = True
+
+    async def is_ready(self) -> bool:
+        return self.is_up
+
+    async def is_model_ready(self, name: str) -> bool:
+        return self.is_up and name in self.loaded
+
+    async def load(self, name: str) -> None:
+        if not self.is_up or name in self.broken:
+            raise ServerError(f"cannot load {name}")
+        self.loaded.add(name)
+
+
+class Rig:
+    """A pointer file, a model server and the bundles ``a``, ``b`` and ``c``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.pointer = folder / "live.json"
+        self.server = MemoryModelServer()
+        topics = Topics()
+        log = MemoryEventLog()
+        log.ensure_topics(topics.all())
+        users = UsersOfLog(log, topics)
+        model = LocalModel(ToyModel(40, dimensions=BUNDLE_DIMENSIONS))
+        self.bundles = LiveBundles(
+            pointer=self.pointer,
+            live_id=self._live_id,
+            load=self._load,
+            serve=lambda bundle: LiveBundle(bundle, model, users, clock=now_ms),
+            model_server=self.server,
+            model_name=lambda bundle_id: f"model_{bundle_id}",
+            config=WatchConfig(pointer_interval_s=0.005, model_interval_s=0.005),
+        )
+
+    def point_at(self, bundle_id: str) -> None:
+        temporary = self.pointer.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"bundle_id": bundle_id}))
+        temporary.replace(self.pointer)
+
+    @property
+    def serving(self) -> str | None:
+        return self.bundles.current and self.bundles.current.bundle.bundle_id
+
+    def _live_id(self) -> str | None:
+        if not self.pointer.exists():
+            return None
+        return str(json.loads(self.pointer.read_text())["bundle_id"])
+
+    def _load(self, bundle_id: str) -> ServedBundle:
+        if bundle_id not in "abc":
+            raise BundleError(f"no bundle {bundle_id}")
+        return toy_bundle(bundle_id)
+
+
+def test_nothing_published_is_no_trouble(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    assert rig.bundles.trouble  # not looked yet: not ready
+    asyncio.run(rig.bundles.follow())
+    assert (rig.serving, rig.bundles.trouble) == (None, "")
+
+
+def test_a_moved_pointer_switches_the_whole_bundle(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.server.loaded = {"model_a", "model_b"}
+    rig.point_at("a")
+    asyncio.run(rig.bundles.follow())
+    held = rig.bundles.current
+    rig.point_at("b")
+    asyncio.run(rig.bundles.follow())
+    assert rig.serving == "b"
+    assert held is not None  # a request that began with a keeps it
+    assert held.bundle.bundle_id == "a"
+
+
+def test_a_bundle_that_cannot_be_served_leaves_the_present_one(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.server.loaded = {"model_a"}
+    rig.server.broken = {"model_b"}
+    rig.point_at("a")
+    asyncio.run(rig.bundles.follow())
+    for wrong, reason in (("b", "cannot load model_b"), ("x", "no bundle x")):
+        rig.point_at(wrong)
+        asyncio.run(rig.bundles.follow())
+        assert rig.serving == "a"
+        assert reason in rig.bundles.trouble
+    rig.server.broken.clear()
+    rig.point_at("b")
+    asyncio.run(rig.bundles.follow())
+    assert (rig.serving, rig.bundles.trouble) == ("b", "")
+
+
+def test_the_first_bundle_serves_its_popular_items_while_its_model_is_away(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.server.is_up = False
+    rig.point_at("a")
+    asyncio.run(rig.bundles.follow())
+    assert rig.serving == "a"
+    assert rig.bundles.trouble
+
+
+def test_models_a_restarted_server_forgot_are_loaded_again(tmp_path: Path) -> None:
+    async def run() -> None:
+        rig = Rig(tmp_path)
+        rig.point_at("a")
+        following = asyncio.create_task(rig.bundles.run())
+        await asyncio.sleep(0.1)
+        assert rig.server.loaded == {"model_a"}
+        rig.server.loaded.clear()
+        await asyncio.sleep(0.1)
+        assert rig.server.loaded == {"model_a"}
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+    asyncio.run(run())
