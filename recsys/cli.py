@@ -36,7 +36,7 @@ COMMANDS: dict[str, Command] = {
     "down": Command("serving.supervisor", "stop everything that `up` started", True),
     "status": Command("serving.supervisor", "show what runs, where, and whether it answers", True),
     "logs": Command("serving.supervisor", "show what the servers print", True),
-    "demo": Command("recsys.demo", "watch the whole system work, from events to answers"),
+    "demo": Command("recsys.demo.run", "watch the whole system work, from events to answers"),
     "data": Command("recsys.datasets.cli", "check, fetch and turn your own tables into events"),
     "simulate": Command("recsys.simulation.cli", "make events of a simulated world"),
     "replay": Command("recsys.events.replay_cli", "send a file of events to Kafka"),

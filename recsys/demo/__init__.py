@@ -1,5 +1,1 @@
 """The whole system on one machine, from an empty folder to a changed answer: ``recsys demo``."""
-
-from recsys.demo.run import main
-
-__all__ = ["main"]
