@@ -28,7 +28,7 @@ import redis
 
 from recsys.clock import now_ms
 from recsys.endpoints import Endpoints, resolve
-from recsys.errors import ConfigurationError, RecsysError, ServerError
+from recsys.errors import ConfigurationError, FeatureError, RecsysError, ServerError
 from recsys.events.kafka import connect_reader, connect_writer, ensure_topics
 from recsys.events.sink import EventSink
 from recsys.events.topics import Topics
@@ -44,6 +44,8 @@ logger = logging.getLogger("recsys.stream_worker")
 
 _RETRY_S = 0.5
 """Pause before a broken run is begun anew: Redis or Kafka may just be restarting."""
+_WAIT_S = 2.0
+"""Pause before a run that could not begin is tried again: a backfill may be under way."""
 
 
 class _Stop:
@@ -130,15 +132,22 @@ def open_run(
         )
 
 
-def work(settings: Settings, endpoints: Endpoints, plan: Plan, stop: _Stop) -> None:
-    """Apply the log until ``stop``; a broken run is begun anew from what was written."""
+def work(settings: Settings, endpoints: Endpoints, stop: _Stop) -> None:
+    """Apply the log until ``stop``; a broken run is begun anew from what was written.
+
+    Each run loads the plan, which may have been compiled anew.
+
+    Raises:
+        ConfigurationError: when the first run cannot begin; later ones are waited for.
+    """
     client = connect(endpoints.require_redis())
     lease = LeasedWriter(client, settings.namespace)
     ready = ready_file(settings)
-    waiting = False
+    waiting = consumed = False
     try:
         while not stop():
             try:
+                plan = plans.load(settings.state_dir / plans.PLAN_FILE)
                 if not waiting and (holder := lease.holder()):
                     logger.info("standing by", extra={"holder": holder})
                     waiting = True
@@ -147,6 +156,7 @@ def work(settings: Settings, endpoints: Endpoints, plan: Plan, stop: _Stop) -> N
                 with open_run(settings, endpoints, plan, lease, stop) as run:
                     run.start()
                     _write_ready(ready)
+                    consumed = True
                     gc.collect()
                     gc.freeze()  # what a run keeps for life need not be looked at again
                     logger.info("consuming", extra={"plan": plan.schema_hash})
@@ -160,6 +170,11 @@ def work(settings: Settings, endpoints: Endpoints, plan: Plan, stop: _Stop) -> N
             except (ServerError, redis.RedisError) as error:
                 logger.warning("run broken, begun anew", extra={"reason": str(error)})
                 time.sleep(_RETRY_S)
+            except (ConfigurationError, FeatureError) as error:
+                if not consumed:
+                    raise
+                logger.error("run cannot begin, tried again", extra={"reason": str(error)})
+                time.sleep(_WAIT_S)
             finally:
                 waiting = False
                 _remove_own(ready)
@@ -203,11 +218,11 @@ def main() -> int:
     settings = Settings()
     try:
         endpoints = resolve(settings)
-        plan = plans.ensure(settings.state_dir, project=settings.namespace)
+        plans.ensure(settings.state_dir, project=settings.namespace)
         topics = Topics(namespace=settings.namespace)
         ensure_topics(settings, endpoints, topics.all())
-        work(settings, endpoints, plan, stop)
-    except (ConfigurationError, RecsysError) as error:
+        work(settings, endpoints, stop)
+    except RecsysError as error:
         logger.error("stream worker stops", extra={"reason": str(error)})
         return 1
     return 0

@@ -133,6 +133,12 @@ class WorkerRun:
         position, base = self._progress.of(at)
         if position is None:
             position = first
+            if first > 0 and at in self._sink.positions():
+                raise ConfigurationError(
+                    f"{at.topic}[{at.partition}]: wanted features up to record {first}, where the "
+                    "log begins, found an empty online store; run `recsys backfill`, which makes "
+                    "them from the event log"
+                )
         elif position - base > end:
             logger.warning(
                 "the broker forgot its log and begins anew",

@@ -64,9 +64,9 @@ class World:
             writer.append(topic, key, encode(event))
         writer.flush()
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
+    def start_worker(self, state_dir: Path | None = None) -> subprocess.Popen[bytes]:
         environment = os.environ | {
-            "RECSYS_STATE_DIR": str(self.settings.state_dir),
+            "RECSYS_STATE_DIR": str(state_dir or self.settings.state_dir),
             "RECSYS_NAMESPACE": self.settings.namespace,
             "KAFKA_BOOTSTRAP_SERVERS": str(self.endpoints.kafka_bootstrap_servers),
             "REDIS_URL": str(self.endpoints.redis_url),
@@ -248,6 +248,43 @@ def test_a_second_worker_stands_by_and_takes_over(world: World) -> None:
     found = reader.read_users(["u0"], vocabulary=vocabulary(), now_ms=now_ms())
     reader.close()
     assert found.history_count.values.tolist() == [1.0]
+
+
+def test_a_worker_that_slept_through_a_take_over_changes_nothing(
+    world: World, tmp_path: Path
+) -> None:
+    def clicks(first: int, end: int) -> list[Event]:
+        return [
+            InteractionEvent(
+                event_id=f"c{n}", event_time_ms=now_ms(), user_id="u0", item_id="i1", type="click"
+            )
+            for n in range(first, end)
+        ]
+
+    first = world.start_worker()
+    world.wait_ready(first)
+    writer = world.writer()
+    world.send(writer, clicks(0, 5))
+    wait_told(world, 5)
+    elsewhere = tmp_path / "another machine"
+    world.plan.dump(elsewhere / PLAN_FILE)
+    world.start_worker(elsewhere)
+    first.send_signal(signal.SIGSTOP)
+    world.send(writer, clicks(5, 10))
+    wait_told(world, 10)
+    first.send_signal(signal.SIGCONT)
+    for n in range(10, 20):
+        world.send(writer, clicks(n, n + 1))
+        time.sleep(0.05)
+    writer.close()
+    wait_told(world, 20)
+    log = world.settings.state_dir / "worker.log"
+    wait_for(lambda: "lease lost" in log.read_text(), 10)
+    assert first.poll() is None, "it stands by"
+    reader = OnlineReader(world.plan, str(world.endpoints.redis_url))
+    found = reader.read_users(["u0"], vocabulary=vocabulary(), now_ms=now_ms())
+    reader.close()
+    assert found.history_count.values.tolist() == [20.0]
 
 
 def test_a_writer_whose_lease_is_gone_writes_nothing(redis_url: str, namespace: str) -> None:

@@ -53,19 +53,27 @@ class House:
             writer.append(topic, key, encode(event))
         writer.flush()
 
-    def run(self, *, until_idle: bool = True) -> WorkerRun:
-        items = self.log.reader(topics=[TOPICS.items], group="f")
-        behaviour = self.log.reader(topics=[TOPICS.behaviour], group="f")
+    def run(self) -> None:
         look = self.log.reader(topics=[TOPICS.items, TOPICS.behaviour], group="never")
         bounds = {at: (p, p + look.lag()[at]) for at, p in look.positions().items()}
+        run = self.begin(bounds)
+        try:
+            run.start()
+            while run.step():
+                pass
+            run.store()
+        finally:
+            self.sink.close()
+
+    def begin(self, bounds: dict[TopicPartition, tuple[int, int]]) -> WorkerRun:
         self.sink = EventSink(self.folder, list(bounds), config=self.sink_config)
         try:
-            run = WorkerRun(
+            return WorkerRun(
                 stream=FeatureStream(PLAN, self.store, TOPICS),
                 store=self.store,
                 lease=self.store,
-                items=items,
-                behaviour=behaviour,
+                items=self.log.reader(topics=[TOPICS.items], group="f"),
+                behaviour=self.log.reader(topics=[TOPICS.behaviour], group="f"),
                 bounds=bounds,
                 dead_letters=self.log.writer(),
                 sink=self.sink,
@@ -73,13 +81,9 @@ class House:
                 clock=lambda: T0,
                 config=WorkerConfig(poll_timeout_ms=1, disk_retry_s=0.01),
             )
-            run.start()
-            while until_idle and run.step():
-                pass
-            run.store()
-        finally:
+        except BaseException:
             self.sink.close()
-        return run
+            raise
 
     def counts(self) -> list[float]:
         reader = MemoryOnlineReader(PLAN, self.store)
@@ -134,6 +138,15 @@ def test_a_log_lost_from_memory_begins_anew(house: House) -> None:
     assert report.num_rows == 8
 
 
+def test_a_lost_store_is_made_anew_from_the_log(house: House) -> None:
+    house.send(*(click(n) for n in range(5)))
+    house.run()
+    before = house.store.content
+    house.store = Lease()
+    house.run()
+    assert house.store.content == before
+
+
 def test_features_of_other_declarations_are_refused(house: House) -> None:
     house.send(click(0))
     house.run()
@@ -153,20 +166,12 @@ def test_half_a_backfill_is_refused(house: House) -> None:
 def test_records_deleted_before_they_were_applied_are_missed(house: House) -> None:
     house.send(click(0))
     house.run()
-    at = next(a for a, p in positions(house).items() if p == 1)
-    with pytest.raises(ConfigurationError, match="run `recsys backfill`"):
-        WorkerRun(
-            stream=FeatureStream(PLAN, house.store, TOPICS),
-            store=house.store,
-            lease=house.store,
-            items=house.log.reader(topics=[TOPICS.items], group="f"),
-            behaviour=house.log.reader(topics=[TOPICS.behaviour], group="f"),
-            bounds={at: (5, 9)},
-            dead_letters=house.log.writer(),
-            sink=house.sink,
-            topics=TOPICS,
-            clock=lambda: T0,
-        )
+    deleted = {at: (5, 9) for at, position in positions(house).items() if position == 1}
+    with pytest.raises(ConfigurationError, match=r"from 1 on.*begins at 5; run `recsys backfill`"):
+        house.begin(deleted)
+    house.store = Lease()
+    with pytest.raises(ConfigurationError, match=r"empty online store; run `recsys backfill`"):
+        house.begin(deleted)
 
 
 def positions(house: House) -> dict[TopicPartition, int | None]:
