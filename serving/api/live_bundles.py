@@ -8,6 +8,7 @@ model server that was restarted has forgotten its models: they are loaded again 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -16,13 +17,17 @@ from pathlib import Path
 from typing import Protocol
 
 from recsys.bundle.served import ServedBundle
-from recsys.errors import RecsysError
+from recsys.deadline import Deadline
+from recsys.errors import RecsysError, StageError
 from recsys.inference.live import LiveBundle
+from recsys.ranking.filters import NOTHING
 from recsys.telemetry import BUNDLE_SWITCHES
 
 logger = logging.getLogger(__name__)
 
 _NOT_LOOKED = (-1, -1)
+_NOBODY = "\x00"
+"""No user: identities hold no control characters."""
 
 
 class ModelServer(Protocol):
@@ -46,6 +51,8 @@ class WatchConfig:
     """Between two looks at the pointer: one ``stat`` each."""
     model_interval_s: float = 1.0
     """Between two questions whether the model server still has the model."""
+    rehearsal_ms: int = 3_000
+    """Longest wait for the first, unseen request of a bundle."""
 
 
 class LiveBundles:
@@ -123,7 +130,20 @@ class LiveBundles:
             if self.current is None:
                 self._switch(live)  # popular items are better than nothing
             await self._server.load(name)
+        await self._rehearse(live)
         self._switch(live)
+
+    async def _rehearse(self, live: LiveBundle) -> None:
+        """Go the way of a request once: the first one connects, imports and allocates.
+
+        A failure here is not a reason to stay on the old bundle: requests would meet it as well.
+        """
+        deadline = Deadline.after_ms(self._config.rehearsal_ms)
+        with contextlib.suppress(StageError):
+            user = await live.user(_NOBODY, deadline)
+            await live.recommend(
+                user, excluded=NOTHING, exclude_history=True, k=1, deadline=deadline
+            )
 
     def _switch(self, live: LiveBundle) -> None:
         if self.current is None or self.current.bundle.bundle_id != live.bundle.bundle_id:
