@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import redis
 from rich.console import Console
@@ -23,9 +23,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from recsys.endpoints import Endpoints, resolve
 from recsys.errors import RecsysError
-from recsys.events.kafka import latest_positions
-from recsys.events.log import TopicPartition
-from recsys.events.topics import Topics
 from recsys.features import plan as plans
 from recsys.features.backfill import Backfilled, backfill
 from recsys.features.hashes import Write
@@ -33,7 +30,7 @@ from recsys.features.layout import project_of_key
 from recsys.features.lease import LeasedWriter
 from recsys.features.plan import Plan
 from recsys.features.positions import POSITIONS_FIELD
-from recsys.features.progress import StoredProgress
+from recsys.features.progress import StoredProgress, fields_of_others, progress_key
 from recsys.features.redis_hashes import RedisHashes, connect
 from recsys.settings import Settings
 
@@ -47,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="recsys backfill", description="compute all features anew from the event log"
     )
     parser.parse_args(argv)
-    settings = Settings()  # type: ignore[call-arg]
+    settings = Settings()
     began_s = time.monotonic()
     try:
         endpoints = resolve(settings)
@@ -85,14 +82,11 @@ def run(
         lease = LeasedWriter(client, settings.namespace)
         try:
             lease.take()
-            topics = Topics(namespace=settings.namespace)
-            every = latest_positions(settings, endpoints, [topics.items, topics.behaviour])
             task = progress.add_task("entities", total=len(result.hashes.content))
             _write(
                 lease,
                 StoredProgress(store, settings.namespace),
                 result,
-                every.keys() - result.positions.keys(),
                 lambda done: progress.update(task, advance=done),
                 lambda: remove_others(client, settings.namespace, result, lease),
             )
@@ -107,7 +101,6 @@ def _write(
     lease: LeasedWriter,
     progress: StoredProgress,
     result: Backfilled,
-    forgotten: Collection[TopicPartition],
     done: Callable[[int], None],
     remove: Callable[[], int],
 ) -> None:
@@ -117,7 +110,6 @@ def _write(
             result.bases,
             result.layout,
             in_backfill=in_backfill,
-            forgotten=forgotten,  # nothing of them is in the event log yet
         )
 
     # From here until the end the store is half old, half new: the mark keeps workers waiting.
@@ -138,6 +130,12 @@ def remove_others(
 
     The stream makes them again from where the log ends. Hashes that Feast alone wrote stay.
     """
+    key_of_progress = progress_key(namespace)
+    stored: list[bytes] = client.hkeys(key_of_progress)  # type: ignore[arg-type, assignment]
+    # A partition of which the event log has nothing yet begins where Kafka's log does.
+    others = fields_of_others(result.positions, stored)
+    if others:
+        client.hdel(key_of_progress, *others)  # type: ignore[arg-type]
     removed = 0
     kept = result.hashes.content
     batch: list[bytes] = [

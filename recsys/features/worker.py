@@ -43,7 +43,7 @@ _Decoded = list[tuple[Record, Event | None]]
 class WorkerConfig:
     """How the worker paces itself."""
 
-    poll_timeout_ms: int = 25
+    poll_timeout_ms: int = 100
     """Longest wait for behaviour before looking for item events: bounds how stale those are."""
     max_records: int = 20_000
     """Records of one batch, reached only when far behind: a larger one shares more writes between
