@@ -98,7 +98,9 @@ def play(args: argparse.Namespace, stages: Stages, settings: Settings, state_dir
     }
     demo_settings = Settings.model_validate(addresses)
     api_url = f"http://{demo_settings.host}:{demo_settings.api_port}"
-    with stages.stage("servers", "Redis, Kafka, Triton, the worker and the API start; feature_repo is applied"):
+    with stages.stage(
+        "servers", "Redis, Kafka, Triton, the worker and the API start; feature_repo is applied"
+    ):
         with _beside(stages, "features", "apply"):
             stages.run("up")
     with stages.stage("replay", "history goes through Kafka; features land in Redis"):
@@ -110,10 +112,10 @@ def play(args: argparse.Namespace, stages: Stages, settings: Settings, state_dir
     with stages.stage("train", "point-in-time examples, two towers, ranker, evaluation (Ray)"):
         stages.run(
             "train", "--recipe", "demo", "--dataset", world.name,
-            "--shift-ms", str(world.shift_ms),
+            "--shift-ms", str(world.shift_ms), capture=True,
         )  # fmt: skip
     with stages.stage("publish", "the bundle becomes Triton models; the pointer moves"):
-        stages.run("publish")
+        stages.run("publish", capture=True)
     with stages.stage("recommend", "three users ask"):
         users = users_by_activity(demo_settings)
         regular, average = users[len(users) // 50], users[len(users) // 2]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+import uvloop
 
 from benchmarks.loadtest.arrivals import poisson_arrivals_s, zipf_users
 from benchmarks.loadtest.connection import ConnectionPool, prepare_post
@@ -44,9 +46,10 @@ async def _against_stub(
     return outcome
 
 
-def test_a_paused_server_shows_its_pause_in_p99() -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_paused_server_shows_its_pause_in_p99(run: Callable[..., Outcome]) -> None:
     due_s = np.arange(200) * 0.01
-    outcome = asyncio.run(_against_stub(due_s, service_s=0.0, pause_at=100))
+    outcome = run(_against_stub(due_s, service_s=0.0, pause_at=100))
     assert outcome.statuses == {"200": 200}
     # 100 requests fell due during the pause: a closed loop would have seen one slow answer.
     assert outcome.percentile_ms(99) > 900
