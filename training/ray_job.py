@@ -11,10 +11,12 @@ name (a hash of what it learns from) when the same command is given again.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +33,22 @@ from training.prepare import Prepared
 OBJECT_STORE_BYTES = 200 * 1024**2
 """Nothing large goes through Ray's object store; this keeps a laptop's memory free."""
 _STATE_FILE, _SUM_FILE, _FITTED_FILE = "state.pt", "state.sha256", "fitted.pt"
+_PROGRESS_FILE = "progress.jsonl"
 _KEPT_CHECKPOINTS = 2
+_RAY_ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # Nothing preempts a laptop; on a cluster a lost node is a failed worker, started again.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # A report waits for the controller's next look, every 2 seconds by default.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Workers of a local Ray inherit this. Threads that wait for each other must sleep, not spin: on
+    # a machine that has other work to do, spinning costs several times what it saves.
+    "OMP_WAIT_POLICY": "passive",
+}
 logger = logging.getLogger(__name__)
 
 EpochReport = Callable[[str, int, int, float], None]
@@ -83,15 +100,14 @@ def run_name(prepared_file: Path) -> str:
 @contextmanager
 def _ray(address: str | None, num_workers: int) -> Iterator[None]:
     """Connect to a cluster, or start a local Ray without dashboard, and let go of it at the end."""
-    # Set before ray is imported: it reads them then.
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    for name, value in _RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)  # before ray is imported: it reads them then
     import ray
 
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+    }
     local_dir: str | None = None
     if address is None:
         # A short path of its own: sockets have a length limit, and it is removed afterwards.
@@ -142,11 +158,11 @@ def _train(
             storage_path=str(folder),
             failure_config=FailureConfig(max_failures=2),
             checkpoint_config=CheckpointConfig(num_to_keep=_KEPT_CHECKPOINTS),
-            callbacks=[_epoch_callback(on_epoch)],
         ),
     )  # fmt: skip
     try:
-        trainer.fit()
+        with _told(folder / _PROGRESS_FILE, on_epoch):
+            trainer.fit()
     except Exception as error:  # Ray has many kinds; all of them end the run
         raise ConfigurationError(
             f"training on Ray failed: {error}\nthe run's checkpoints are in {folder}; the same "
@@ -154,17 +170,33 @@ def _train(
         ) from error
 
 
-def _epoch_callback(on_epoch: EpochReport) -> Any:
-    from ray.train import UserCallback
+@contextmanager
+def _told(path: Path, on_epoch: EpochReport) -> Iterator[None]:
+    """Pass on the lines rank 0 appends to ``path``, from a thread of the driver.
 
-    class Tell(UserCallback):  # type: ignore[misc]
-        """Passes on what rank 0 reports."""
+    Ray's own callbacks run in its controller process, which has no terminal.
+    """
+    done = threading.Event()
+    path.unlink(missing_ok=True)
 
-        def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
-            first = metrics[0]
-            on_epoch(first["phase"], int(first["epoch"]), int(first["epochs"]), first["loss"])
+    def follow() -> None:
+        seen = 0
+        while True:
+            last = done.wait(0.2)
+            lines = path.read_text().splitlines() if path.exists() else []
+            for line in lines[seen:]:
+                on_epoch(*json.loads(line))
+            seen = len(lines)
+            if last:
+                return
 
-    return Tell()
+    thread = threading.Thread(target=follow, name="training-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -177,7 +209,14 @@ def _worker(config: dict[str, Any]) -> None:
     world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
     prepared = Prepared.load(Path(config["prepared"]))
     checkpoints = _RayCheckpoints(world.rank)
-    fitted = fit(prepared, world=world, checkpoints=checkpoints, on_epoch=checkpoints.note)
+    progress = Path(config["folder"]) / _PROGRESS_FILE
+
+    def tell(phase: str, epoch: int, epochs: int, loss: float) -> None:
+        if world.rank == 0:
+            with progress.open("a") as file:
+                file.write(json.dumps([phase, epoch, epochs, loss]) + "\n")
+
+    fitted = fit(prepared, world=world, checkpoints=checkpoints, on_epoch=tell)
     if world.rank == 0:
         write_whole(Path(config["folder"]) / _FITTED_FILE, fitted)
 
@@ -187,11 +226,6 @@ class _RayCheckpoints:
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
-        self._noted: dict[str, Any] = {}
-
-    def note(self, phase: str, epoch: int, epochs: int, loss: float) -> None:
-        """Remember what to report with the next state."""
-        self._noted = {"phase": phase, "epoch": epoch, "epochs": epochs, "loss": loss}
 
     def latest(self) -> State | None:
         """Give the newest state. A damaged one is said and left: the run begins anew."""
@@ -207,13 +241,12 @@ class _RayCheckpoints:
         """Hand a state to Ray Train, which copies it before it returns."""
         import ray.train
 
-        report = self._noted | metrics
         if self._rank != 0:
-            ray.train.report(report)
+            ray.train.report(metrics)
             return
         with tempfile.TemporaryDirectory() as folder:
             write_state(Path(folder), state)
-            ray.train.report(report, checkpoint=ray.train.Checkpoint.from_directory(folder))
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
 def write_state(folder: Path, state: State) -> None:
