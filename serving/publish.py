@@ -35,6 +35,8 @@ from recsys.client import AsyncClient, ClientConfig
 from recsys.deadline import Deadline
 from recsys.endpoints import Endpoints, resolve
 from recsys.errors import BundleError, RecsysError
+from recsys.features.plan import PLAN_FILE
+from recsys.features.plan import load as load_plan
 from recsys.inference.model import NUMPY_DTYPES, Array, Arrays
 from recsys.inference.triton import MODEL_PREFIX, TritonModel, TritonServer, model_name
 from recsys.models import signature
@@ -125,6 +127,7 @@ async def _publish(
 ) -> Published:
     store = BundleStore(settings.bundle_dir)
     manifest = _wanted(store, bundle_id)
+    _check_plan(settings, manifest)
     name = model_name(manifest.bundle_id)
     previous = store.live()
     took_ms: dict[str, float] = {}
@@ -139,9 +142,12 @@ async def _publish(
 
     async with TritonServer(endpoints.require_triton()) as server:
         with step("render"):
-            _render(settings, store, manifest, name)
+            has_changed = _render(settings, store, manifest, name)
         with step("load"):
-            await server.load(name)
+            # Loading again what is loaded would cost seconds: the compiled model.py beside it
+            # makes its folder look new.
+            if has_changed or not await server.is_model_ready(name):
+                await server.load(name)
         model = TritonModel(server, manifest.bundle_id)
         with step("warm up"):
             for num_users in config.warm_up_batches:
@@ -176,10 +182,24 @@ def _wanted(store: BundleStore, bundle_id: str | None) -> Manifest:
     return bundles[0]
 
 
-def _render(settings: Settings, store: BundleStore, manifest: Manifest, name: str) -> None:
+def _check_plan(settings: Settings, manifest: Manifest) -> None:
+    """Refuse a bundle whose features the stream worker does not compute: it would read zeros."""
+    path = settings.state_dir / PLAN_FILE
+    if not path.is_file():
+        return  # the worker runs on another machine
+    found = load_plan(path).schema_hash
+    if found != manifest.plan_schema_hash:
+        raise BundleError(
+            f"bundle {manifest.bundle_id} was trained on feature plan {manifest.plan_schema_hash}, "
+            f"the stream worker computes plan {found}; run `recsys train` on the present features, "
+            "or put the feature repository back as it was"
+        )
+
+
+def _render(settings: Settings, store: BundleStore, manifest: Manifest, name: str) -> bool:
     paths = sysconfig.get_paths()
     checkout = Path(__file__).resolve().parent.parent
-    render(
+    return render(
         BundleToServe(
             bundle_id=manifest.bundle_id,
             path=store.path(manifest.bundle_id),

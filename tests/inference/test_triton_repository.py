@@ -19,7 +19,7 @@ TEMPLATE = Path("serving/model_repository/model.py")
 BUNDLE = BundleToServe(bundle_id="abc", path=Path("bundles/abc"), dimensions=TOY_DIMENSIONS)
 
 
-def rendered(repository: Path, **changes: object) -> Path:
+def rendered(repository: Path, **changes: object) -> bool:
     return render(
         BUNDLE,
         repository,
@@ -31,8 +31,13 @@ def rendered(repository: Path, **changes: object) -> Path:
     )
 
 
+def _text(repository: Path, file: str) -> str:
+    rendered(repository)
+    return (repository / "recommend_abc" / file).read_text()
+
+
 def test_configuration_names_every_tensor_of_the_three_signatures(tmp_path: Path) -> None:
-    text = (rendered(tmp_path) / "config.pbtxt").read_text()
+    text = _text(tmp_path, "config.pbtxt")
     for spec in (*model_inputs(TOY_DIMENSIONS), *model_outputs(TOY_DIMENSIONS)):
         dims = ", ".join(map(str, spec.shape))
         pattern = rf'name: "{spec.name}" data_type: TYPE_{spec.dtype} dims: \[{dims}\]'
@@ -52,16 +57,17 @@ def test_configuration_names_every_tensor_of_the_three_signatures(tmp_path: Path
 
 
 def test_model_finds_its_packages_by_absolute_path(tmp_path: Path) -> None:
-    source = (rendered(tmp_path) / "1" / "model.py").read_text()
+    source = _text(tmp_path, "1/model.py")
     assert "PYTHON_PATHS: tuple[str, ...] = ('/some/site-packages',)" in source
     compile(source, "model.py", "exec")
 
 
 def test_rendering_again_touches_nothing_and_a_change_replaces_the_whole(tmp_path: Path) -> None:
-    config = rendered(tmp_path) / "config.pbtxt"
+    assert rendered(tmp_path)
+    config = tmp_path / "recommend_abc" / "config.pbtxt"
     before = config.stat().st_mtime_ns
-    assert rendered(tmp_path) == config.parent
+    assert not rendered(tmp_path)
     assert config.stat().st_mtime_ns == before  # Triton would reload a model whose files are newer
-    rendered(tmp_path, max_batch_size=7)
+    assert rendered(tmp_path, max_batch_size=7)
     assert "max_batch_size: 7" in config.read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["recommend_abc"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -242,4 +243,9 @@ def test_unknown_bundle_and_damaged_bundle_do_not_go_live(running: Running) -> N
     publish_and_wait(running, running.bundles[0])
     with pytest.raises(BundleError, match="no bundle"):
         publish(running.settings, running.endpoints, "0" * 16, console=Console(quiet=True))
+    plan = plans.load(running.settings.state_dir / plans.PLAN_FILE)
+    other = msgspec.structs.replace(plan, services={})
+    stranger = add_untrained_bundle(running.settings.bundle_dir, other, seed=3)
+    with pytest.raises(BundleError, match="the stream worker computes plan"):
+        publish(running.settings, running.endpoints, stranger, console=Console(quiet=True))
     assert running.client.ready().bundle == running.bundles[0]
