@@ -98,11 +98,13 @@ def play(args: argparse.Namespace, stages: Stages, settings: Settings, state_dir
     }
     demo_settings = Settings.model_validate(addresses)
     api_url = f"http://{demo_settings.host}:{demo_settings.api_port}"
-    with stages.stage(
-        "servers", "Redis, Kafka, Triton, the worker and the API start; feature_repo is applied"
+    with (
+        stages.stage(
+            "servers", "Redis, Kafka, Triton, the worker and the API start; feature_repo is applied"
+        ),
+        _beside(stages, "features", "apply"),
     ):
-        with _beside(stages, "features", "apply"):
-            stages.run("up")
+        stages.run("up")
     with stages.stage("replay", "history goes through Kafka; features land in Redis"):
         if world.name == RETAIL:
             stages.run("replay", RETAIL, "--shift-ms", str(world.shift_ms))

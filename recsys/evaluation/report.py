@@ -83,12 +83,12 @@ def judge_lists(
 
 
 def as_table(title: str, rows: Mapping[str, ListQuality]) -> Table:
-    """Give a printable table: one recommender a line, intervals beside recall and NDCG."""
+    """Give a printable table: one recommender a line, half an interval beside recall and NDCG."""
     k = next(iter(rows.values())).k
     table = Table(title=title, title_justify="left")
-    table.add_column("recommender")
+    table.add_column("recommender", no_wrap=True)
     for name in (f"Recall@{k}", f"NDCG@{k}", f"HR@{k}", f"MRR@{k}", "coverage", "users"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for name, quality in rows.items():
         table.add_row(
             name,
@@ -103,4 +103,4 @@ def as_table(title: str, rows: Mapping[str, ListQuality]) -> Table:
 
 
 def _with_interval(interval: Interval) -> str:
-    return f"{interval.mean:.4f} ({interval.low:.4f}…{interval.high:.4f})"
+    return f"{interval.mean:.4f} ±{(interval.high - interval.low) / 2:.3f}"

@@ -36,6 +36,7 @@ from recsys.features.plan import (
     Plan,
     ValueType,
     View,
+    compiling,
     default_repository,
     definitions_hash,
 )
@@ -238,7 +239,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif options.command == "feast":
             return _run_feast(settings, repository, options.arguments)
         elif options.command == "apply":
-            plan = apply(settings, repository)
+            with compiling(settings.state_dir):  # a worker that starts meanwhile waits for us
+                plan = apply(settings, repository)
             path = settings.state_dir / PLAN_FILE
             sys.stdout.write(f"applied {plan.project}; plan {plan.schema_hash} in {path}\n")
         else:

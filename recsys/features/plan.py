@@ -8,10 +8,13 @@ a bundle carries so that it is never served with other features than it was trai
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -280,22 +283,46 @@ def definitions_hash(repository: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+@contextlib.contextmanager
+def compiling(state_dir: Path) -> Iterator[None]:
+    """Let one process at a time compile the plan of a state folder; the others wait here."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    with (state_dir / "plan.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed, also by a kill
+        yield
+
+
 def ensure(state_dir: Path, *, project: str, repository: Path | None = None) -> Plan:
     """Give the plan of ``repository``, compiled anew (5 to 10 s) when its declarations changed.
 
-    Compiling happens in a child process, so that this one never imports Feast.
+    Compiling happens in a child process, so that this one never imports Feast. Processes that
+    start together wait for the first of them.
 
     Raises:
         ConfigurationError: when the declarations cannot be compiled.
     """
     repository = repository or default_repository()
     path = state_dir / PLAN_FILE
+    plan = _up_to_date(path, project, repository)
+    if plan is None:
+        with compiling(state_dir):
+            plan = _up_to_date(path, project, repository)
+            if plan is None:
+                _compile(path, project, repository)
+                plan = load(path)
+    return plan
+
+
+def _up_to_date(path: Path, project: str, repository: Path) -> Plan | None:
     try:
         plan = load(path)
-        if plan.project == project and plan.definitions_hash == definitions_hash(repository):
-            return plan
     except FeatureError:
-        pass  # absent or of an older version: compiled below
+        return None  # absent or of an older version
+    fits = plan.project == project and plan.definitions_hash == definitions_hash(repository)
+    return plan if fits else None
+
+
+def _compile(path: Path, project: str, repository: Path) -> None:
     command = [
         sys.executable, "-m", "recsys.features.feast_repository", "compile",
         "--repository", str(repository), "--out", str(path), "--project", project,
@@ -305,4 +332,3 @@ def ensure(state_dir: Path, *, project: str, repository: Path | None = None) -> 
         raise ConfigurationError(
             f"the declarations in {repository} do not compile:\n{done.stderr.strip()[-2000:]}"
         )
-    return load(path)
