@@ -32,9 +32,10 @@ def maximal_marginal_relevance(
     k = min(k, num_candidates)
     if k == 0:
         return np.empty(0, dtype=np.intp)
-    span = float(score.max() - score.min())
-    relevance = (score - score.min()) / span if span > 0 else np.zeros_like(score)
-    closest = np.zeros(num_candidates, dtype=np.float32)
+    exact = score.astype(np.float64)  # scaling in float32 would make near scores equal
+    span = float(exact.max() - exact.min())
+    relevance = (exact - exact.min()) / span if span > 0 else np.zeros_like(exact)
+    closest = np.zeros(num_candidates, dtype=np.float64)
     open_ = np.ones(num_candidates, dtype=bool)
     chosen: list[int] = []
     for _ in range(k):
