@@ -32,10 +32,12 @@ def maximal_marginal_relevance(
     k = min(k, num_candidates)
     if k == 0:
         return np.empty(0, dtype=np.intp)
-    exact = score.astype(np.float64)  # scaling in float32 would make near scores equal
-    span = float(exact.max() - exact.min())
-    relevance = (exact - exact.min()) / span if span > 0 else np.zeros_like(exact)
-    closest = np.zeros(num_candidates, dtype=np.float64)
+    # Best first, so that of candidates whose scaled scores are equal the better one is taken.
+    order = np.argsort(-score, kind="stable")
+    score, vector = score[order], vector[order]
+    span = float(score[0] - score[-1])
+    relevance = (score - score[-1]) / span if span > 0 else np.zeros_like(score)
+    closest = np.zeros(num_candidates, dtype=np.float32)
     open_ = np.ones(num_candidates, dtype=bool)
     chosen: list[int] = []
     for _ in range(k):
@@ -44,4 +46,4 @@ def maximal_marginal_relevance(
         chosen.append(best)
         open_[best] = False
         np.maximum(closest, vector @ vector[best], out=closest)
-    return np.array(chosen, dtype=np.intp)
+    return order[chosen]
