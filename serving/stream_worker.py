@@ -25,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 
 import redis
+from prometheus_client import start_http_server
 
 from recsys.clock import now_ms
 from recsys.endpoints import Endpoints, resolve
@@ -197,6 +198,17 @@ def _remove_own(path: Path) -> None:
             path.unlink()
 
 
+def _show_metrics(settings: Settings) -> None:
+    """Serve the metrics; a port that is taken (by the worker stood by for, say) stops nothing."""
+    if settings.worker_metrics_port == 0:
+        return
+    try:
+        start_http_server(settings.worker_metrics_port, addr=settings.host)
+    except OSError as error:
+        reason = f"port {settings.worker_metrics_port}: {error}; set RECSYS_WORKER_METRICS_PORT"
+        logger.warning("metrics are not shown", extra={"reason": reason})
+
+
 class _Fields(logging.Formatter):
     """A constant message, its fields behind it as JSON."""
 
@@ -221,6 +233,7 @@ def main() -> int:
         plans.ensure(settings.state_dir, project=settings.namespace)
         topics = Topics(namespace=settings.namespace)
         ensure_topics(settings, endpoints, topics.all())
+        _show_metrics(settings)
         work(settings, endpoints, stop)
     except RecsysError as error:
         logger.error("stream worker stops", extra={"reason": str(error)})

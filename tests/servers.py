@@ -51,7 +51,8 @@ def begin_session() -> Path:
 
 def session_settings(name: str, **changes: object) -> Settings:
     """Give settings with free ports and a folder of their own."""
-    redis, kafka, triton, api = free_ports(1), free_ports(2), free_ports(3), free_ports(1)
+    redis, kafka, triton = free_ports(1), free_ports(2), free_ports(3)
+    api, worker = free_ports(1), free_ports(1)
     return Settings.model_validate(
         {
             "RECSYS_STATE_DIR": Path(os.environ[FOLDER_VARIABLE]) / name,
@@ -59,6 +60,7 @@ def session_settings(name: str, **changes: object) -> Settings:
             "RECSYS_KAFKA_PORT": kafka,
             "RECSYS_TRITON_GRPC_PORT": triton,
             "RECSYS_API_PORT": api,
+            "RECSYS_WORKER_METRICS_PORT": worker,
             **changes,
         }
     )

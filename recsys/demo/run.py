@@ -177,6 +177,7 @@ def _free_ports(settings: Settings) -> dict[str, str]:
     """
     wanted = {
         "RECSYS_API_PORT": (settings.api_port, 1),
+        "RECSYS_WORKER_METRICS_PORT": (settings.worker_metrics_port, 1),
         "RECSYS_REDIS_PORT": (settings.redis_port, 1),
         "RECSYS_KAFKA_PORT": (settings.kafka_port, 2),
         "RECSYS_TRITON_GRPC_PORT": (settings.triton_grpc_port, 3),
