@@ -1,4 +1,4 @@
-"""A whole run: log in, bundle out. Who runs ``fit`` (this process or Ray's workers) is passed in."""
+"""A whole run: log in, bundle out. Who runs ``fit`` (we or Ray's workers) is passed in."""
 
 from __future__ import annotations
 

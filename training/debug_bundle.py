@@ -64,7 +64,9 @@ def made_up_log(
             "event_id": [f"user-event-{u}" for u in range(num_users)],
             "event_time_ms": begin_ms,
             "user_id": [f"user-{u}" for u in range(num_users)],
-            "attributes": [json.dumps({"country": ("fr", "de", "uk")[u % 3]}) for u in range(num_users)],
+            "attributes": [
+                json.dumps({"country": ("fr", "de", "uk")[u % 3]}) for u in range(num_users)
+            ],
         }
     )
     visits: list[tuple[int, str, str, float]] = []

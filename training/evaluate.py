@@ -175,9 +175,7 @@ def _dense_lists(
     return out
 
 
-def _question(
-    view: View, taken: Ragged, had: Ragged, counts: Int64s, num_items: int
-) -> _Question:
+def _question(view: View, taken: Ragged, had: Ragged, counts: Int64s, num_items: int) -> _Question:
     span = num_items + 1
     keys = _keys(taken, span)
     banned = had if view == NEW else _nothing(len(taken))
@@ -195,9 +193,7 @@ def _keeping_unseen(ranked: Int32s, question: _Question, k: int) -> dict[str, fl
     hits, truth = hit_table(ranked, relevant), num_relevant(relevant)
     judged = truth > 0
     return {
-        f"recall@{k}_keeping_unseen": round(
-            float(recall_at_k(hits, truth, k=k)[judged].mean()), 5
-        ),
+        f"recall@{k}_keeping_unseen": round(float(recall_at_k(hits, truth, k=k)[judged].mean()), 5),
         f"ndcg@{k}_keeping_unseen": round(float(ndcg_at_k(hits, truth, k=k)[judged].mean()), 5),
     }
 

@@ -129,7 +129,7 @@ def write_manifest(
 
 
 def code_version() -> str:
-    """Give the commit of the checkout (with ``+`` when it has changes), else the package version."""
+    """Give the checkout's commit (``+`` when it has changes), else the package version."""
     root = Path(__file__).resolve().parent.parent
     try:
         commit = _git(root, "rev-parse", "--short=12", "HEAD")

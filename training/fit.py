@@ -1,4 +1,4 @@
-"""What a worker does: towers, lists, ranker, and the sources again on all that came before the test.
+"""What a worker does: towers, lists, ranker, and the sources again on all data before the test.
 
 ::
 

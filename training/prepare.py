@@ -345,9 +345,9 @@ class _Maker:
         rounds = []
         for value in np.unique(cell).tolist():
             rows = chosen[cell == value]
-            as_of_ms = min(
-                split.ranker_from_ms + value * grid_ms, int(lists.time_ms[rows].min())
-            ) - 1
+            as_of_ms = (
+                min(split.ranker_from_ms + value * grid_ms, int(lists.time_ms[rows].min())) - 1
+            )
             context = encoded(
                 self._users, lists.user_id[rows], lists.time_ms[rows] - 1, self._encoding,
                 self._progress, "lists",
@@ -382,8 +382,7 @@ def encoded(
         found: UserFeatures = users.features_at(list(user_ids[rows]), moments_ms[rows])
         parts.append(encode_users(found, encoding))
     return {
-        name: torch.from_numpy(np.concatenate([part[name] for part in parts]))
-        for name in parts[0]
+        name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]
     }
 
 

@@ -148,7 +148,9 @@ def _part(
     place, log_q = _thin(candidate, label, prepared.recipe.ranker.list_length, generator)
 
     def thinned(values: Tensor) -> Tensor:
-        return values.gather(1, place.to(values.device).unsqueeze(2).expand(-1, -1, values.shape[2]))
+        return values.gather(
+            1, place.to(values.device).unsqueeze(2).expand(-1, -1, values.shape[2])
+        )
 
     kept = candidate.gather(1, place)
     with torch.inference_mode():
@@ -265,5 +267,3 @@ def _thin(
     kept = ((width - num_positive) / num_negative).clamp(min=1e-6, max=1.0)
     log_q = torch.where(positive.gather(1, place), 0.0, kept.log())
     return place, log_q
-
-

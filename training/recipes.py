@@ -19,7 +19,7 @@ from recsys.models.config import RankerConfig, SourceMix, TwoTowerConfig
 class TowerTraining:
     """How the towers learn."""
 
-    epochs: int = 6
+    epochs: int = 5
     """Passes over the visits before the ranker's labels begin."""
     refit_epochs: int = 2
     """Further passes, now over all visits before the test."""
@@ -48,12 +48,12 @@ class TowerTraining:
 class RankerTraining:
     """How the ranker learns."""
 
-    epochs: int = 6
-    """Passes over its lists."""
+    epochs: int = 5
+    """Passes over its lists; more fit the weeks before the test and lose on it."""
     batch_lists: int = 64
     """Lists in a step, over all workers."""
-    list_length: int = 128
-    """Candidates of a list that a step looks at: all positives and a draw of the others."""
+    list_length: int = 100
+    """Candidates of a list that are kept: all positives and a draw of the others."""
     learning_rate: float = 3e-3
     """Peak; one cycle over all steps."""
     weight_decay: float = 1e-4

@@ -1,8 +1,8 @@
 """``python -m training.train --recipe demo --dataset online_retail``: train, judge, make a bundle.
 
-Reads the event log under the state folder (or, with ``--from-files``, the data set itself), trains
-towers and ranker on Ray, judges the bundle on the part of the data from ``--test-from`` on, and adds
-it to the bundle store. Progress and tables go to standard error, one JSON result to standard output.
+Reads the event log under the state folder (or, with ``--from-files``, the data set itself),
+trains towers and ranker on Ray, judges the bundle on the data from ``--test-from`` on, and adds it
+to the bundle store. Progress and tables go to standard error, one JSON result to standard output.
 It does not change which bundle is live: ``recsys publish`` does.
 """
 
@@ -22,7 +22,6 @@ from typing import Any
 import polars as pl
 import torch
 
-from recsys.bundle.manifest import Objective
 from recsys.clock import now_ms
 from recsys.errors import InputError, RecsysError
 from recsys.evaluation.report import as_table
@@ -121,17 +120,13 @@ def read_source(args: argparse.Namespace, settings: Settings, progress: Progress
             log = log_of_dataset(args.dataset, settings.data_dir, shift_ms=args.shift_ms)
         else:
             topics = Topics(namespace=settings.namespace)
-            log = event_log.scan(
-                settings.event_log_dir, [topics.items, topics.behaviour]
-            ).collect()
+            log = event_log.scan(settings.event_log_dir, [topics.items, topics.behaviour]).collect()
     if log.is_empty():
         raise InputError(
             f"the event log at {settings.event_log_dir} is empty; run `recsys replay` or "
             "`recsys simulate` first, or give --from-files"
         )
-    return source_of(
-        log, plan, args.dataset, shift_ms=args.shift_ms, test_from=args.test_from
-    )
+    return source_of(log, plan, args.dataset, shift_ms=args.shift_ms, test_from=args.test_from)
 
 
 def source_of(
@@ -192,8 +187,6 @@ def _result(
         "stage_s": {name: round(seconds, 1) for name, seconds in progress.seconds.items()},
         "peak_mb": round(peak_mb),
     }
-
-
 
 
 if __name__ == "__main__":

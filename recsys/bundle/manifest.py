@@ -70,7 +70,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     bundle_id: str = Field(pattern=r"^[0-9a-f]{16}$")
     created_ms: int
     recipe: str

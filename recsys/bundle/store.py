@@ -8,6 +8,7 @@ the next ``add`` clears away.
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 import shutil
@@ -143,7 +144,7 @@ class BundleStore:
     def _point_at(self, bundle_id: str) -> None:
         _replace_json(self.bundle_dir / LIVE_FILE, {"bundle_id": bundle_id})
 
-    def _history(self) -> list[str]:
+    def _history(self) -> builtins.list[str]:
         try:
             found = json.loads((self.bundle_dir / HISTORY_FILE).read_bytes())
         except (FileNotFoundError, ValueError):

@@ -49,7 +49,9 @@ class Catalogue:
                 "item_id": self.vocabulary.item_ids,
                 "title": self.title,
                 "category": [names[c] for c in self.category],
-                "price": pl.Series([float(p) if p >= 0 else None for p in self.price], dtype=pl.Float64),
+                "price": pl.Series(
+                    [float(p) if p >= 0 else None for p in self.price], dtype=pl.Float64
+                ),
                 "born_ms": self.born_ms,
                 "available": self.available,
             }

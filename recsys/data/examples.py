@@ -54,9 +54,7 @@ def visits_of(interactions: Interactions, *, pause_ms: int) -> Visits:
         nothing = np.zeros(0, dtype=np.int64)
         empty = Ragged(np.zeros(0, dtype=np.int32), np.zeros(1, dtype=np.int64))
         return Visits(user=nothing, moment_ms=nothing, positives=empty)
-    begins = np.concatenate(
-        [[True], (np.diff(user) != 0) | (np.diff(time_ms) > pause_ms)]
-    )
+    begins = np.concatenate([[True], (np.diff(user) != 0) | (np.diff(time_ms) > pause_ms)])
     visit = np.cumsum(begins) - 1
     first = np.flatnonzero(begins)
     span = int(item.max()) + 1

@@ -93,12 +93,17 @@ def _attributed(
 ) -> pl.DataFrame:
     acts = (
         log.filter(
-            pl.col("kind").is_in(["interaction", "feedback"])
-            & (pl.col("type") == rule.interaction)
+            pl.col("kind").is_in(["interaction", "feedback"]) & (pl.col("type") == rule.interaction)
         )
         .unique("event_id", keep="first", maintain_order=True)
         .filter(pl.lit(True) if rule.min_value is None else pl.col("value") >= rule.min_value)
-        .select("event_id", "user_id", "item_id", "request_id", pl.col("event_time_ms").alias("acted_ms"))
+        .select(
+            "event_id",
+            "user_id",
+            "item_id",
+            "request_id",
+            pl.col("event_time_ms").alias("acted_ms"),
+        )
     )
     on_item = acts.join(places, on=["user_id", "item_id"], how="inner", suffix="_shown")
     delay = pl.col("acted_ms") - pl.col("event_time_ms")

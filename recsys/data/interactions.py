@@ -42,7 +42,7 @@ class Interactions:
     def of_type(self, name: str, *, min_value: float | None = None) -> Bools:
         """Tell which rows are of a type, and of at least a value."""
         code = self.types.index(name) if name in self.types else -1
-        mask = self.type_code == code
+        mask: Bools = self.type_code == code
         return mask if min_value is None else mask & (self.value >= min_value)
 
     @cached_property

@@ -10,7 +10,8 @@ def _ranks(scores: NDArray[np.floating]) -> NDArray[np.float64]:
     """Give ranks from 1, ties sharing their mean."""
     _, group, size = np.unique(scores, return_inverse=True, return_counts=True)
     last = np.cumsum(size)
-    return (last - (size - 1) / 2.0)[group]
+    ranks: NDArray[np.float64] = (last - (size - 1) / 2.0)[group]
+    return ranks
 
 
 def auc(scores: NDArray[np.floating], labels: NDArray[np.bool_]) -> float:

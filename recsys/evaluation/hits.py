@@ -31,7 +31,7 @@ def hit_table(ranked: NDArray[np.integer], relevant: Ragged) -> Bools:
     span = 1 + max(int(ranked.max(initial=0)), int(relevant.values.max(initial=0)))
     right = np.unique(users * span + relevant.values.astype(np.int64))
     wanted = np.arange(len(ranked))[:, None] * span + ranked.astype(np.int64)
-    hits = np.isin(wanted, right) & (ranked != 0)
+    hits: Bools = np.isin(wanted, right) & (ranked != 0)
     for place in range(1, ranked.shape[1]):
         column = hits[:, place]
         if column.any():

@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def novelty_at_k(
-    ranked: NDArray[np.integer], popularity: NDArray[np.number], *, k: int
-) -> float:
+def novelty_at_k(ranked: NDArray[np.integer], popularity: NDArray[np.number], *, k: int) -> float:
     """Give the mean self-information ``-log2 p(i)`` of the shown items, in bits.
 
     Args:

@@ -16,7 +16,7 @@ class TwoTowerConfig:
     """D."""
     hidden_size: int = 128
     """Width of the user tower's hidden layer."""
-    num_heads: int = 4
+    num_heads: int = 2
     """A: ways of weighing the history."""
     num_text_buckets: int = 8192
     """Rows of the word table; words are hashed into them."""

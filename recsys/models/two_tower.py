@@ -38,9 +38,7 @@ class ItemTower(nn.Module):
         self.table = table
         self.identity = nn.Embedding(table.num_items + 1, size, padding_idx=0)
         self.category = nn.Embedding(num_categories + 1, size)
-        self.words = nn.EmbeddingBag(
-            config.num_text_buckets + 1, size, mode="mean", padding_idx=0
-        )
+        self.words = nn.EmbeddingBag(config.num_text_buckets + 1, size, mode="mean", padding_idx=0)
         self.price = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, size))
         self.mix = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size))
         for embedding in (self.identity, self.category, self.words):
@@ -71,9 +69,7 @@ class UserTower(nn.Module):
         super().__init__()
         size, heads = config.embedding_size, config.num_heads
         self.num_token_buckets = config.num_token_buckets
-        self.tokens = nn.EmbeddingBag(
-            config.num_token_buckets + 1, 16, mode="mean", padding_idx=0
-        )
+        self.tokens = nn.EmbeddingBag(config.num_token_buckets + 1, 16, mode="mean", padding_idx=0)
         self.dense = Standardise(dimensions.num_user_features)
         self.attend_vector = nn.Linear(size, heads)
         self.attend_use = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, heads))
@@ -139,9 +135,7 @@ def _weighted_sums(weights: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
 class TwoTower(nn.Module):
     """Both towers, trained together."""
 
-    def __init__(
-        self, config: TwoTowerConfig, dimensions: Dimensions, table: ItemTable
-    ) -> None:
+    def __init__(self, config: TwoTowerConfig, dimensions: Dimensions, table: ItemTable) -> None:
         super().__init__()
         self.temperature = config.temperature
         self.items = ItemTower(config, table, dimensions.num_categories)

@@ -34,8 +34,12 @@ def fit_ease(
     """
     size = num_items + 1
     gram = torch.zeros(size, size)
-    bounds = torch.searchsorted(user_row, torch.arange(0, num_users + _USERS_A_BLOCK, _USERS_A_BLOCK))
-    for block, (begin, end) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
+    bounds = torch.searchsorted(
+        user_row, torch.arange(0, num_users + _USERS_A_BLOCK, _USERS_A_BLOCK)
+    )
+    for block, (begin, end) in enumerate(
+        zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+    ):
         if begin == end:
             continue
         dense = torch.zeros(_USERS_A_BLOCK, size)

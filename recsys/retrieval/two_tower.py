@@ -1,7 +1,8 @@
-"""Source ``two_tower``: the cosine of user and item vectors, exact over the whole catalogue."""
+"""Source ``two_tower``: how near an item is to the user, against how near items are to that user."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from recsys.retrieval.source import SourceInputs
@@ -13,5 +14,11 @@ class TwoTowerSource:
     name = "two_tower"
 
     def scores(self, inputs: SourceInputs) -> Tensor:
-        """Give ``[B, N + 1]`` cosines."""
-        return inputs.user_vectors @ inputs.item_vectors.T
+        """Give ``[B, N + 1]`` cosines, standardised over the catalogue for each user.
+
+        Towers that are trained further spread their cosines wider; in standard deviations from the
+        user's mean the score keeps its meaning for a ranker that learned from the towers before.
+        """
+        cosine = inputs.user_vectors @ inputs.item_vectors.T
+        deviation, mean = torch.std_mean(cosine[:, 1:], dim=1, keepdim=True, correction=0)
+        return (cosine - mean) / deviation.clamp(min=1e-6)

@@ -1,0 +1,176 @@
+"""A run from log to bundle: nothing of the future leaks in, and a killed one goes on as it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from recsys.errors import ConfigurationError, InputError
+from tests.bundle.test_bundle import small_plan
+from training.bundle_run import Made, Source, make_bundle
+from training.debug_bundle import DEBUG_END_MS, OBJECTIVES, made_up_log
+from training.fit import fit
+from training.loop import NoCheckpoints, State, World
+from training.objectives import objectives_of
+from training.prepare import Prepared, prepare
+from training.progress import Progress
+from training.ray_job import read_state, run_name, write_state
+from training.recipes import debug, find_recipe
+
+QUIET = Progress(quiet=True)
+
+
+def prepared(log: pl.DataFrame, recipe=None, test_from_ms: int | None = None) -> Prepared:
+    return prepare(
+        log, small_plan(), recipe or debug(), OBJECTIVES, test_from_ms=test_from_ms, progress=QUIET
+    )[0]
+
+
+def made(log: pl.DataFrame, folder: Path, test_from_ms: int | None = None) -> Made:
+    source = Source(
+        log=log, plan=small_plan(), dataset="made_up", objectives=OBJECTIVES,
+        views=("repeats_allowed",), k=5, relevant_type="purchase", test_from_ms=test_from_ms,
+    )  # fmt: skip
+    return make_bundle(
+        source, debug(), folder, world=World(), checkpoints=NoCheckpoints(), progress=QUIET,
+        now_ms=DEBUG_END_MS,
+    )  # fmt: skip
+
+
+def test_what_is_learned_does_not_depend_on_the_test_period(tmp_path: Path) -> None:
+    """Plants a signal that only the future holds: every user buys item-0 after the split."""
+    log = made_up_log()
+    test_from_ms = DEBUG_END_MS - 4 * 86_400_000
+    users = [f"user-{u}" for u in range(60)]
+    planted = pl.DataFrame(
+        {
+            "kind": "interaction", "event_id": [f"planted-{u}" for u in users],
+            "event_time_ms": test_from_ms + 1000, "user_id": users, "item_id": "item-0",
+            "type": "purchase", "value": 20.0,
+        }
+    )  # fmt: skip
+    honest = made(log, tmp_path / "a", test_from_ms)
+    leaky = made(pl.concat([log, planted], how="diagonal"), tmp_path / "b", test_from_ms)
+    for name in ("towers", "ranker", "items"):
+        file = f"{name}.safetensors"
+        assert honest.manifest.files[file] == leaky.manifest.files[file], file
+    recall = leaky.verdict.tables["repeats_allowed"]["served"].by_user["recall"].mean
+    assert recall < 0.75  # knowing the plant alone would give most users all they took
+
+
+def test_a_question_sees_nothing_of_its_own_answer() -> None:
+    found = prepared(made_up_log())
+    for question in found.rounds:
+        assert question.as_of_ms < found.split.test_from_ms
+    latest = found.visit_context["history_age_s"]
+    used = found.visit_context["history_index"] != 0
+    assert (latest[used] >= 0).all()
+    # A visit's moment is before its first item: with one visit there is no history at all.
+    first_visits = ~used.any(dim=1)
+    assert int(first_visits.sum()) == 60
+
+
+class KilledError(Exception):
+    """Stands for a process that is no more."""
+
+
+class _Kept:
+    """Checkpoints on disk; dies after some saves."""
+
+    def __init__(self, folder: Path, *, dies_after: int) -> None:
+        self.folder, self.left = folder, dies_after
+
+    def latest(self) -> State | None:
+        return read_state(self.folder) if (self.folder / "state.pt").exists() else None
+
+    def save(self, state: State, metrics: dict[str, float]) -> None:
+        write_state(self.folder, state)
+        self.left -= 1
+        if self.left == 0:
+            raise KilledError
+
+
+@pytest.mark.parametrize("dies_after", [1, 3, 4])
+def test_a_killed_and_resumed_run_ends_with_the_same_weights(tmp_path: Path, dies_after) -> None:
+    task = prepared(made_up_log())
+    whole = fit(task, world=World(), checkpoints=NoCheckpoints())
+    with pytest.raises(KilledError):
+        fit(task, world=World(), checkpoints=_Kept(tmp_path, dies_after=dies_after))
+    resumed = fit(task, world=World(), checkpoints=_Kept(tmp_path, dies_after=-1))
+    assert resumed.curve == whole.curve
+    for name, value in whole.ranker.items():
+        assert torch.equal(value, resumed.ranker[name]), name
+    assert torch.equal(whole.item_vectors, resumed.item_vectors)
+
+
+def test_a_damaged_checkpoint_is_noticed(tmp_path: Path, caplog) -> None:
+    write_state(tmp_path, {"done": {}, "current": None, "curve": []})
+    assert read_state(tmp_path) is not None
+    with (tmp_path / "state.pt").open("ab") as file:
+        file.write(b"x")
+    assert read_state(tmp_path) is None
+    assert "damaged" in caplog.text
+
+
+def test_preparing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    sums = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        prepared(made_up_log()).save(tmp_path / name / "prepared.pt")
+        sums.append(run_name(tmp_path / name / "prepared.pt"))
+    assert sums[0] == sums[1]
+
+
+def test_data_with_impressions_learn_from_shown_lists(tmp_path: Path) -> None:
+    log = made_up_log()
+    bought = log.filter(pl.col("kind") == "interaction").with_row_index("n")
+    rng = np.random.default_rng(3)
+    shown = bought.select(
+        pl.lit("impression").alias("kind"),
+        ("impression-" + pl.col("n").cast(pl.String)).alias("event_id"),
+        (pl.col("event_time_ms") - 500).alias("event_time_ms"),
+        "user_id",
+        ("request-" + pl.col("n").cast(pl.String)).alias("request_id"),
+        pl.Series(
+            "items",
+            [
+                [item, *(f"item-{i}" for i in rng.integers(0, 78, 5) if f"item-{i}" != item)]
+                for item in bought["item_id"]
+            ],
+        ),
+    )
+    log = pl.concat([log, shown], how="diagonal").with_columns(
+        pl.when(pl.col("kind") == "impression").then(pl.col("request_id")).alias("request_id")
+    )
+    found = prepared(log)
+    assert all(r.shown is not None and r.shown_label is not None for r in found.rounds)
+    assert sum(float(r.shown_label[:, 0, 0].sum()) for r in found.rounds) > 10
+    assert made(log, tmp_path).folder.is_dir()
+
+
+def test_bad_runs_are_refused_before_time_is_spent() -> None:
+    log = made_up_log()
+    with pytest.raises(InputError, match="--test-from"):
+        prepared(log, test_from_ms=1)
+    with pytest.raises(ConfigurationError, match="interactions_9d"):
+        prepared(log, replace(debug(), popular_columns={"interactions_9d": 1.0}))
+    with pytest.raises(InputError, match="no interaction"):
+        prepared(log.filter(pl.col("kind") != "interaction"))
+    nothing = [OBJECTIVES[0].model_copy(update={"interaction": "wish"})]
+    with pytest.raises(InputError, match='no "wish" event'):
+        prepare(log, small_plan(), debug(), nothing, test_from_ms=None, progress=QUIET)
+    with pytest.raises(ConfigurationError, match="no recipe 'dream'"):
+        find_recipe("dream")
+
+
+def test_objectives_come_from_the_mapping_or_else_from_the_log() -> None:
+    retail = objectives_of("online_retail", made_up_log())
+    assert [o.name for o in retail.objectives] == ["purchase", "bulk_purchase"]
+    assert retail.test_from_ms == 1_320_796_800_000
+    other = objectives_of("simulated", made_up_log())
+    assert [o.name for o in other.objectives] == ["purchase"]
