@@ -14,7 +14,6 @@ from recsys.wire import RecommendedItem, RecommendResponse, UserSummary
 
 STRANGER = "a-first-time-visitor"
 _NUM_SHOWN = 5
-_NUM_REASONS = 2
 
 
 def users_by_activity(settings: Settings) -> list[str]:
@@ -38,7 +37,7 @@ def show_recommendations(console: Console, client: Client, user_ids: list[str]) 
 
 
 def answer_table(answer: RecommendResponse) -> Table:
-    """Give one answer as a table: items, objective scores, sources, and what is known."""
+    """Give one answer as a table: items, the first objective's chance, each source's raw score."""
     who = (
         _who(answer.features)
         if answer.known and answer.features
@@ -47,17 +46,29 @@ def answer_table(answer: RecommendResponse) -> Table:
     table = Table(
         title=f"user [bold]{answer.user_id}[/bold]: {who}",
         caption=f"rung {answer.rung} · bundle {answer.bundle[:12]} · {answer.took_ms:.1f} ms "
-        f"· request {answer.request_id}",
+        f"· request {answer.request_id[:12]}",
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("item")
-    table.add_column("category")
-    table.add_column("chance", justify="right")
-    table.add_column("found by (score)")
+    sources = _sources(answer)
+    table.add_column("item", no_wrap=True, max_width=36)
+    table.add_column("chance", justify="right", no_wrap=True)
+    for name in sources:
+        table.add_column(name.replace("_", " "), justify="right")
     for item in answer.items:
-        table.add_row(item.title or item.item_id, item.category, _chance(item), _found_by(item))
+        scores = item.reasons.sources if item.reasons else {}
+        table.add_row(
+            item.title or item.item_id,
+            _chance(item),
+            *(f"{scores[name]:.2f}" if name in scores else "–" for name in sources),
+        )
     return table
+
+
+def _sources(answer: RecommendResponse) -> list[str]:
+    """Give the candidate sources that scored any item, in the order they were first named."""
+    named = (name for item in answer.items if item.reasons for name in item.reasons.sources)
+    return list(dict.fromkeys(named))
 
 
 def _who(features: UserSummary) -> str:
@@ -73,10 +84,3 @@ def _chance(item: RecommendedItem) -> str:
         return "–"
     name, probability = next(iter(item.reasons.objectives.items()))
     return f"{name} {probability:.1%}"
-
-
-def _found_by(item: RecommendedItem) -> str:
-    if item.reasons is None:
-        return ""
-    best = sorted(item.reasons.sources.items(), key=lambda source: -source[1])[:_NUM_REASONS]
-    return ", ".join(f"{name} {score:.2f}" for name, score in best)

@@ -30,6 +30,8 @@ from recsys.demo.world import RETAIL, choose_world
 from recsys.errors import ConfigurationError, RecsysError
 from recsys.settings import Settings
 
+_LOG_WIDTH = 100
+"""Columns of the tables where the output is no terminal."""
 _OWNED_BY_DEMO = "made-by-recsys-demo"
 """A file of this name says that the folder may be emptied."""
 
@@ -50,11 +52,14 @@ def main(argv: list[str] | None = None) -> int:
     """Play the demo. Gives 0 when every stage worked and nothing was left behind."""
     args = parse_args(argv)
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_LOG_WIDTH)
     settings = Settings()
     state_dir = (settings.state_dir / "demo").resolve()
     run_id = uuid.uuid4().hex
     environment = {
         **os.environ,
+        "COLUMNS": str(console.width),  # the commands' tables are as wide as ours
         MARK: run_id,
         "RECSYS_STATE_DIR": str(state_dir),
         "RECSYS_DATA_DIR": str(settings.data_dir.resolve()),
