@@ -1,7 +1,7 @@
 """``python -m training.verify_accuracy``: does the demo's recipe still beat what it must beat?
 
-Trains on Online Retail (found under ``RECSYS_DATA_DIR``) in this process, without Kafka and Ray, and
-fails when the served list is below a bar: popularity of the last 30 days and EASE for new items,
+Trains on Online Retail (found under ``RECSYS_DATA_DIR``) in this process, without Kafka and Ray,
+and fails when the served list is below a bar: recent popularity and EASE for new items,
 personal frequency where repeats are allowed. Takes a minute or two on two cores, so it is no unit
 test. Several ``--seed`` options run one after the other.
 """

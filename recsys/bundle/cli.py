@@ -1,4 +1,4 @@
-"""``recsys bundle list | show [ID] | activate ID | rollback``: look at bundles, move the pointer."""
+"""``recsys bundle list | show [ID] | activate ID | rollback``: see bundles, move the pointer."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 import mmh3
 import numpy as np
@@ -20,7 +21,7 @@ def words_of(text: str) -> list[str]:
     ['hanging', 'heart', 't', 'light', 'hanging heart', 'heart t', 't light']
     """
     words = _WORD.findall(text.lower())
-    return [*words, *(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))]
+    return [*words, *(f"{a} {b}" for a, b in pairwise(words))]
 
 
 def word_buckets(texts: Sequence[str], *, num_buckets: int, num_words: int) -> Int64s:

@@ -48,7 +48,7 @@ class RankerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceMix:
-    """Candidate sources in the order of ``Dimensions.sources``, and their share in the candidates."""
+    """Candidate sources in the order of ``Dimensions.sources``, and their share of the list."""
 
     names: tuple[str, ...] = (
         "two_tower", "item_to_item", "item_to_item_recent", "popular", "history",

@@ -37,7 +37,7 @@ class UserEncoding:
 
     @property
     def dense_names(self) -> tuple[str, ...]:
-        """Columns of ``user_dense``: activity, then request time, then whether the user is known."""
+        """Columns of ``user_dense``: activity, request time, whether the user is known."""
         return (*self.user_activity, *REQUEST_TIME_FEATURES, KNOWN_FEATURE)
 
 

@@ -1,4 +1,4 @@
-"""What models know of items without their moving features: category, price, words, and who has a row.
+"""What models know of items beside their moving features: category, price, words, own row.
 
 Axes: ``N`` items (row 0 is padding), ``L`` words.
 """

@@ -11,7 +11,7 @@ nothing of how likely a purchase is; so each objective has a second output, a mo
 of the first one plus what the user's features say of users like this, learned by cross-entropy
 without touching the order.
 
-Axes: ``B`` users, ``C`` candidates, ``N`` items, ``O`` objectives, ``S`` sources, ``E`` inner width.
+Axes: ``B`` users, ``C`` candidates, ``N`` items, ``O`` objectives, ``S`` sources, ``E`` width.
 Source: Wang et al. 2021, "DCN V2", eq. 1-2 and its parallel structure; we cross the projection
 of the inputs rather than the inputs, which is what lets the projection be split.
 """

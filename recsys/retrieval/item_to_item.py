@@ -1,6 +1,6 @@
 """Sources ``item_to_item`` and ``item_to_item_recent``: neighbours of the history's items.
 
-Each item has its ``M`` strongest neighbours with weights (fitted by ``ease.py`` or ``item_knn.py``);
+Each item has its ``M`` strongest neighbours with weights (by ``ease.py`` or ``item_knn.py``);
 a user's score of an item is the weight of it summed over the history, older items counting less.
 With a short half-life the same neighbours answer "what goes with what you just took".
 

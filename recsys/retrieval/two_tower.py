@@ -1,4 +1,4 @@
-"""Source ``two_tower``: how near an item is to the user, against how near items are to that user."""
+"""Source ``two_tower``: how near an item is to the user, against how near others are."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def test_a_changed_byte_is_found_before_anything_is_served(bundle: Path, tmp_pat
     damaged = bytearray((copy / "ranker.safetensors").read_bytes())
     damaged[-1] ^= 1
     (copy / "ranker.safetensors").write_bytes(damaged)
-    with pytest.raises(BundleError, match="ranker.safetensors is damaged"):
+    with pytest.raises(BundleError, match=r"ranker\.safetensors is damaged"):
         load_serving_model(copy)
     with pytest.raises(BundleError, match="damaged"):
         BundleStore(tmp_path).activate(bundle.name)
