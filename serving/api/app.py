@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -41,7 +42,8 @@ def create_app(open_services: OpenServices) -> ASGIApp:
             app.state.services = services
             yield
 
-    app = FastAPI(title="recsys", version=__version__, lifespan=lifespan, redoc_url=None)
+    # /docs with its scripts from this process: a closed network shows it too.
+    app = FastAPIOffline(title="recsys", version=__version__, lifespan=lifespan, redoc_url=None)
     for endpoint in ENDPOINTS:
         app.add_route(endpoint.route_path, endpoint.handler, methods=[endpoint.method])
     document = openapi_document()
