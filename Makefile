@@ -10,10 +10,10 @@ ARGS ?=
 export PYTHON RECSYS_TORCH_INDEX
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test bench lock clean
+.PHONY: help setup demo check test verify-accuracy bench lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## make .venv from the lock (nothing to do while the lock is the same)
 	@requirements/setup.sh
@@ -30,6 +30,9 @@ check: setup  ## style, strict types of recsys, import arrows, true docs
 
 test: setup  ## run all tests, with real Redis, Kafka and Triton started for them
 	@$(BIN)/pytest -n $(WORKERS) $(ARGS)
+
+verify-accuracy: setup  ## train on Online Retail and hold the ranked list to its bars (minutes)
+	@$(BIN)/python -m training.verify_accuracy $(ARGS)
 
 bench: setup  ## run the benchmarks and print their figures
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -51,10 +51,10 @@ def answer_table(answer: RecommendResponse) -> Table:
         caption_justify="left",
     )
     sources = _sources(answer)
-    table.add_column("item", no_wrap=True, max_width=36)
+    table.add_column("item", no_wrap=True, max_width=32)
     table.add_column("chance", justify="right", no_wrap=True)
     for name in sources:
-        table.add_column(name.replace("_", " "), justify="right")
+        table.add_column(name.replace("item_to_item", "i2i"), justify="right", no_wrap=True)
     for item in answer.items:
         scores = item.reasons.sources if item.reasons else {}
         table.add_row(
