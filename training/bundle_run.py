@@ -18,7 +18,8 @@ from training.evaluate import Verdict, View, evaluate
 from training.export import write_files, write_manifest
 from training.fit import Fitted, fit
 from training.loop import Checkpoints, World
-from training.prepare import Prepared, prepare
+from training.prepare import prepare
+from training.prepared import Prepared
 from training.progress import Progress
 from training.recipes import Recipe
 

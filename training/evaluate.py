@@ -34,8 +34,9 @@ from recsys.evaluation.report import ListQuality, judge_lists
 from recsys.features.batch import Int32s, Int64s, Ragged
 from recsys.models.serving_model import ServingModel
 from training.baselines import baselines
-from training.prepare import Context, Prepared, Sources, encoded
+from training.prepared import Context, Prepared, Sources
 from training.progress import Progress
+from training.questions import encoded
 
 View = str
 REPEATS, NEW = "repeats_allowed", "new_items_only"

@@ -19,7 +19,7 @@ from recsys.bundle.manifest import Lineage, Manifest, file_entry
 from recsys.data.vocabulary_file import save_vocabulary
 from recsys.features.plan import Plan
 from training.fit import Fitted
-from training.prepare import Prepared, Sources
+from training.prepared import Prepared, Sources
 
 _LIBRARIES = ("torch", "numpy", "polars", "ray")
 FEATURE_SERVICES = ("retrieval_v1", "ranking_v1")

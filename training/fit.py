@@ -24,7 +24,7 @@ from recsys.retrieval.ease import MAX_ITEMS, fit_ease, strongest
 from recsys.retrieval.item_knn import fit_item_knn
 from recsys.retrieval.mix import build_sources
 from training.loop import Checkpoints, Run, World
-from training.prepare import Edges, Prepared
+from training.prepared import Edges, Prepared
 from training.ranker_steps import RankerSteps, lists_of_round
 from training.recipes import Recipe
 from training.tower_steps import TowerSteps

@@ -21,7 +21,7 @@ from recsys.models.ranker import Ranker
 from recsys.models.serving import TorchServingModel
 from recsys.models.serving_model import Candidates
 from training.loop import Phase, World
-from training.prepare import Context, Prepared, QuestionRound
+from training.prepared import Context, Prepared, QuestionRound
 from training.recipes import RankerTraining
 
 _CHUNK = 256

@@ -28,7 +28,7 @@ import torch
 from recsys.errors import ConfigurationError
 from training.fit import Fitted, fit
 from training.loop import State, World
-from training.prepare import Prepared
+from training.prepared import Prepared
 
 OBJECT_STORE_BYTES = 200 * 1024**2
 """Nothing large goes through Ray's object store; this keeps a laptop's memory free."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from recsys.models.losses import full_softmax, sampled_softmax
 from recsys.models.two_tower import TwoTower
 from training.loop import Phase, World
-from training.prepare import Prepared
+from training.prepared import Prepared
 from training.recipes import TowerTraining
 
 

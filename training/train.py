@@ -35,7 +35,7 @@ from training.export import code_version
 from training.fit import Fitted
 from training.loop import NoCheckpoints, World
 from training.objectives import objectives_of
-from training.prepare import Prepared
+from training.prepared import Prepared
 from training.progress import Progress
 from training.recipes import RECIPES, Recipe, find_recipe
 

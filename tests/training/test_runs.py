@@ -17,7 +17,8 @@ from training.debug_bundle import DEBUG_END_MS, OBJECTIVES, made_up_log
 from training.fit import fit
 from training.loop import NoCheckpoints, State, World
 from training.objectives import objectives_of
-from training.prepare import Prepared, prepare
+from training.prepare import prepare
+from training.prepared import Prepared
 from training.progress import Progress
 from training.ray_job import read_state, run_name, write_state
 from training.recipes import debug, find_recipe
