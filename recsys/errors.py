@@ -12,7 +12,8 @@
     ├── BundleError                  a bundle is missing, damaged or of another version
     └── StageError                   a stage of the request path failed or ran out of time
         ├── DeadlineExceededError    it ran out of time
-        └── OverloadedError          too much is waiting before it
+        ├── OverloadedError          too much is waiting before it
+        └── FeatureLayoutError       the store holds features the bundle cannot read
 
 A message says what was wanted, what was found and what to do.
 """
@@ -83,6 +84,10 @@ class StageError(RecsysError):
 
 class DeadlineExceededError(StageError):
     """A stage ran out of its share of the request's deadline."""
+
+
+class FeatureLayoutError(StageError):
+    """The online store was written for other feature declarations than the bundle's."""
 
 
 class OverloadedError(StageError):

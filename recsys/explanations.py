@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.bundle.served import ServedBundle
+from recsys.features.online import ViewRecord
 from recsys.inference.live import UserContext
 from recsys.ranking.ranked import RankedItems
-from recsys.wire import HistoryItem, Reasons, UserSummary
+from recsys.wire import HistoryItem, Reasons, UserProfile, UserSummary
 
 
 def reasons(bundle: ServedBundle, ranked: RankedItems) -> list[Reasons]:
@@ -61,6 +62,17 @@ def user_summary(bundle: ServedBundle, user: UserContext) -> UserSummary:
             for index, count, last_ms in reversed(list(history))
             if index != 0
         ],
+    )
+
+
+def user_profile(record: ViewRecord) -> UserProfile:
+    """Give the attributes of one user."""
+    tokens = record.values.get("tokens")
+    return UserProfile(
+        status=record.status.value,
+        tokens=[str(token) for token in tokens] if isinstance(tokens, list) else [],
+        event_time_ms=record.event_time_ms,
+        age_ms=record.age_ms,
     )
 
 

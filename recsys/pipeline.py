@@ -20,7 +20,12 @@ import numpy as np
 
 from recsys.bundle.served import ServedBundle
 from recsys.deadline import Deadline
-from recsys.errors import DeadlineExceededError, OverloadedError, StageError
+from recsys.errors import (
+    DeadlineExceededError,
+    FeatureLayoutError,
+    OverloadedError,
+    StageError,
+)
 from recsys.features.batch import Int32s
 from recsys.inference.live import LiveBundle, UserContext
 from recsys.ranking import filters
@@ -30,6 +35,9 @@ from recsys.ranking.ranked import RankedItems
 from recsys.ranking.reranking import candidates_needed, rerank
 from recsys.telemetry import SERVED_BY_RUNG, STAGE_FAILURES
 from recsys.wire import RankRequest, RecommendRequest, Rung
+
+_SAID = {"layout": "failed: the store holds features of another layout than the bundle's"}
+"""Reasons that need more words in an answer than in a counter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +181,10 @@ class Pipeline:
                 reason = "late"
             case OverloadedError():
                 reason = "overloaded"
+            case FeatureLayoutError():
+                reason = "layout"
             case _:
                 reason = "failed"
         STAGE_FAILURES.labels(error.stage, reason).inc()
-        return "popular", f"{route}: stage {error.stage} {reason}"
+        said = _SAID.get(reason, reason)
+        return "popular", f"{route}: stage {error.stage} {said}"

@@ -222,6 +222,20 @@ class EventsResponse(_Answer, frozen=True, kw_only=True):
     refusals: list[EventRefusal] = []
 
 
+class UserProfile(_Answer, frozen=True, kw_only=True):
+    """What user events say about a user: the latest attributes as ``key=value`` tokens."""
+
+    status: Literal["present", "missing", "expired"]
+    """``missing``: no user event ever came; ``expired``: the latest is older than the feature
+    view's time to live, and what it said counts as unknown."""
+    tokens: list[str] = []
+    """Sorted; a list attribute gives a token for each element."""
+    event_time_ms: int | None = None
+    """Of the latest user event; absent when there was none."""
+    age_ms: int | None = None
+    """Of that event now."""
+
+
 class UserResponse(_Answer, frozen=True, kw_only=True):
     """What the system knows about a user now."""
 
@@ -229,6 +243,7 @@ class UserResponse(_Answer, frozen=True, kw_only=True):
     known: bool
     bundle: str
     """Whose vocabulary names the items and categories."""
+    profile: UserProfile
     features: UserSummary
 
 
@@ -251,6 +266,8 @@ class Readiness(_Answer, frozen=True, kw_only=True):
     """Whether requests can be served, part by part."""
 
     ready: bool
+    """False when a part is away. Features of another layout alone leave it true: ``checks`` says
+    so, and popular items are served."""
     bundle: str | None
     """The live bundle; null while none is published, when only events are taken."""
     checks: dict[str, Check]

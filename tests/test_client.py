@@ -75,7 +75,9 @@ def test_sync_and_async_clients_speak_the_whole_api() -> None:
                 request_id=answer.request_id,
             )
             assert (await client.send_events([event, {"kind": "?"}])).accepted == 1
-            assert (await client.user("ann")).known
+            page = await client.user("ann")
+            assert page.known
+            assert page.profile.status == "missing"
             ranked = await client.rank("ann", ["item-3", "new"])
             assert [item.known for item in ranked.items] == [True, False]
             assert len((await client.similar("item-3", k=2)).items) == 2

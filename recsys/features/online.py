@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from recsys.data.vocabulary import Vocabulary
+from recsys.errors import FeatureError
 from recsys.features import names
 from recsys.features.aggregates import finalise, tiles_of_blobs
 from recsys.features.batch import Bools, Float32s, Int64s, ItemActivity, Ragged, UserFeatures
@@ -28,6 +29,7 @@ from recsys.features.entities import Entities
 from recsys.features.hashes import Found, MemoryHashes, Wanted
 from recsys.features.layout import Value, decode_timestamp, decode_value
 from recsys.features.plan import Plan, View
+from recsys.features.progress import stored_layout, wanted_layout
 from recsys.features.recency import RecentEvents
 from recsys.features.redis_hashes import TIMEOUT_S, AsyncRedisHashes, RedisHashes
 from recsys.features.vocabulary_hashes import rows_of_hashes
@@ -71,12 +73,22 @@ class OnlineFeatures(Protocol):
     ) -> dict[str, ViewRecord]:
         """Give all that is known about a user, by view."""
 
+    def check_layout(self, namespace: str) -> None:
+        """See that the features written in ``namespace`` are those this reader's plan reads.
+
+        Of others it would find nothing, and take every user for unknown. An empty store is fine.
+
+        Raises:
+            FeatureError: when they are not.
+        """
+
 
 class _Decoder:
     """Which fields to read, and what the bytes found mean."""
 
     def __init__(self, plan: Plan) -> None:
         e = self._entities = Entities(plan)
+        self._project = plan.project
         tokens = e.user_profile.feature("tokens").field_bytes
         self._user_fields = (
             e.user_activity.state_field,
@@ -175,6 +187,22 @@ class _Decoder:
             known=known,
             activity=_activity(view, [(r[0], r[2] if view.expires else None) for r in found], now),
         )
+
+    def check_layout(self, found: Found, namespace: str) -> None:
+        stored, wanted = stored_layout(found), self._entities.layout
+        if stored not in (None, wanted):
+            raise FeatureError(
+                f"wanted features of layout {wanted}, as in the plan of the bundle; found {stored} "
+                "in the store: the stream worker computes other declarations; run `recsys train` "
+                "and `recsys publish` on the present ones, or put feature_repo back as it was and "
+                "run `recsys backfill`"
+            )
+        if self._project != namespace:
+            raise FeatureError(
+                f'wanted features of project "{self._project}", as in the plan of the bundle; '
+                f'found a store written for "{namespace}"; run `recsys train` and `recsys publish` '
+                "in this namespace, or set RECSYS_NAMESPACE to the bundle's"
+            )
 
     def wanted_profile(self, user_id: str, vocabulary: Vocabulary) -> Wanted:
         user, *pairs = self.wanted_users([user_id], vocabulary)
@@ -277,6 +305,10 @@ class _HashesReader:
         found = self._hashes.read(self._decoder.wanted_profile(user_id, vocabulary))
         return self._decoder.profile(found, vocabulary, now_ms)
 
+    def check_layout(self, namespace: str) -> None:
+        """See that the store's features are those the plan reads. See ``OnlineFeatures``."""
+        self._decoder.check_layout(self._hashes.read(wanted_layout(namespace)), namespace)
+
 
 class OnlineReader(_HashesReader):
     """Reads from Redis. Thread-safe. Raises ServerError when Redis does not answer."""
@@ -322,6 +354,10 @@ class AsyncOnlineReader:
         """Give all that is known about a user, by view; a category's under ``view/category``."""
         found = await self._hashes.read(self._decoder.wanted_profile(user_id, vocabulary))
         return self._decoder.profile(found, vocabulary, now_ms)
+
+    async def check_layout(self, namespace: str) -> None:
+        """See that the store's features are those the plan reads. See ``OnlineFeatures``."""
+        self._decoder.check_layout(await self._hashes.read(wanted_layout(namespace)), namespace)
 
     async def aclose(self) -> None:
         """Let go of the connections."""

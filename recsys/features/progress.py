@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 
 from recsys.errors import ConfigurationError
 from recsys.events.log import TopicPartition
-from recsys.features.hashes import HashReader, Write
+from recsys.features.hashes import Found, HashReader, Wanted, Write
 
 _LAYOUT = b"layout"
 _BACKFILL = b"backfill"
@@ -20,6 +20,17 @@ _BACKFILL = b"backfill"
 def progress_key(namespace: str) -> bytes:
     """Give the Redis key."""
     return f"{namespace}:features:progress".encode()
+
+
+def wanted_layout(namespace: str) -> Wanted:
+    """Give what to read for ``stored_layout``."""
+    return [(progress_key(namespace), [_LAYOUT])]
+
+
+def stored_layout(found: Found) -> str | None:
+    """Give the layout the store's features have; ``None`` when none were ever written."""
+    layout = found[0][0]
+    return None if layout is None else layout.decode()
 
 
 class StoredProgress:

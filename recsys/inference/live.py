@@ -7,6 +7,7 @@ Both queues belong to one bundle, so a batch never mixes two.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,14 +20,24 @@ from recsys.bundle.served import ServedBundle
 from recsys.clock import Clock
 from recsys.data.vocabulary import Vocabulary
 from recsys.deadline import Deadline
-from recsys.errors import DeadlineExceededError, RecsysError, StageError
+from recsys.errors import (
+    DeadlineExceededError,
+    FeatureError,
+    FeatureLayoutError,
+    RecsysError,
+    StageError,
+)
+from recsys.features import names
 from recsys.features.batch import Int32s, UserFeatures
+from recsys.features.online import ViewRecord
 from recsys.inference.batching import AdaptiveBatcher, BatchingConfig
 from recsys.inference.collate import split_rows, stack_arrays
 from recsys.inference.model import Array, Arrays, Model
 from recsys.models.encode import encode_users
 from recsys.ranking.ranked import RankedItems
 from recsys.telemetry import STAGE_SECONDS
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 READING = BatchingConfig(max_in_flight=2)
@@ -43,6 +54,14 @@ class UserReader(Protocol):
         self, user_ids: Sequence[str], *, vocabulary: Vocabulary, now_ms: int
     ) -> UserFeatures:
         """Give the features of many users at ``now_ms``, rows in order, unknown users included."""
+
+    async def read_profile(
+        self, user_id: str, *, vocabulary: Vocabulary, now_ms: int
+    ) -> dict[str, ViewRecord]:
+        """Give all that is known about a user, by view."""
+
+    async def check_layout(self, namespace: str) -> None:
+        """Raise FeatureError unless the store's features are those this reader understands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +111,14 @@ class LiveBundle:
         users: UserReader,
         *,
         clock: Clock,
+        namespace: str,
         reading: BatchingConfig = READING,
         computing: BatchingConfig = COMPUTING,
     ) -> None:
+        self.features_trouble = ""
+        """Why the features in the store cannot be read for this bundle, as ``check_features``
+        last saw; ``""`` when they can."""
+        self._namespace = namespace
         self.bundle = bundle
         self.model = model
         self._users = users
@@ -107,10 +131,46 @@ class LiveBundle:
             self._together(model.rank), computing
         )
 
+    async def check_features(self) -> None:
+        """See whether the store holds the features this bundle reads.
+
+        While it does not, ``user`` and ``profile`` raise FeatureLayoutError: a store of another
+        layout reads as if nobody were known. Not for every request: one read of the store.
+
+        Raises:
+            ServerError: when the store does not answer; then all stays as it was last seen.
+        """
+        try:
+            await self._users.check_layout(self._namespace)
+            trouble = ""
+        except FeatureError as error:
+            trouble = str(error)
+        if trouble and trouble != self.features_trouble:
+            logger.warning(
+                "bundle %s serves popular items only: %s", self.bundle.bundle_id, trouble
+            )
+        elif self.features_trouble and not trouble:
+            logger.info("bundle %s reads the store's features again", self.bundle.bundle_id)
+        self.features_trouble = trouble
+
     async def user(self, user_id: str, deadline: Deadline) -> UserContext:
         """Give what is known about a user now."""
+        self._require_layout()
         with _stage("features"):
             return await _within(deadline, "features", self._read_batch(user_id))
+
+    async def profile(self, user_id: str, deadline: Deadline) -> ViewRecord:
+        """Give what user events say about a user: the ``tokens`` of ``user_profile``."""
+        self._require_layout()
+        with _reading():
+            records = await _within(
+                deadline,
+                "features",
+                self._users.read_profile(
+                    user_id, vocabulary=self.bundle.vocabulary, now_ms=self._clock()
+                ),
+            )
+        return records[names.USER_PROFILE]
 
     async def recommend(
         self,
@@ -159,16 +219,16 @@ class LiveBundle:
         found = outputs["similar_index"][0]
         return found[found != 0], outputs["score"][0][found != 0]
 
+    def _require_layout(self) -> None:
+        if self.features_trouble:
+            raise FeatureLayoutError(f"features: {self.features_trouble}", stage="features")
+
     async def _read(self, user_ids: Sequence[str]) -> list[UserContext]:
-        try:
+        with _reading():
             features = await self._users.read_users(
                 user_ids, vocabulary=self.bundle.vocabulary, now_ms=self._clock()
             )
             encoded = encode_users(features, self.bundle.encoding)
-        except StageError:
-            raise
-        except (RecsysError, OSError) as error:
-            raise StageError(f"features: {error}", stage="features") from error
         return [
             UserContext(
                 arrays={name: array[row : row + 1] for name, array in encoded.items()},
@@ -196,6 +256,17 @@ async def _within(deadline: Deadline, stage: str, work: Awaitable[T]) -> T:
             return await work
     except TimeoutError as error:
         raise DeadlineExceededError(f"{stage}: no answer in time", stage=stage) from error
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Call whatever goes wrong in the feature store a failure of the stage."""
+    try:
+        yield
+    except StageError:
+        raise
+    except (RecsysError, OSError) as error:
+        raise StageError(f"features: {error}", stage="features") from error
 
 
 @contextmanager

@@ -53,7 +53,13 @@ async def open_services(settings: Settings, endpoints: Endpoints) -> AsyncIterat
         plan = load_plan(store.path(bundle.bundle_id) / PLAN_FILE)
         reader = AsyncOnlineReader(plan, redis_url)
         readers.append(reader)
-        return LiveBundle(bundle, TritonModel(triton, bundle.bundle_id), reader, clock=now_ms)
+        return LiveBundle(
+            bundle,
+            TritonModel(triton, bundle.bundle_id),
+            reader,
+            clock=now_ms,
+            namespace=settings.namespace,
+        )
 
     bundles = LiveBundles(
         pointer=settings.bundle_dir / LIVE_FILE,

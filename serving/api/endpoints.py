@@ -140,7 +140,10 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handler=user,
         tag="users",
         summary="What the system knows about a user now",
-        description="An unknown user is answered too, with `known` false and nothing else.",
+        description=(
+            "Attributes with their age, windowed features, history. An unknown user is answered "
+            "too, with `known` false, a profile that is `missing` and empty features."
+        ),
         answer=wire.UserResponse,
         problems=("invalid", "no_bundle", "unavailable", "overloaded", "late"),
         parameters=(
@@ -162,7 +165,11 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handler=readyz,
         tag="operations",
         summary="Whether requests can be served, part by part",
-        description="200 when Redis, Kafka, Triton and the live bundle answer; 503 otherwise.",
+        description=(
+            "200 when Redis, Kafka, Triton and the live bundle answer; 503 otherwise. The check "
+            "`features` fails when the stream worker writes other features than the bundle reads; "
+            "then popular items are served, and the status stays 200."
+        ),
         answer=wire.Readiness,
         unready=wire.Readiness,
     ),

@@ -51,6 +51,8 @@ class WatchConfig:
     """Between two looks at the pointer: one ``stat`` each."""
     model_interval_s: float = 1.0
     """Between two questions whether the model server still has the model."""
+    features_interval_s: float = 1.0
+    """Between two questions whether the feature store is still written as the bundle reads it."""
     rehearsal_ms: int = 3_000
     """Longest wait for the first, unseen request of a bundle."""
 
@@ -95,9 +97,12 @@ class LiveBundles:
     async def run(self) -> None:
         """Follow the pointer until cancelled."""
         loop = asyncio.get_running_loop()
-        model_due_s = 0.0
+        model_due_s = features_due_s = 0.0
         while True:
             await self.follow()
+            if loop.time() >= features_due_s:
+                await self._watch_features()
+                features_due_s = loop.time() + self._config.features_interval_s
             if loop.time() >= model_due_s:
                 await self._keep_model_loaded()
                 model_due_s = loop.time() + self._config.model_interval_s
@@ -125,6 +130,8 @@ class LiveBundles:
     async def _take_up(self, bundle_id: str) -> None:
         bundle = await asyncio.to_thread(self._load, bundle_id)
         live = self._serve(bundle)
+        with contextlib.suppress(RecsysError):
+            await live.check_features()  # before the first request, which would else see nobody
         name = self._model_name(bundle_id)
         if not await self._server.is_model_ready(name):
             if self.current is None:
@@ -150,6 +157,12 @@ class LiveBundles:
             BUNDLE_SWITCHES.inc()
             logger.info("serving bundle %s", live.bundle.bundle_id)
             self.current = live
+
+    async def _watch_features(self) -> None:
+        """The stream worker may go on with other declarations, or come back to the bundle's."""
+        if self.current is not None:
+            with contextlib.suppress(RecsysError):  # a store that is away is seen by every read
+                await self.current.check_features()
 
     async def _keep_model_loaded(self) -> None:
         if self.current is None or not await self._server.is_ready():

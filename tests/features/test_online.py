@@ -17,6 +17,7 @@ from recsys.errors import FeatureError, ServerError
 from recsys.events.log import Record
 from recsys.events.schema import Event, InteractionEvent, ItemEvent, UserEvent
 from recsys.features import names
+from recsys.features.entities import Entities
 from recsys.features.hashes import MemoryHashes
 from recsys.features.layout import EntityKeys, project_of_key
 from recsys.features.online import (
@@ -27,6 +28,7 @@ from recsys.features.online import (
     Status,
 )
 from recsys.features.plan import Plan
+from recsys.features.progress import StoredProgress
 from recsys.features.stream import FeatureStream
 from tests.features.worlds import TOPICS, assert_equal_users, small_plan, vocabulary
 
@@ -61,6 +63,8 @@ def stored(plan: Plan) -> MemoryHashes:
     log = [(Record(TOPICS.route(e)[0], 0, n, None, b"", T0), e) for n, e in enumerate(events)]
     hashes = MemoryHashes()
     hashes.write(FeatureStream(plan, hashes, TOPICS).apply(log)[0])
+    for namespace, layout in (("test", Entities(plan).layout), ("moved", "0-1-2-3")):
+        hashes.write([StoredProgress(hashes, namespace).fields({}, {}, layout)])
     return hashes
 
 
@@ -146,6 +150,38 @@ def test_a_profile_for_humans(reader: OnlineFeatures) -> None:
     assert old["user_activity"].status is Status.EXPIRED
     assert old["user_activity"].values == {}
     assert old["user_profile"].status is Status.PRESENT
+
+
+def test_features_of_another_layout_or_project_are_noticed(reader: OnlineFeatures) -> None:
+    reader.check_layout("test")
+    with pytest.raises(FeatureError, match=r"wanted .* found 0-1-2-3 .* run `recsys train`"):
+        reader.check_layout("moved")
+    with pytest.raises(FeatureError, match='found a store written for "elsewhere"'):
+        reader.check_layout("elsewhere")
+
+
+def test_another_declaration_gives_another_layout() -> None:
+    plan = small_plan()
+    wider = msgspec.structs.replace(
+        plan,
+        views=tuple(
+            msgspec.structs.replace(
+                v,
+                aggregates=(
+                    *v.aggregates,
+                    msgspec.structs.replace(v.aggregates[0], window_ms=400 * DAY_MS),
+                ),
+            )
+            if v.name == names.USER_ACTIVITY
+            else v
+            for v in plan.views
+        ),
+    )
+    hashes = stored(plan)
+    MemoryOnlineReader(plan, hashes).check_layout(plan.project)
+    with pytest.raises(FeatureError, match="other declarations"):
+        MemoryOnlineReader(wider, hashes).check_layout(plan.project)
+    MemoryOnlineReader(wider, MemoryHashes()).check_layout(plan.project)  # nothing ever written
 
 
 def test_a_view_is_gone_after_its_ttl() -> None:

@@ -8,11 +8,14 @@ import numpy as np
 
 from recsys.bundle.served import ServedBundle
 from recsys.data.vocabulary import Vocabulary
+from recsys.errors import FeatureError
 from recsys.events.codec import decode
 from recsys.events.memory import MemoryEventLog
-from recsys.events.schema import InteractionEvent
+from recsys.events.schema import InteractionEvent, UserEvent
 from recsys.events.topics import Topics
+from recsys.features import names
 from recsys.features.batch import Ragged, UserFeatures
+from recsys.features.online import Status, ViewRecord
 from recsys.features.request_time import REQUEST_TIME_FEATURES
 from recsys.models.encode import UserEncoding
 from recsys.models.signature import Dimensions
@@ -60,18 +63,50 @@ def toy_bundle(bundle_id: str = "toy", *, num_items: int = 40, withdrawn: int = 
 
 
 class UsersOfLog:
-    """See ``UserReader``: what a user's interaction events in the log say, read anew each time."""
+    """See ``UserReader``: what a user's events in the log say, read anew each time."""
 
     def __init__(self, log: MemoryEventLog, topics: Topics) -> None:
         self._reader = log.reader(topics=[topics.behaviour], group="users")
         self._events: dict[str, list[InteractionEvent]] = {}
+        self._profiles: dict[str, UserEvent] = {}
         self.failure: Exception | None = None
+        self.layout = "toy"
+        """Of the features in the store; this reader understands ``toy``."""
         self.num_reads = 0
+        self.num_checks = 0
 
     async def read_users(
         self, user_ids: Sequence[str], *, vocabulary: Vocabulary, now_ms: int
     ) -> UserFeatures:
         self.num_reads += 1
+        self._take_in()
+        histories = [self._history(user_id, vocabulary, now_ms) for user_id in user_ids]
+        return self._features(histories, now_ms)
+
+    async def read_profile(
+        self, user_id: str, *, vocabulary: Vocabulary, now_ms: int
+    ) -> dict[str, ViewRecord]:
+        self._take_in()
+        event = self._profiles.get(user_id)
+        if event is None:
+            record = ViewRecord(status=Status.MISSING, event_time_ms=None, age_ms=None, values={})
+        else:
+            record = ViewRecord(
+                status=Status.PRESENT,
+                event_time_ms=event.event_time_ms,
+                age_ms=now_ms - event.event_time_ms,
+                values={"tokens": names.tokens_of(event.attributes)},
+            )
+        return {names.USER_PROFILE: record}
+
+    async def check_layout(self, namespace: str) -> None:
+        self.num_checks += 1
+        if self.failure is not None:
+            raise self.failure
+        if self.layout != "toy":
+            raise FeatureError(f"wanted layout toy, found {self.layout}; run `recsys train`")
+
+    def _take_in(self) -> None:
         if self.failure is not None:
             raise self.failure
         while records := self._reader.poll(timeout_ms=0, max_records=1000):
@@ -79,11 +114,15 @@ class UsersOfLog:
                 event = decode(record.value)
                 if isinstance(event, InteractionEvent):
                     self._events.setdefault(event.user_id, []).append(event)
-        histories = [self._history(user_id, vocabulary, now_ms) for user_id in user_ids]
+                elif isinstance(event, UserEvent):
+                    self._profiles[event.user_id] = event
+
+    @staticmethod
+    def _features(histories: list[list[tuple[int, int, int]]], now_ms: int) -> UserFeatures:
         offsets = np.cumsum([0, *(len(history) for history in histories)])
         flat = [entry for history in histories for entry in history]
         activity = [[min(1, len(history)), len(history)] for history in histories]
-        num_users = len(user_ids)
+        num_users = len(histories)
         category_activity = np.zeros((num_users, len(CATEGORIES), 2), dtype=np.float32)
         for user, history in enumerate(histories):
             for row, _, _ in history:

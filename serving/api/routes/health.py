@@ -27,7 +27,9 @@ async def healthz(request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """Answer ``GET /readyz``: 200 when every part answers, 503 otherwise.
 
-    Before the first ``recsys publish`` no bundle is live; that is ready too, for events.
+    Before the first ``recsys publish`` no bundle is live; that is ready too, for events. Features
+    of another layout fail their check but leave the API ready: popular items are better than no
+    answer, and what ends it, publishing another bundle, wants a running system.
     """
     services: Services = request.app.state.services
     checks = dict(
@@ -40,6 +42,7 @@ async def readyz(request: Request) -> Response:
     checks["bundle"] = await _check(lambda: _bundle(services))
     live = services.bundles.current
     ready = all(check.ok for check in checks.values())
+    checks["features"] = await _check(lambda: _features(services))
     return json_response(
         Readiness(
             ready=ready,
@@ -67,6 +70,16 @@ async def _bundle(services: Services) -> str:
             "it is loaded again as soon as the server answers"
         )
     return f"{live.bundle.bundle_id}, {live.bundle.vocabulary.num_items} items"
+
+
+async def _features(services: Services) -> str:
+    live = services.bundles.current
+    if live is None:
+        return "no bundle reads them yet"
+    await live.check_features()
+    if live.features_trouble:
+        raise RecsysError(f"only popular items are served: {live.features_trouble}")
+    return "of the layout the bundle reads, or none yet"
 
 
 async def _check(probe: Probe) -> Check:

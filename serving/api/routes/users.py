@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from recsys.deadline import Deadline
-from recsys.explanations import user_summary
+from recsys.explanations import user_profile, user_summary
 from recsys.wire import UserResponse
 from serving.api.decoding import check_identifier, refuse_unknown_parameters
 from serving.api.routes.json_response import json_response
@@ -19,12 +21,16 @@ async def user(request: Request) -> Response:
     refuse_unknown_parameters(request, frozenset())
     user_id = check_identifier(request.path_params["user_id"], "user_id")
     live = services.live()
-    context = await live.user(user_id, Deadline.after_ms(services.pipeline.config.deadline_ms))
+    deadline = Deadline.after_ms(services.pipeline.config.deadline_ms)
+    context, profile = await asyncio.gather(
+        live.user(user_id, deadline), live.profile(user_id, deadline)
+    )
     return json_response(
         UserResponse(
             user_id=user_id,
             known=context.known,
             bundle=live.bundle.bundle_id,
+            profile=user_profile(profile),
             features=user_summary(live.bundle, context),
         )
     )

@@ -62,7 +62,7 @@ def memory_api(
     log.ensure_topics(topics.all())
     users = UsersOfLog(log, topics)
     toy = ToyModel(bundle.vocabulary.num_items, dimensions=BUNDLE_DIMENSIONS)
-    served = LiveBundle(bundle, model or LocalModel(toy), users, clock=now_ms)
+    served = LiveBundle(bundle, model or LocalModel(toy), users, clock=now_ms, namespace="test")
     bundles = OneBundle(served if live else None)
     events = EventPublisher(log.writer)
     exposures = ExposureLog(log.writer, topic=topics.exposures)

@@ -147,6 +147,56 @@ def test_user_page_says_what_is_known(api: MemoryApi) -> None:
     assert {entry["item_id"] for entry in known["features"]["history"]} == {"item-7", "item-8"}
 
 
+def test_user_page_shows_the_attributes_of_the_latest_user_event(api: MemoryApi) -> None:
+    nobody = api.client.get("/v1/users/ann").json()
+    assert nobody["known"] is False
+    assert nobody["profile"] == {"status": "missing"}
+    at_ms = now_ms() - 5_000
+    event = {
+        "kind": "user",
+        "event_id": "u1",
+        "event_time_ms": at_ms,
+        "user_id": "ann",
+        "attributes": {"vip": True, "country": "FR"},
+    }
+    assert api.client.post("/v1/events", json=event).status_code == 202
+    profile = api.client.get("/v1/users/ann").json()["profile"]
+    assert profile["status"] == "present"
+    assert profile["tokens"] == ["country=FR", "vip=true"]
+    assert profile["event_time_ms"] == at_ms
+    assert 5_000 <= profile["age_ms"] < 60_000
+
+
+def test_features_of_another_layout_serve_popular_items_and_say_so(api: MemoryApi) -> None:
+    api.client.post("/v1/events", json=click("ann", "item-7", "e1"))
+    assert api.client.get("/readyz").json()["checks"]["features"]["ok"] is True
+    api.users.layout = "another"
+    ready = api.client.get("/readyz")  # looks now
+    assert ready.status_code == 200, "popular items are served"
+    check = ready.json()["checks"]["features"]
+    assert check["ok"] is False
+    assert "wanted layout toy, found another; run `recsys train`" in check["detail"]
+
+    checks, reads = api.users.num_checks, api.users.num_reads
+    answer = recommend(api, user_id="ann", k=2, exclude_item_ids=["item-1"])
+    assert answer["rung"] == "popular"
+    assert ids(answer) == ["item-2", "item-3"]
+    wanted = "stage features failed: the store holds features of another layout than the bundle's"
+    assert answer["degraded"] == f"recommend: {wanted}"
+    ranked = api.client.post("/v1/rank", json={"user_id": "ann", "item_ids": ["item-9"]}).json()
+    assert (ranked["rung"], ranked["degraded"]) == ("popular", f"rank: {wanted}")
+    page = api.client.get("/v1/users/ann")
+    assert page.status_code == 503
+    assert "found another" in page.json()["error"]["message"]
+    assert (api.users.num_checks, api.users.num_reads) == (checks, reads), "not for each request"
+    text = api.client.get("/metrics").text
+    assert 'recsys_stage_failures_total{reason="layout",stage="features"}' in text
+
+    api.users.layout = "toy"
+    assert api.client.get("/readyz").json()["checks"]["features"]["ok"] is True
+    assert recommend(api, user_id="ann")["rung"] == "full"
+
+
 def test_good_events_of_a_batch_are_kept_and_bad_ones_named(api: MemoryApi) -> None:
     batch = [
         click("ann", "item-7", "e1"),

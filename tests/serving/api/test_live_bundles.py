@@ -6,6 +6,8 @@ import asyncio
 import json
 from pathlib import Path
 
+import pytest
+
 from recsys.bundle.served import ServedBundle
 from recsys.clock import now_ms
 from recsys.errors import BundleError, ServerError
@@ -47,16 +49,20 @@ class Rig:
         topics = Topics()
         log = MemoryEventLog()
         log.ensure_topics(topics.all())
-        users = UsersOfLog(log, topics)
+        self.users = UsersOfLog(log, topics)
         model = LocalModel(ToyModel(40, dimensions=BUNDLE_DIMENSIONS))
         self.bundles = LiveBundles(
             pointer=self.pointer,
             live_id=self._live_id,
             load=self._load,
-            serve=lambda bundle: LiveBundle(bundle, model, users, clock=now_ms),
+            serve=lambda bundle: LiveBundle(
+                bundle, model, self.users, clock=now_ms, namespace="test"
+            ),
             model_server=self.server,
             model_name=lambda bundle_id: f"model_{bundle_id}",
-            config=WatchConfig(pointer_interval_s=0.005, model_interval_s=0.005),
+            config=WatchConfig(
+                pointer_interval_s=0.005, model_interval_s=0.005, features_interval_s=0.005
+            ),
         )
 
     def point_at(self, bundle_id: str) -> None:
@@ -139,3 +145,36 @@ def test_models_a_restarted_server_forgot_are_loaded_again(tmp_path: Path) -> No
         await asyncio.gather(following, return_exceptions=True)
 
     asyncio.run(run())
+
+
+def test_features_of_another_layout_are_seen_before_the_switch_and_while_serving(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        rig = Rig(tmp_path)
+        rig.users.layout = "another"
+        rig.point_at("a")
+        await rig.bundles.follow()
+        live = rig.bundles.current
+        assert live is not None
+        assert "found another" in live.features_trouble
+        following = asyncio.create_task(rig.bundles.run())
+        rig.users.layout = "toy"  # a backfill brought them back
+        await asyncio.sleep(0.1)
+        assert live.features_trouble == ""
+        rig.users.layout = "a third"
+        await asyncio.sleep(0.1)
+        assert "found a third" in live.features_trouble
+        rig.users.failure = ServerError("Redis is away")  # says nothing of the layout
+        await asyncio.sleep(0.05)
+        assert "found a third" in live.features_trouble
+        assert not following.done()
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+    with caplog.at_level("INFO"):
+        asyncio.run(run())
+    told = [record.message for record in caplog.records if "feature" in record.message
+            or "popular items only" in record.message]  # fmt: skip
+    assert len(told) == 3, "once for each change"
+    assert "wanted layout toy, found another; run `recsys train`" in told[0]

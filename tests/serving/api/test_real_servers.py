@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+import redis
 from rich.console import Console
 
 from recsys import Client, endpoints
@@ -25,6 +26,7 @@ from recsys.endpoints import BrokerProfile, Endpoints
 from recsys.events.kafka import connect_reader, ensure_topics
 from recsys.events.topics import Topics
 from recsys.features import plan as plans
+from recsys.features.progress import progress_key
 from recsys.feedback.exposure import decode_exposure
 from recsys.inference.compute import answer as compute
 from recsys.inference.triton import model_name
@@ -235,6 +237,56 @@ def test_model_server_that_forgot_its_models_is_reloaded(running: Running) -> No
     asyncio.run(unload())
     assert running.client.recommend("ann", k=3).rung in ("popular", "full")
     wait_for(lambda: running.client.recommend("ann", k=3).rung == "full", "the model to be back")
+
+
+def test_features_of_another_layout_are_noticed_and_lived_through(
+    running: Running, redis_url: str
+) -> None:
+    client = running.client
+    publish_and_wait(running, running.bundles[0])
+    assert client.send_events([click("layout-user", item_id(3))]).accepted == 1
+    wait_for(lambda: client.user("layout-user").known, "the click")
+    key = progress_key(running.settings.namespace)
+    with redis.Redis.from_url(redis_url) as store:
+        written = store.hget(key, "layout")
+        assert written is not None
+        store.hset(key, "layout", "0-1-2-3")
+        try:
+            wait_for(
+                lambda: client.recommend("layout-user", k=3).rung == "popular", "the fallback"
+            )  # by itself: nobody has asked /readyz
+            answer = client.recommend("layout-user", k=3)
+            assert "features of another layout" in answer.degraded
+            assert len(answer.items) == 3
+            ready = client.ready()
+            assert ready.ready
+            assert not ready.checks["features"].ok
+            assert "found 0-1-2-3 in the store" in ready.checks["features"].detail
+        finally:
+            store.hset(key, "layout", written)
+    wait_for(lambda: client.recommend("layout-user", k=3).rung == "full", "features again")
+    assert client.ready().checks["features"].ok
+    assert "serves popular items only: wanted features of layout" in running.log.read_text()
+
+
+def test_user_attributes_are_shown_from_the_store(running: Running) -> None:
+    client = running.client
+    publish_and_wait(running, running.bundles[0])
+    assert client.user("attribute-user").profile.status == "missing"
+    event = {
+        "kind": "user",
+        "event_id": uuid.uuid4().hex,
+        "event_time_ms": now_ms(),
+        "user_id": "attribute-user",
+        "attributes": {"country": "FR", "vip": True},
+    }
+    assert client.send_events([event]).accepted == 1
+    wait_for(lambda: client.user("attribute-user").profile.status == "present", "the profile")
+    page = client.user("attribute-user")
+    assert page.known
+    assert page.profile.tokens == ["country=FR", "vip=true"]
+    assert page.profile.age_ms is not None
+    assert page.profile.age_ms < 60_000
 
 
 def test_unknown_bundle_and_damaged_bundle_do_not_go_live(running: Running) -> None:
