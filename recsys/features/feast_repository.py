@@ -7,7 +7,10 @@ Usage::
     recsys features env         # prints the exports Feast needs
     recsys features feast ui    # any Feast command, those set
 
-``apply`` writes ``<state_dir>/feast/registry.db`` and ``<state_dir>/plan.json``.
+``apply`` writes ``<state_dir>/feast.db``, Feast's registry, and ``<state_dir>/plan.json``.
+
+The repository's own ``feature_store.yaml`` has the default addresses, so that Feast's commands work
+in it as they are. Where the settings differ, Feast is pointed at a copy that has theirs.
 """
 
 from __future__ import annotations
@@ -155,13 +158,25 @@ def _ms(duration: timedelta | None) -> int:
     return 0 if duration is None else duration // timedelta(milliseconds=1)
 
 
-def feast_environment(settings: Settings) -> dict[str, str]:
-    """Give the variables ``feature_store.yaml`` refers to."""
-    registry = settings.state_dir.resolve() / "feast" / "registry.db"
+def feast_environment(settings: Settings, repository: Path) -> dict[str, str]:
+    """Give the variables that make Feast use ``settings``; writes the file they name.
+
+    The address of Redis may have a password, so it is in a variable and not in the file.
+    """
+    import yaml
+
+    file = settings.state_dir.resolve() / "feature_store.yaml"
+    config = yaml.safe_load((repository / "feature_store.yaml").read_text())
+    config["project"] = settings.namespace
+    config["registry"]["path"] = str(file.with_name("feast.db"))
+    config["online_store"]["connection_string"] = "${RECSYS_FEAST_REDIS}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(f".{os.getpid()}")
+    temporary.write_text(yaml.safe_dump(config))
+    temporary.replace(file)
     url = resolve(settings).redis_url or f"redis://{settings.host}:{settings.redis_port}"
     return {
-        "RECSYS_NAMESPACE": settings.namespace,
-        "RECSYS_FEAST_REGISTRY": str(registry),
+        "FEAST_FS_YAML_FILE_PATH": str(file),
         "RECSYS_FEAST_REDIS": feast_connection_string(url),
     }
 
@@ -190,14 +205,13 @@ def apply(settings: Settings, repository: Path) -> Plan:
     from feast.repo_config import load_repo_config
     from feast.repo_operations import apply_total
 
-    environment = feast_environment(settings)
+    environment = feast_environment(settings, repository)
     os.environ.update(environment)
-    Path(environment["RECSYS_FEAST_REGISTRY"]).parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(), contextlib.chdir(repository):
         warnings.simplefilter("ignore")
         sys.path.insert(0, str(repository))  # Feast imports the declarations by their bare name
         try:
-            config = load_repo_config(repository, repository / "feature_store.yaml")
+            config = load_repo_config(repository, Path(environment["FEAST_FS_YAML_FILE_PATH"]))
             apply_total(config, repository, skip_source_validation=True)
         finally:
             sys.path.remove(str(repository))
@@ -207,7 +221,7 @@ def apply(settings: Settings, repository: Path) -> Plan:
 
 
 def _run_feast(settings: Settings, repository: Path, arguments: list[str]) -> int:
-    environment = os.environ | feast_environment(settings)
+    environment = os.environ | feast_environment(settings, repository)
     command = [str(Path(sys.executable).with_name("feast")), "--chdir", str(repository), *arguments]
     os.execve(command[0], command, environment)
 
@@ -234,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     repository: Path = options.repository.resolve()
     try:
         if options.command == "env":
-            for name, value in feast_environment(settings).items():
+            for name, value in feast_environment(settings, repository).items():
                 sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
         elif options.command == "feast":
             return _run_feast(settings, repository, options.arguments)

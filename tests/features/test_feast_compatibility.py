@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
+import time
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import redis
@@ -28,6 +33,7 @@ from recsys.features.request_time import REQUEST_TIME_FEATURES, request_time
 from recsys.features.stream import FeatureStream
 from recsys.settings import Settings
 from tests.features.worlds import vocabulary
+from tests.servers import free_ports
 
 # Feast warns about itself: streams are experimental, names of its own arguments are deprecated.
 pytestmark = [pytest.mark.servers, pytest.mark.filterwarnings("ignore")]
@@ -242,6 +248,43 @@ def test_encoders_write_what_the_sdk_writes() -> None:
         assert layout.decode_timestamp(stamp.SerializeToString()) == time_ms
 
 
-def test_the_repository_is_an_ordinary_one() -> None:
-    names_of_files = {path.name for path in Path(default_repository()).glob("*") if path.is_file()}
-    assert {"feature_store.yaml", "definitions.py"} <= names_of_files
+def feast(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start Feast's own command in ``folder``, told nothing by us."""
+    told = ("FEAST_FS_YAML_FILE_PATH", "RECSYS_FEAST_REDIS")
+    return subprocess.Popen(
+        [str(Path(sys.executable).with_name("feast")), *arguments],
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if name not in told},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.timeout(150)
+def test_feast_apply_and_feast_ui_work_in_the_repository(tmp_path: Path) -> None:
+    folder = tmp_path / "feature_repo"
+    shutil.copytree(default_repository(), folder, ignore=shutil.ignore_patterns("__pycache__"))
+    applying = feast(folder, "apply")
+    said, _ = applying.communicate(timeout=60)
+    assert applying.returncode == 0, said
+    assert (tmp_path / "var" / "feast.db").stat().st_size > 0
+    port = free_ports(1)
+    page = feast(folder, "ui", "--host", "127.0.0.1", "--port", str(port))
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+            deadline = time.monotonic() + 60
+            while True:
+                assert page.poll() is None, page.communicate()[0][-3000:]
+                assert time.monotonic() < deadline, "feast ui does not answer"
+                try:
+                    assert client.get("/").status_code == 200
+                    break
+                except httpx.TransportError:
+                    time.sleep(0.2)
+            answer = client.get("/api/v1/feature_services", params={"project": "recsys"}).json()
+    finally:
+        page.terminate()
+        page.communicate(timeout=20)
+    names_of_services = {service["spec"]["name"] for service in answer["featureServices"]}
+    assert names_of_services == {"retrieval_v1", "ranking_v1"}
