@@ -6,6 +6,7 @@ A command of another top-level package (serving, training, benchmarks) is run by
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import runpy
 import sys
@@ -18,6 +19,15 @@ from rich.table import Table
 from recsys.errors import RecsysError
 
 FAILED, INTERRUPTED = 2, 130
+_OF_THE_MACHINE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EACCES: "give this user the right to it",
+    errno.EPERM: "give this user the right to it",
+    errno.EROFS: "choose a folder that can be written",
+    errno.ENOTDIR: "choose a folder",
+}
+"""What can be wrong with a disk or a folder, and what to do; anything else is a mistake of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +103,14 @@ def _run(name: str, command: Command, rest: list[str]) -> int:
         return ended.code or 0
     except RecsysError as error:
         sys.stderr.write(f"recsys {name}: {error}\n")
+        return FAILED
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        sys.stderr.write(
+            f"recsys {name}: wanted to use {error.filename or 'a file'}, found: {error.strerror}; "
+            f"{_OF_THE_MACHINE[error.errno]}, or set RECSYS_STATE_DIR to another folder\n"
+        )
         return FAILED
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

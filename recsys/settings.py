@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from recsys.errors import ConfigurationError
 
 BrokerKind = Literal["kafka", "tansu"]
 
@@ -23,7 +25,24 @@ def _default_servers_dir() -> Path:
 class Settings(BaseSettings):
     """Addresses and folders. An unset address means: the server ``recsys up`` started."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        extra="ignore", frozen=True, populate_by_name=True, env_ignore_empty=True
+    )
+
+    def __init__(self, **values: Any) -> None:
+        """Read the environment; ``values`` win over it. An empty variable counts as unset.
+
+        Raises:
+            ConfigurationError: when a value cannot be one; one line that names its variable.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            wrong = "; ".join(
+                f"{problem['loc'][0]}: {problem['msg']}, found {problem['input']!r}"
+                for problem in error.errors()
+            )
+            raise ConfigurationError(f"{wrong}; correct or unset it") from error
 
     kafka_bootstrap_servers: str | None = Field(None, alias="KAFKA_BOOTSTRAP_SERVERS")
     """``host:port[,host:port]`` of your Kafka cluster."""

@@ -25,7 +25,7 @@ sys.exit(not any(f and os.path.isfile(os.path.join(f, name)) for f in folders))'
 python=""
 if [ -n "${PYTHON:-}" ]; then
   "$PYTHON" -c "$fits" 2>/dev/null ||
-    fail "wanted Python 3.11 or 3.12, found PYTHON=$PYTHON ($("$PYTHON" -V 2>&1 || echo 'which does not run')); give the path of another"
+    fail "wanted Python 3.11 or 3.12, found PYTHON=$PYTHON ($(command -v "$PYTHON" >/dev/null && "$PYTHON" -V 2>&1 || echo 'which does not run')); give the path of another"
   python=$PYTHON
 else
   found=""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from recsys import cli
+from recsys.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,6 +45,8 @@ def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "if what == 'interrupted': raise KeyboardInterrupt\n"
         "if what == 'exits': sys.exit(7)\n"
         "if what == 'bug': raise RuntimeError('a bug')\n"
+        "if what == 'full': raise OSError(28, 'No space left on device', 'a/file')\n"
+        "if what == 'odd': raise OSError(22, 'Invalid argument')\n"
         "print(__name__, sys.argv)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -69,3 +72,34 @@ def test_how_a_command_ends_is_our_exit_code(door: str, capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "interrupted\n"
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main([door, "bug"])
+
+
+def test_a_full_disk_is_one_line_for_every_command(
+    door: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([door, "full"]) == 2
+    assert capsys.readouterr().err == (
+        "recsys door: wanted to use a/file, found: No space left on device; free some space, "
+        "or set RECSYS_STATE_DIR to another folder\n"
+    )
+    with pytest.raises(OSError, match="Invalid argument"):
+        cli.main([door, "odd"])
+
+
+def test_a_wrong_setting_is_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RECSYS_API_PORT", "eighty")
+    assert cli.main(["bundle", "list"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("recsys bundle: RECSYS_API_PORT: ")
+    assert said.endswith("found 'eighty'; correct or unset it\n")
+    assert said.count("\n") == 1
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_BROKER", "")
+    monkeypatch.setenv("RECSYS_API_PORT", "")
+    monkeypatch.setenv("REDIS_URL", "")
+    settings = Settings()
+    assert (settings.broker, settings.api_port, settings.redis_url) == (None, 8080, None)
