@@ -74,7 +74,11 @@ class Published:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit code."""
-    parser = argparse.ArgumentParser(prog="recsys publish", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="recsys publish",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("bundle_id", nargs="?", help="default: the newest bundle")
     args = parser.parse_args(argv)
     console = Console(stderr=True)

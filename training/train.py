@@ -1,4 +1,4 @@
-"""``python -m training.train --recipe demo --dataset online_retail``: train, judge, make a bundle.
+"""``recsys train --recipe demo --dataset online_retail``: train, judge, make a bundle.
 
 Reads the event log under the state folder (or, with ``--from-files``, the data set itself),
 trains towers and ranker on Ray, judges the bundle on the data from ``--test-from`` on, and adds it
@@ -63,7 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="recsys train", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="recsys train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--recipe", default="demo", choices=sorted(RECIPES))
     parser.add_argument(
         "--dataset", default="online_retail",

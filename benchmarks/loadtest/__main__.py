@@ -36,7 +36,11 @@ class _RungOnly(msgspec.Struct):
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="recsys loadtest", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="recsys loadtest",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="address of the API")
     parser.add_argument("--rate", type=float, default=50.0, help="requests per second")
     parser.add_argument("--duration", type=float, default=10.0, help="seconds")

@@ -19,7 +19,11 @@ from recsys.settings import Settings
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit code."""
-    parser = argparse.ArgumentParser(prog="recsys bundle", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="recsys bundle",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="all bundles, newest first; * marks the live one")
     show = commands.add_parser("show", help="a bundle's manifest as JSON, its files verified")

@@ -29,7 +29,9 @@ _POLL_S = 0.5
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Show or await the lag; 0 when there is none, 1 when there is, 2 when it cannot be had."""
-    parser = argparse.ArgumentParser(prog="recsys lag", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="recsys lag", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--wait", action="store_true", help="return when there is no lag")
     parser.add_argument("--timeout", type=float, default=600.0, help="longest wait, seconds")
     arguments = parser.parse_args(argv)
