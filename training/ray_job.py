@@ -114,6 +114,7 @@ def _ray(address: str | None, num_workers: int) -> Iterator[None]:
         local_dir = tempfile.mkdtemp(prefix="ray-")
         options |= {
             "address": "local",
+            "_node_ip_address": "127.0.0.1",  # nobody else's business
             "num_cpus": max(2, num_workers + 1),
             "object_store_memory": OBJECT_STORE_BYTES,
             "include_dashboard": False,

@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import resource
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -43,6 +44,8 @@ from training.recipes import RECIPES, Recipe, find_recipe
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit code."""
     args = _arguments(argv)
+    # A polite kill unwinds, so that Ray's processes and folder go with us.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     begin = time.perf_counter()
     progress = Progress(quiet=args.quiet)
     try:

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import threading
@@ -65,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
         "RECSYS_DATA_DIR": str(settings.data_dir.resolve()),
         **_free_ports(settings),
     }
+    # A polite kill stops what was started, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     stages = Stages(console=console, environment=environment)
     _empty(state_dir, stages)
     with PeakMemory(run_id) as memory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -14,6 +15,9 @@ from rich.rule import Rule
 from rich.table import Table
 
 from recsys.errors import RecsysError
+
+_GOOD_BYE_S = 20.0
+"""How long an interrupted command may take to stop what it started."""
 
 
 @dataclass(kw_only=True)
@@ -41,27 +45,27 @@ class Stages:
         Gives its standard output when ``capture``. Raises RecsysError when it fails: its own
         message is already on the screen.
         """
-        finished = subprocess.run(
+        with subprocess.Popen(
             [sys.executable, "-m", "recsys.cli", *command],
             env=dict(self.environment),
             stdout=subprocess.PIPE if capture else None,
             text=True,
-            check=False,
-        )
-        if finished.returncode != 0:
+        ) as process:
+            try:
+                output, _ = process.communicate()
+            except BaseException:
+                # It has processes of its own (Ray's): let it put them away before it is killed.
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_GOOD_BYE_S)
+                process.kill()
+                raise
+        if process.returncode != 0:
             raise RecsysError(
-                f"`recsys {' '.join(command)}` ended with code {finished.returncode}; "
+                f"`recsys {' '.join(command)}` ended with code {process.returncode}; "
                 "its message stands above; `recsys logs` shows those of the servers"
             )
-        return finished.stdout or ""
-
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
-        """Start ``recsys <command>`` beside what follows."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "recsys.cli", *command],
-            env=dict(self.environment),
-            stdout=subprocess.DEVNULL,
-        )
+        return output or ""
 
     def summary(self, extra: Sequence[tuple[str, str]]) -> None:
         """Print how long each stage took, then ``extra`` rows."""
