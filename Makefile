@@ -26,7 +26,7 @@ check: setup  ## style, strict types of recsys, import arrows, true docs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
-	@if [ -f tests/test_docs.py ]; then $(BIN)/pytest -q tests/test_docs.py; fi
+	@$(BIN)/pytest -q tests/test_docs.py
 
 test: setup  ## run all tests, with real Redis, Kafka and Triton started for them
 	@$(BIN)/pytest -n $(WORKERS) $(ARGS)

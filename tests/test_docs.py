@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -62,6 +63,24 @@ def test_named_recsys_commands_exist(page: Path) -> None:
         match = re.match(r"(?:\S+/)?recsys ([a-z][a-z-]*)", line)
         if match:
             assert match[1] in _commands(), f"{page.name}: `{line}`"
+
+
+@cache
+def _options(words: tuple[str, ...]) -> set[str]:
+    shown = subprocess.run(
+        [sys.executable, "-m", "recsys.cli", *words, "--help"],
+        capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"},
+    )  # fmt: skip
+    return set(re.findall(r"--[a-z][a-z-]*", shown.stdout))
+
+
+def test_named_options_exist(page: Path) -> None:
+    for line in _shell_lines(page.read_text()):
+        match = re.match(r"(?:\S+/)?recsys ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?", line)
+        for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", line) if match else ():
+            words = tuple(word for word in match.groups() if word)
+            known = _options(words[:1]) | _options(words)
+            assert option in known, f"{page.name}: `{line}`: no {option}"
 
 
 def test_named_modules_exist(page: Path) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 import polars as pl
 
 from recsys.bundle.manifest import Objective
-from recsys.datasets.load import load_mapping, worked_names
+from recsys.datasets.load import load_mapping
 from recsys.datasets.mapping import DatasetMapping
 from recsys.errors import InputError
 
+SIMULATED = "simulated"
+"""The simulated world has no tables and so no mapping: its log says what can be learned."""
 MAX_OBJECTIVES = 4
 """Types learned from a log without a mapping; the rarest are left out."""
 MIN_EVENTS = 50
@@ -35,15 +37,13 @@ def objectives_of(dataset: str, log: pl.DataFrame) -> Purpose:
     """Give the purpose of a data set: by its mapping when there is one of that name or file.
 
     Raises:
-        MappingError: when a mapping file cannot be read.
+        MappingError: when there is no such mapping or its file cannot be read.
         InputError: when the log has no interaction to learn from.
     """
-    if Path(dataset).suffix == ".toml" or dataset in worked_names():
-        mapping = load_mapping(dataset)
-        if mapping.objectives:
-            return _of_mapping(mapping)
-        return _of_log(mapping.name, log)
-    return _of_log(dataset, log)
+    if dataset == SIMULATED:
+        return _of_log(dataset, log)
+    mapping = load_mapping(dataset)
+    return _of_mapping(mapping) if mapping.objectives else _of_log(mapping.name, log)
 
 
 def _of_mapping(mapping: DatasetMapping) -> Purpose:

@@ -74,8 +74,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--recipe", default="demo", choices=sorted(RECIPES))
     parser.add_argument(
         "--dataset", default="online_retail",
-        help="mapping that says objectives and split: a worked one's name or a .toml file; any "
-        "other name takes objectives from the types in the log",
+        help="mapping that says objectives and split: a worked one's name or a .toml file; "
+        "'simulated' takes objectives from the types in the log",
     )  # fmt: skip
     parser.add_argument("--shift-ms", type=int, default=0, help="shift the replay added to times")
     parser.add_argument(

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from recsys.errors import ConfigurationError, InputError
+from recsys.errors import ConfigurationError, InputError, MappingError
 from tests.bundle.test_bundle import small_plan
 from training.bundle_run import Made, Source, make_bundle
 from training.debug_bundle import DEBUG_END_MS, OBJECTIVES, made_up_log
@@ -175,3 +175,8 @@ def test_objectives_come_from_the_mapping_or_else_from_the_log() -> None:
     assert retail.test_from_ms == 1_320_796_800_000
     other = objectives_of("simulated", made_up_log())
     assert [o.name for o in other.objectives] == ["purchase"]
+
+
+def test_a_mistyped_data_set_is_refused_not_guessed() -> None:
+    with pytest.raises(MappingError, match="did you mean 'online_retail'"):
+        objectives_of("onlin_retail", made_up_log())
