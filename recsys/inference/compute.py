@@ -52,13 +52,14 @@ def _recommend(
     model: ServingModel, inputs: Tensors, num_candidates: int, clock: Clock
 ) -> dict[str, Tensor]:
     k = _widest_k(inputs)
+    user = model.prepare(inputs)
     candidates = model.retrieve(
-        inputs,
+        user,
         num_candidates=min(max(num_candidates, k), model.num_items),
         exclude_index=inputs["exclude_index"],
         exclude_history=inputs["exclude_history"],
     )
-    ranked = model.rank(inputs, candidates)
+    ranked = model.rank(user, candidates)
     score, order = ranked.score.topk(min(k, ranked.score.shape[1]), dim=1)
 
     def best(values: Tensor) -> Tensor:
@@ -83,8 +84,9 @@ def _rank(model: ServingModel, inputs: Tensors, clock: Clock) -> dict[str, Tenso
             f"candidate_index: wanted at most {MAX_ANSWERS}, found {candidate_index.shape[1]}",
             field="candidate_index",
         )
-    scored: Candidates = model.score_sources(inputs, candidate_index)
-    ranked = model.rank(inputs, scored)
+    user = model.prepare(inputs)
+    scored: Candidates = model.score_sources(user, candidate_index)
+    ranked = model.rank(user, scored)
     return {
         "score": ranked.score.float(),
         "objective_score": ranked.objective_score.float(),

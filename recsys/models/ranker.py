@@ -66,6 +66,15 @@ class ItemHalf(NamedTuple):
     """``[N + 1, F]``."""
 
 
+class Prices(NamedTuple):
+    """What the price features are made of."""
+
+    log_price: Tensor
+    """``[N + 1]``, computed once per bundle."""
+    usual: Tensor
+    """``[B]``, the mean log price of the user's history, computed once per user."""
+
+
 class Ranker(nn.Module):
     """Scores candidates for every objective."""
 
@@ -139,14 +148,25 @@ class Ranker(nn.Module):
             offset=self.calibrate_user(dense),
         )
 
-    def cross_features(self, user: UserContext, candidates: Candidates) -> Tensor:
+    def prices(self, user: UserContext, log_price: Tensor | None = None) -> Prices:
+        """Compute the prices beside which candidates are seen; ``log_price`` is the table's."""
+        if log_price is None:
+            log_price = self.table.log_price()
+        history = user["history_index"].long()
+        mask = (history != 0) & (self.table.price.take(history) >= 0)
+        usual = (log_price.take(history) * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return Prices(log_price, usual)
+
+    def cross_features(
+        self, user: UserContext, candidates: Candidates, prices: Prices | None = None
+    ) -> Tensor:
         """Give ``[B, C, X]`` raw features of user and candidate together; nothing is learned here.
 
         Sources' scores, the user's own history with the item and with its category, and the price
-        beside the prices of the history.
+        beside the prices of the history (``prices``, where they are at hand).
         """
         index = candidates.item_index.long()
-        category = self.table.category[index]
+        category = self.table.category.take(index)
         padded = F.pad(user["user_category"], (0, 0, 0, 1))  # the last row: category unknown
         in_category = padded.gather(1, category.unsqueeze(2).expand(-1, -1, padded.shape[2]))
         share = in_category / (padded.sum(dim=1, keepdim=True) + 1.0)
@@ -156,7 +176,7 @@ class Ranker(nn.Module):
                 self._own_history(user, index),
                 in_category.log1p(),
                 share,
-                self._price(user, index),
+                self._price(self.prices(user) if prices is None else prices, index),
             ],
             dim=-1,
         )
@@ -187,12 +207,10 @@ class Ranker(nn.Module):
         )
         return features * had.unsqueeze(2)
 
-    def _price(self, user: UserContext, index: Tensor) -> Tensor:
+    @staticmethod
+    def _price(prices: Prices, index: Tensor) -> Tensor:
         """Give ``[B, C, NUM_PRICE_FEATURES]``: log price against the history's mean log price."""
-        history, log_price = user["history_index"].long(), self.table.log_price()
-        mask = (history != 0) & (self.table.price[history] >= 0)
-        usual = (log_price[history] * mask).sum(1) / mask.sum(1).clamp(min=1)
-        difference = log_price[index] - usual.unsqueeze(1)
+        difference = prices.log_price.take(index) - prices.usual.unsqueeze(1)
         return torch.stack([difference, difference.abs()], dim=-1)
 
     def combine(

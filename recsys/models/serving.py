@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recsys.errors import InputError
 from recsys.models.config import SourceMix
-from recsys.models.ranker import ItemHalf, Ranker
+from recsys.models.ranker import ItemHalf, Prices, Ranker
 from recsys.models.serving_model import Candidates, Ranked, UserContext
 from recsys.models.signature import Dimensions
 from recsys.models.two_tower import TwoTower
@@ -23,8 +23,22 @@ from recsys.retrieval.fusion import fuse
 from recsys.retrieval.source import CandidateSource, SourceInputs
 
 
+class Prepared(dict[str, Tensor]):
+    """A user context on the model's device, with what retrieval and ranking both derive from it."""
+
+    def __init__(self, context: UserContext, *, vectors: Tensor, prices: Prices) -> None:
+        """``vectors``: ``[B, D]`` of the user tower; ``history_index`` has become int64."""
+        super().__init__(context)
+        self.vectors = vectors
+        self.prices = prices
+
+
 class TorchServingModel:
-    """A ``ServingModel`` made of torch modules."""
+    """A ``ServingModel`` made of torch modules.
+
+    What depends on the bundle alone is computed once per bundle, what depends on the moving item
+    features once per refresh, and what depends on the user once per call (``prepare``).
+    """
 
     def __init__(
         self,
@@ -54,6 +68,10 @@ class TorchServingModel:
         self._objective_weights = objective_weights
         self._item_vectors = item_vectors
         self._available = available
+        self._unavailable = ~available
+        with torch.inference_mode():
+            self._item_attention = towers.users.item_attention(item_vectors)
+            self._log_price = ranker.table.log_price()
         self._resident = self._prepare(item_activity, item_activity_as_of_ms)
 
     @property
@@ -84,12 +102,23 @@ class TorchServingModel:
         self._resident = self._prepare(activity, as_of_ms)
 
     @torch.inference_mode()
+    def prepare(self, user: UserContext) -> Prepared:
+        """Add the user tower's vectors and the usual price."""
+        if isinstance(user, Prepared):
+            return user
+        user = self._on_device(user)
+        user = {**user, "history_index": user["history_index"].long()}
+        prices = self._ranker.prices(user, self._log_price)
+        vectors = self._towers.users(user, self._item_vectors, self._item_attention)
+        return Prepared(user, vectors=vectors, prices=prices)
+
+    @torch.inference_mode()
     def retrieve(
         self, user: UserContext, *, num_candidates: int, exclude_index: Tensor,
         exclude_history: Tensor,
     ) -> Candidates:  # fmt: skip
         """Give the best ``num_candidates`` of all sources that are not excluded."""
-        user = self._on_device(user)
+        user = self.prepare(user)
         return self.choose(
             user, self.score_all(user), num_candidates=num_candidates,
             exclude_index=exclude_index, exclude_history=exclude_history,
@@ -98,7 +127,7 @@ class TorchServingModel:
     @torch.inference_mode()
     def score_all(self, user: UserContext) -> Tensor:
         """Give ``[B, S, N + 1]``: every source's score of every item."""
-        user = self._on_device(user)
+        user = self.prepare(user)
         inputs = SourceInputs(
             user=user,
             user_vectors=self.user_vectors(user),
@@ -113,11 +142,10 @@ class TorchServingModel:
         exclude_history: Tensor,
     ) -> Candidates:  # fmt: skip
         """Fuse the scores of ``score_all`` to candidates, as ``retrieve`` does."""
-        rows = torch.arange(len(scores), device=scores.device).unsqueeze(1)
-        excluded = (~self._available).repeat(len(scores), 1)
-        excluded[rows, self._valid(exclude_index)] = True
+        excluded = self._unavailable.repeat(len(scores), 1)
         history = self._valid(user["history_index"])
-        excluded[rows, torch.where(exclude_history.to(scores.device), history, 0)] = True
+        history = torch.where(exclude_history.to(scores.device), history, 0)
+        excluded.scatter_(1, torch.cat([self._valid(exclude_index), history], dim=1), True)
         index = fuse(
             scores,
             weights=self._mix.weights,
@@ -135,13 +163,12 @@ class TorchServingModel:
     @torch.inference_mode()
     def rank(self, user: UserContext, candidates: Candidates) -> Ranked:
         """Score candidates; the blend is the weighted sum of the objectives' order logits."""
-        user = self._on_device(user)
-        vectors = self.user_vectors(user)
+        prepared = self.prepare(user)
         output = self._ranker.combine(
-            self._ranker.user_half(user["user_dense"], vectors),
+            self._ranker.user_half(prepared["user_dense"], prepared.vectors),
             self._resident[1],
             candidates.item_index.long(),
-            self._ranker.cross_features(user, candidates),
+            self._ranker.cross_features(prepared, candidates, prepared.prices),
         )
         score = (output.order @ self._objective_weights).masked_fill(
             candidates.item_index == 0, -torch.inf
@@ -151,8 +178,7 @@ class TorchServingModel:
     @torch.inference_mode()
     def user_vectors(self, user: UserContext) -> Tensor:
         """Give ``[B, D]`` vectors of the user tower."""
-        vectors: Tensor = self._towers.users(self._on_device(user), self._item_vectors)
-        return vectors
+        return self.prepare(user).vectors
 
     @torch.inference_mode()
     def similar(self, item_index: Tensor, *, k: int) -> tuple[Tensor, Tensor]:

@@ -46,6 +46,13 @@ class ServingModel(Protocol):
     def num_items(self) -> int:
         """N, padding not counted."""
 
+    def prepare(self, user: UserContext) -> UserContext:
+        """Give the context together with what several stages derive from it.
+
+        Every method takes it in place of the plain one and answers the same; a call of two stages
+        derives it once.
+        """
+
     def retrieve(
         self, user: UserContext, *, num_candidates: int, exclude_index: Tensor,
         exclude_history: Tensor,

@@ -81,9 +81,21 @@ class UserTower(nn.Module):
         )
         nn.init.normal_(self.tokens.weight, std=0.1)
 
-    def forward(self, user: UserContext, item_vectors: Tensor) -> Tensor:
-        """Give ``[B, D]`` unit vectors; an empty history pools to zero."""
-        pooled = self._pool(user, item_vectors)
+    def item_attention(self, item_vectors: Tensor) -> Tensor:
+        """Give ``[N + 1, A]``: what each item's vector adds to the heads' logits."""
+        logits: Tensor = self.attend_vector(item_vectors)
+        return logits
+
+    def forward(
+        self, user: UserContext, item_vectors: Tensor, item_attention: Tensor | None = None
+    ) -> Tensor:
+        """Give ``[B, D]`` unit vectors; an empty history pools to zero.
+
+        ``item_attention``: that of ``item_vectors``, where it is at hand (serving).
+        """
+        if item_attention is None:
+            item_attention = self.item_attention(item_vectors)
+        pooled = self._pool(user, item_vectors, item_attention)
         buckets = torch.where(
             user["user_tokens"] == 0, 0, user["user_tokens"] % self.num_token_buckets + 1
         )
@@ -94,7 +106,7 @@ class UserTower(nn.Module):
         )
         return F.normalize(self.residual(pooled) + self.network(self.dropout(inputs)), dim=1)
 
-    def _pool(self, user: UserContext, item_vectors: Tensor) -> Tensor:
+    def _pool(self, user: UserContext, item_vectors: Tensor, item_attention: Tensor) -> Tensor:
         index = user["history_index"].long()
         age_days, count = user["history_age_s"] / DAY_S, user["history_count"]
         # Histories are padded on the left: columns in which nobody has an item are skipped.
@@ -111,7 +123,7 @@ class UserTower(nn.Module):
             ],
             dim=-1,
         )
-        logits = F.embedding(index, self.attend_vector(item_vectors)) + self.attend_use(use)
+        logits = F.embedding(index, item_attention) + self.attend_use(use)
         # -1e9, not -inf: a user without history would otherwise pool to NaN.
         weights = logits.masked_fill(~mask.unsqueeze(2), -1e9).softmax(dim=1)
         return _weighted_sums(weights * mask.unsqueeze(2), index, item_vectors)
@@ -129,7 +141,7 @@ def _weighted_sums(weights: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
         spread = weights.new_zeros(len(index), num_heads, len(vectors))
         spread = spread.scatter_add(2, places, weights.transpose(1, 2))
         return (spread @ vectors).flatten(1)
-    return torch.einsum("bha,bhd->bad", weights, vectors[index]).flatten(1)
+    return torch.einsum("bha,bhd->bad", weights, F.embedding(index, vectors)).flatten(1)
 
 
 class TwoTower(nn.Module):

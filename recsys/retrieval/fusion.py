@@ -42,10 +42,12 @@ def fuse(
     allowed = scores.masked_fill(excluded.unsqueeze(1), -torch.inf)
     best = allowed.amax(dim=2, keepdim=True).clamp(min=1e-9)
     blend = torch.einsum("bsn,s->bn", (allowed / best).clamp(min=0.0), scores.new_tensor(weights))
-    for source, quota in enumerate(quotas):
-        if quota > 0:
-            top = allowed[:, source].topk(min(quota, allowed.shape[2]), dim=1)
-            blend.scatter_add_(1, top.indices, (top.values > 0) * _QUOTA_BONUS)
+    for quota in sorted(set(quotas) - {0}):  # sources with as many places at once
+        chosen = [source for source, places in enumerate(quotas) if places == quota]
+        theirs = torch.stack([allowed[:, source] for source in chosen], dim=1)
+        top = theirs.topk(min(quota, allowed.shape[2]), dim=2)
+        bonus = (top.values > 0) * _QUOTA_BONUS
+        blend.scatter_add_(1, top.indices.flatten(1), bonus.flatten(1))
     blend = blend.masked_fill(excluded, -torch.inf)
     value, index = blend.topk(min(num_candidates, blend.shape[1] - 1), dim=1)
     return index.masked_fill(value == -torch.inf, 0)

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from recsys.models.serving_model import UserContext
 from recsys.retrieval.source import SourceInputs
 
 DAY_S = 86_400.0
@@ -36,13 +38,24 @@ class ItemToItemSource:
 
     def scores(self, inputs: SourceInputs) -> Tensor:
         """Give ``[B, N + 1]``; no history gives zeros."""
-        index = inputs.user["history_index"].long()
-        age_s = inputs.user["history_age_s"]
+        # Sources that differ in their half-life alone look up the same neighbours.
+        key = ("item_to_item", self.neighbour_weight.data_ptr())
+        age_s, used, neighbours, weights = inputs.once(key, lambda: self._look_up(inputs.user))
+        decay = torch.exp2(-age_s / (self.half_life_days * DAY_S)) * used
+        values = weights * decay.unsqueeze(2)
+        out = values.new_zeros(len(age_s), len(inputs.item_vectors))
+        return out.scatter_add_(1, neighbours, values.flatten(1))
+
+    def _look_up(self, user: UserContext) -> tuple[Tensor, ...]:
+        """Give ages ``[B, H]``, where an item is, its neighbours ``[B, H * M]`` and weights."""
+        index = user["history_index"].long()
         # Histories are padded on the left: columns in which nobody has an item are skipped.
         used = (index != 0).any(dim=0).nonzero()
         begin = int(used[0]) if len(used) else index.shape[1]
-        index, age_s = index[:, begin:], age_s[:, begin:]
-        decay = torch.exp2(-age_s / (self.half_life_days * DAY_S)) * (index != 0)
-        values = self.neighbour_weight[index] * decay.unsqueeze(2)
-        out = values.new_zeros(len(index), len(inputs.item_vectors))
-        return out.scatter_add_(1, self.neighbour_index[index].flatten(1), values.flatten(1))
+        index = index[:, begin:]
+        return (
+            user["history_age_s"][:, begin:],
+            index != 0,
+            F.embedding(index, self.neighbour_index).flatten(1),
+            F.embedding(index, self.neighbour_weight),
+        )

@@ -9,7 +9,8 @@ Axes: ``B`` users, ``N`` items (row 0 is padding), ``D`` embedding, ``H`` histor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -28,6 +29,13 @@ class SourceInputs:
     """``[N + 1, D]`` from the item tower."""
     item_activity: Tensor
     """``[N + 1, Fi]`` moving item features in force."""
+    _shared: dict[object, tuple[Tensor, ...]] = field(default_factory=dict)
+
+    def once(self, key: object, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Give what ``make`` gives; sources that share a ``key`` compute it once a call."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
 
 
 class CandidateSource(Protocol):

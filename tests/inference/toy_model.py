@@ -42,6 +42,9 @@ class ToyModel:
         vectors = self.vectors[history].sum(1) / mask.sum(1, keepdim=True).clamp(min=1.0)
         return vectors @ self.vectors.T, self.popularity.expand(len(history), -1)
 
+    def prepare(self, user: UserContext) -> UserContext:
+        return user
+
     def retrieve(
         self, user: UserContext, *, num_candidates: int, exclude_index: Tensor,
         exclude_history: Tensor,
