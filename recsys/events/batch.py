@@ -6,13 +6,14 @@ Accepted bodies: one event object, a JSON array of events, or ``{"events": [...]
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from recsys.errors import EventError
 from recsys.events.codec import decode
 from recsys.events.schema import Event
+from recsys.json_errors import explain
 
 MAX_BATCH_EVENTS = 10_000
 """Bounds the answer, which names every refused event."""
@@ -116,18 +117,19 @@ def _elements(data: bytes) -> list[bytes]:
         if probe.events is msgspec.UNSET or probe.kind is not msgspec.UNSET:
             return [data]
         return [bytes(raw) for raw in _envelope(data).events]
-    except msgspec.ValidationError as error:
-        raise EventError(
-            f'wanted an event, a list of events or {{"events": [...]}}, found other JSON: {error}',
-            field="events" if "$.events" in str(error) else "",
-        ) from error
     except (ValueError, RecursionError) as error:
-        salvaged = _salvage(data)
-        if salvaged is None:
-            raise EventError(f"wanted JSON, found something else: {error}", code="malformed") from (
-                error
-            )
-        return salvaged
+        why = explain(data, error, _envelope)
+        if why.malformed:
+            salvaged = _salvage(data)
+            if salvaged is not None:
+                return salvaged
+        elif not why.field:
+            wanted = 'an event, a list of events or {"events": [...]}'
+            why = replace(why, wanted=wanted)
+        elif why.field != "events":
+            why = replace(why, wanted="nothing beside the list `events`")
+        code = "malformed" if why.malformed else "schema"
+        raise EventError(why.message, field=why.field, code=code) from error
 
 
 def _salvage(data: bytes) -> list[bytes] | None:

@@ -26,6 +26,7 @@ from recsys.events.schema import (
     ItemEvent,
     UserEvent,
 )
+from recsys.json_errors import explain, shown
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Event).decode
@@ -41,16 +42,6 @@ _is_name = re.compile(NAME_PATTERN).fullmatch
 _good_names: set[str] = set()
 """Type names that were checked before. Bounded: a sender may invent new ones for ever."""
 _MAX_GOOD_NAMES = 4096
-
-_AT_PATH = re.compile(r" - at `(?:key` in `)?\$\.?(.*)`$", re.DOTALL)
-_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`$", re.DOTALL)
-_MISSING_FIELD = re.compile(r"Object missing required field `(.*)`$", re.DOTALL)
-_EXPECTED_GOT = re.compile(r"^Expected `(.+?)`(.*), got `(.+)`$", re.DOTALL)
-_MALFORMED_AT = re.compile(r"\(byte (\d+)\)$")
-_NOT_FINITE = re.compile(rb"-?(?:NaN|Infinity|inf|nan)")
-_LAST_KEY = re.compile(rb'"((?:[^"\\]|\\.)*)"\s*:[^"]*$')
-_PATH_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
-_MAX_SHOWN = 60
 
 
 def encode(event: Event) -> bytes:
@@ -87,7 +78,9 @@ def decode(data: bytes, *, now_ms: int | None = None) -> Event:
     try:
         event: Event = _decode(data)
     except (ValueError, RecursionError) as error:
-        raise _explain(data, error) from error
+        why = explain(data, error, _decode)
+        code = "malformed" if why.malformed else "schema"
+        raise EventError(why.message, field=why.field, code=code) from error
     if now_ms is not None and event.event_time_ms > now_ms + MAX_CLOCK_SKEW_MS:
         raise EventError(
             f"event_time_ms: wanted a time at most {MAX_CLOCK_SKEW_MS} ms ahead of the server's "
@@ -116,7 +109,7 @@ def _too_long(length: int) -> EventError:
 def _check_name(name: str) -> None:
     if not _is_name(name):
         raise EventError(
-            f"type: wanted lower-case words joined by underscores, found {_shown(name)}",
+            f"type: wanted lower-case words joined by underscores, found {shown(name)}",
             field="type",
         )
     if len(_good_names) < _MAX_GOOD_NAMES:
@@ -148,68 +141,5 @@ def _check_identifiers(event: Event) -> None:
     for field, value in values:
         if value is not None and not _is_identifier(value):
             raise EventError(
-                f"{field}: wanted no control characters, found {_shown(value)}", field=field
+                f"{field}: wanted no control characters, found {shown(value)}", field=field
             )
-
-
-def _explain(data: bytes, error: Exception) -> EventError:
-    """Turn what the parser said into wanted, found and the path of the field."""
-    if isinstance(error, UnicodeDecodeError):
-        return EventError(f"wanted UTF-8, found other bytes ({error.reason})", code="malformed")
-    if isinstance(error, RecursionError):
-        return EventError("wanted a flat JSON object, found deep nesting", code="malformed")
-    text = str(error)
-    if not isinstance(error, msgspec.ValidationError):
-        if (at := _MALFORMED_AT.search(text)) and (
-            number := _NOT_FINITE.match(data, max(int(at[1]) - 1, 0))
-            or _NOT_FINITE.match(data, int(at[1]))
-        ):
-            key = _LAST_KEY.search(data[: number.start()])
-            field = key[1].decode(errors="replace")[:_MAX_SHOWN] if key else ""
-            return EventError(
-                f"{field}: wanted a finite number, found {number[0].decode()}; leave the field out",
-                field=field,
-                code="malformed",
-            )
-        return EventError(f"wanted one JSON object, found something else: {text}", code="malformed")
-    path = ""
-    if at := _AT_PATH.search(text):
-        path = at[1]
-        text = text[: at.start()]
-    if unknown := _UNKNOWN_FIELD.search(text):
-        field = f"{path}.{unknown[1]}" if path else unknown[1]
-        return EventError(
-            f"{field[:_MAX_SHOWN]}: wanted only fields of the schema, found an unknown field",
-            field=field[:_MAX_SHOWN],
-        )
-    if missing := _MISSING_FIELD.search(text):
-        field = f"{path}.{missing[1]}" if path else missing[1]
-        return EventError(f"{field}: wanted this field, found none", field=field)
-    if got := _EXPECTED_GOT.search(text):
-        wanted, found = f"{got[1]}{got[2]}", got[3]
-    elif text.startswith("Expected "):
-        wanted, found = text.removeprefix("Expected ").replace("`", ""), _value_at(data, path)
-    else:
-        wanted, found = "a valid value", f"{text[0].lower()}{text[1:]}"[: 2 * _MAX_SHOWN]
-    where = f"{path}: " if path else ""
-    return EventError(f"{where}wanted {wanted}, found {found}", field=path)
-
-
-def _value_at(data: bytes, path: str) -> str:
-    """Show the value at ``path``, when the rest of the text is JSON too."""
-    try:
-        value = msgspec.json.decode(data)
-        for name, index in _PATH_STEP.findall(path):
-            value = value[int(index)] if index else value[name]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return "another value"
-    return _shown(value)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    if len(text) <= _MAX_SHOWN:
-        return text
-    if isinstance(value, str | list | dict):
-        return f"{type(value).__name__} of length {len(value)}: {text[:_MAX_SHOWN]}..."
-    return f"{text[:_MAX_SHOWN]}..."

@@ -9,15 +9,14 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from recsys.events.schema import IDENTIFIER_PATTERN
+from recsys.json_errors import explain
 from recsys.wire import MAX_BODY_BYTES
-from serving.api.problems import Problem
+from serving.api.problems import Code, Problem
 
 T = TypeVar("T")
 
 MAX_IDENTIFIER_LENGTH = 128
 _is_identifier = re.compile(IDENTIFIER_PATTERN).fullmatch
-_AT_PATH = re.compile(r" - at `(?:key in `)?\$\.?(.*)`$", re.DOTALL)
-_NAMED_FIELD = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`$", re.DOTALL)
 _MAX_SHOWN = 64
 
 
@@ -67,16 +66,10 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """
     try:
         return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from error
-    except UnicodeDecodeError as error:
-        raise Problem("malformed", f"wanted UTF-8, found other bytes ({error.reason})") from error
-    except RecursionError as error:
-        raise Problem("malformed", "wanted a flat JSON object, found deep nesting") from error
-    except ValueError as error:
-        raise Problem("malformed", f"wanted one JSON object, found something else: {error}") from (
-            error
-        )
+    except (ValueError, RecursionError) as error:
+        why = explain(body, error, decoder.decode)
+        code: Code = "malformed" if why.malformed else "invalid"
+        raise Problem(code, why.message, field=why.field) from error
 
 
 def check_identifier(value: str, field: str) -> str:
@@ -130,18 +123,3 @@ def refuse_unknown_parameters(request: Request, known: frozenset[str]) -> None:
                 f"{name[:_MAX_SHOWN]}: wanted only known parameters ({wanted}), found another",
                 field=name[:_MAX_SHOWN],
             )
-
-
-def _invalid(text: str) -> Problem:
-    """Turn what the decoder said into a field and a message."""
-    path = ""
-    if at := _AT_PATH.search(text):
-        path = at[1].removesuffix("`")
-        text = text[: at.start()]
-    if named := _NAMED_FIELD.search(text):
-        path = f"{path}.{named[1]}" if path else named[1]
-    path = path[:_MAX_SHOWN]
-    message = text.replace("`", "")
-    message = f"wanted {message[9:]}" if message.startswith("Expected ") else message
-    message = message.replace(", got ", ", found ")
-    return Problem("invalid", f"{path}: {message}" if path else message, field=path)

@@ -110,7 +110,14 @@ def test_a_flipped_byte_is_an_event_or_an_event_error(event: Event, data: st.Dat
         (bytes_of(GOOD, type="Click"), "type", "schema", "found 'Click'"),
         (bytes_of(GOOD, type="click\n"), "type", "schema", "lower-case"),
         (bytes_of(GOOD, position=-1), "position", "schema", "found -1"),
-        (bytes_of(GOOD, context={"a": 1}), "context[...]", "schema", "wanted str, found int"),
+        (bytes_of(GOOD, context={"b": "", "a": 1}), "context.a", "schema", "wanted str, found int"),
+        (bytes_of(GOOD, context={"": "b"}), "context", "schema", "length >= 1, found ''"),
+        (
+            bytes_of(GOOD, user_id="\ud800"),
+            "user_id",
+            "malformed",
+            r"half a surrogate pair, \ud800",
+        ),
         (bytes_of(GOOD, schema_version=2), "schema_version", "schema", "2"),
         (bytes_of(GOOD, event_time_ms=DAY // 1000), "event_time_ms", "schema", "found 1726000000"),
         (bytes_of(GOOD, event_time_ms=0), "event_time_ms", "schema", "found 0"),
@@ -212,7 +219,7 @@ def test_the_same_id_twice_in_a_batch_is_kept_once() -> None:
         (b"events", ""),
         (b"\xff\xfe", ""),
         (b'{"events": {}}', "events"),
-        (b'{"events": [], "more": 1}', ""),
+        (b'{"events": [], "more": 1}', "more"),
         (body([b"1"] * (MAX_BATCH_EVENTS + 1), wrapped=True), "events"),
     ],
 )
@@ -220,6 +227,27 @@ def test_a_body_that_is_no_batch_is_refused_whole(data: bytes, field: str) -> No
     with pytest.raises(EventError) as caught:
         decode_batch(data, now_ms=DAY)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (
+            b'{"events": [], "more": 1}',
+            "more: wanted nothing beside the list `events`, found an unknown field",
+        ),
+        (b"7", 'wanted an event, a list of events or {"events": [...]}, found int'),
+        (b'{"events": 5}', "events: wanted array, found int"),
+        (
+            b'{"kind": "user", "user_id": "\\udc00"}',
+            r"user_id: wanted Unicode text, found half a surrogate pair, \udc00 at byte 29",
+        ),
+    ],
+)
+def test_a_body_that_is_no_batch_says_wanted_and_found(data: bytes, says: str) -> None:
+    with pytest.raises(EventError) as caught:
+        decode_batch(data, now_ms=DAY)
+    assert str(caught.value) == says
 
 
 def test_an_empty_object_is_one_bad_event() -> None:

@@ -112,7 +112,7 @@ def test_largest_k_gives_what_there_is(api: MemoryApi) -> None:
         (b"{", (400, "malformed", "")),
         (b'{"user_id": "ann"} trailing', (400, "malformed", "")),
         (b'{"user_id": "\xff\xfe"}', (400, "malformed", "")),
-        (b'{"user_id": NaN}', (400, "malformed", "")),
+        (b'{"user_id": NaN}', (400, "malformed", "user_id")),
         (b"[" * 100_000, (422, "invalid", "")),
         (b"[]", (422, "invalid", "")),
         (b"{}", (422, "invalid", "user_id")),
@@ -137,6 +137,33 @@ def test_bad_recommendation_requests(
     api: MemoryApi, body: bytes, expected: tuple[int, str, str]
 ) -> None:
     assert problem(post(api, "/v1/recommendations", body)) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"{}", "user_id: wanted this field, found none"),
+        (
+            b'{"user_id": "ann", "x": 1}',
+            "x: wanted only fields of the schema, found an unknown field",
+        ),
+        (b'{"user_id": "ann", "k": 0}', "k: wanted int >= 1, found 0"),
+        (
+            b'{"user_id": "ann", "context": {"page": "home", "device": 5}}',
+            "context.device: wanted str, found int",
+        ),
+        (
+            b'{"user_id": "ann", "objective_weights": {"click": 1, "purchase": -2}}',
+            "objective_weights.purchase: wanted float >= 0.0, found -2",
+        ),
+        (
+            b'{"user_id": "\\ud800"}',
+            r"user_id: wanted Unicode text, found half a surrogate pair, \ud800 at byte 13",
+        ),
+    ],
+)
+def test_a_message_names_field_wanted_and_found(api: MemoryApi, body: bytes, message: str) -> None:
+    assert post(api, "/v1/recommendations", body).json()["error"]["message"] == message
 
 
 def test_bad_rank_requests(api: MemoryApi) -> None:
@@ -265,6 +292,7 @@ def test_bad_events_name_their_field(api: MemoryApi) -> None:
         (b"\xff\xfe", (400, "malformed", "")),
         (b"5", (422, "invalid", "")),
         (b"nonsense", (400, "malformed", "")),
+        (b'{"events": [], "more": 1}', (422, "invalid", "more")),
     ],
 )
 def test_bodies_that_are_no_events(
