@@ -6,7 +6,8 @@ renamed or given another meaning, and ``schema_version`` says which version wrot
 
 Fields every event has:
 
-``event_id``        unique for ever; the same id twice is the same event, counted once
+``event_id``        unique for ever; the same id twice is the same event, counted once if the
+                    second lies at most 10,000 records after the first in its partition
 ``event_time_ms``   when it happened, epoch milliseconds UTC (not when it was received)
 
 Limits are part of the schema, so that one caller cannot fill the log.
