@@ -15,6 +15,8 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from recsys.telemetry import REQUEST_SECONDS, REQUESTS
+from serving.api.decoding import check_url
+from serving.api.problems import Problem
 
 Handler = Callable[[Request], Awaitable[Response]]
 ErrorHandler = Callable[[Request, Exception], Awaitable[Response]]
@@ -53,6 +55,11 @@ class Border:
 
         handler = self._hot.get((scope["method"], scope["path"]))
         try:
+            try:
+                check_url(scope)
+            except Problem as problem:
+                await problem.response()(scope, receive, watch)
+                return
             if handler is not None:
                 scope["app"] = self._app
                 scope["endpoint"] = handler

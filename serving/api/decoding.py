@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TypeVar
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Scope
 
 from recsys.events.schema import IDENTIFIER_PATTERN
 from recsys.json_errors import explain
@@ -16,6 +19,9 @@ from serving.api.problems import Code, Problem
 T = TypeVar("T")
 
 MAX_IDENTIFIER_LENGTH = 128
+MAX_DISCARDED_BYTES = 8_000_000
+"""So much of a body that is too large is read and thrown away before the answer."""
+MAX_DISCARD_S = 2.0
 _is_identifier = re.compile(IDENTIFIER_PATTERN).fullmatch
 _MAX_SHOWN = 64
 
@@ -23,13 +29,22 @@ _MAX_SHOWN = 64
 async def read_body(request: Request) -> bytes:
     """Give the body.
 
+    A body that is too large is read to its end and thrown away, as far as it has at most
+    ``MAX_DISCARDED_BYTES`` and comes within ``MAX_DISCARD_S``: a connection that is closed with
+    unread bytes is reset, and the reset may overtake the answer.
+
     Raises:
-        Problem: ``too_large``, before more than ``MAX_BODY_BYTES`` were taken in.
+        Problem: ``too_large``; of the body at most ``MAX_BODY_BYTES`` and one message were kept.
         ClientDisconnect: when the caller went away.
     """
     stated = request.headers.get("content-length", "")
     if stated.isdigit() and int(stated) > MAX_BODY_BYTES:
-        raise _too_large(stated)
+        # Who asks before sending is told before sending. No body follows the headers then, so
+        # that what comes next on this connection could not be told from it.
+        asks = request.headers.get("expect", "").lower() == "100-continue"
+        if not asks:
+            await _discard(request)
+        raise _too_large(stated, close=asks)
     message = await request.receive()
     body: bytes = message.get("body", b"")
     if not message.get("more_body"):
@@ -47,14 +62,33 @@ async def read_body(request: Request) -> bytes:
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > MAX_BODY_BYTES:
-            raise _too_large(f"more than {size}")
+            parts.clear()
+            if message.get("more_body"):
+                await _discard(request)
+            raise _too_large(f"more than {MAX_BODY_BYTES}")
     return b"".join(parts)
 
 
-def _too_large(found: str) -> Problem:
+async def _discard(request: Request) -> None:
+    left = MAX_DISCARDED_BYTES
+    try:
+        async with asyncio.timeout(MAX_DISCARD_S):
+            while left > 0:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                if not message.get("more_body"):
+                    return
+                left -= len(message.get("body", b""))
+    except TimeoutError:
+        return
+
+
+def _too_large(found: str, *, close: bool = False) -> Problem:
     return Problem(
         "too_large",
         f"wanted a body of at most {MAX_BODY_BYTES} bytes, found {found}; send it in parts",
+        close=close,
     )
 
 
@@ -110,6 +144,50 @@ def integer_parameter(
         "invalid",
         f"{name}: wanted an integer from {lowest} to {highest}, found {text[:_MAX_SHOWN]!r}",
         field=name,
+    )
+
+
+def check_url(scope: Scope) -> None:
+    """See that path and query are UTF-8 in percent-encoding, and the path one line.
+
+    The server would put a replacement character for every other byte, and the router would drop a
+    line break at the end; both would answer for another identity than the one asked for.
+
+    Raises:
+        Problem: ``malformed`` or ``invalid``; the field is ``path`` or a parameter of the query.
+    """
+    raw_path: bytes = scope.get("raw_path") or b""
+    if not _is_text(raw_path):
+        raise _not_text("path", raw_path)
+    if "\n" in scope["path"]:
+        found = scope["path"][:_MAX_SHOWN]
+        raise Problem("invalid", f"path: wanted no line break, found {found!r}", field="path")
+    query: bytes = scope["query_string"]
+    if query and not _is_text(query):
+        wrong = next(part for part in query.split(b"&") if not _is_text(part))
+        name, equals, value = wrong.partition(b"=")
+        if equals and _is_text(name):
+            raise _not_text(unquote_to_bytes(name).decode()[:_MAX_SHOWN], value)
+        raise _not_text("query", wrong)
+
+
+def _is_text(raw: bytes) -> bool:
+    if not raw.isascii():
+        return False
+    if b"%" in raw:
+        try:
+            unquote_to_bytes(raw).decode()
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+def _not_text(field: str, raw: bytes) -> Problem:
+    found = raw[:_MAX_SHOWN].decode("ascii", errors="backslashreplace")
+    return Problem(
+        "malformed",
+        f"{field}: wanted UTF-8 in percent-encoding, found {found}",
+        field=field,
     )
 
 

@@ -100,7 +100,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         summary="The nearest other items of an item",
         description="By cosine of the item embeddings, nearest first.",
         answer=wire.SimilarResponse,
-        problems=("not_found", "invalid", "no_bundle", "unavailable", "late"),
+        problems=("malformed", "not_found", "invalid", "no_bundle", "unavailable", "late"),
         parameters=(
             Parameter(name="item_id", place="path", schema=_IDENTIFIER, about="The item."),
             Parameter(
@@ -125,9 +125,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         description=(
             "A body is one event, a list of events, or an object with a list `events`. Each is "
             "judged alone. "
-            "202 means: the accepted ones are acknowledged by the log and will count once, however "
-            "often they are sent. When none is accepted the answer is 400 or 422, and nothing was "
-            "kept."
+            "202 means: the accepted ones are acknowledged by the log. One sent again counts once "
+            "if its second record lies at most 10,000 records after the first in its partition. "
+            "When none is accepted the answer is 400 or 422, and nothing was kept."
         ),
         request=Event,
         answer=wire.EventsResponse,
@@ -145,7 +145,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             "too, with `known` false, a profile that is `missing` and empty features."
         ),
         answer=wire.UserResponse,
-        problems=("invalid", "no_bundle", "unavailable", "overloaded", "late"),
+        problems=("malformed", "invalid", "no_bundle", "unavailable", "overloaded", "late"),
         parameters=(
             Parameter(name="user_id", place="path", schema=_IDENTIFIER, about="The user."),
         ),

@@ -55,12 +55,15 @@ class Problem(Exception):  # noqa: N818  an answer, not a failure of ours
         *,
         field: str = "",
         refusals: Sequence[EventRefusal] = (),
+        close: bool = False,
     ) -> None:
+        """Say what is wrong; ``close`` ends the connection after the answer."""
         super().__init__(message)
         self.code: Code = code
         self.message = message
         self.field = field
         self.refusals = list(refusals)
+        self.close = close
 
     def response(self) -> Response:
         """Give the answer."""
@@ -70,7 +73,9 @@ class Problem(Exception):  # noqa: N818  an answer, not a failure of ours
             refusals=self.refusals,
         )
         status = STATUS[self.code]
-        headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (503, 504) else None
+        headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (503, 504) else {}
+        if self.close:
+            headers["Connection"] = "close"
         return Response(
             _encode(body), status_code=status, headers=headers, media_type="application/json"
         )

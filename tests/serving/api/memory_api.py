@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
+from starlette.types import ASGIApp
+
 from recsys.bundle.served import ServedBundle
 from recsys.clock import now_ms
 from recsys.events.memory import MemoryEventLog
@@ -36,6 +38,7 @@ class OneBundle:
 class MemoryApi:
     """A running app and the parts behind it."""
 
+    app: ASGIApp
     client: AsgiClient
     log: MemoryEventLog
     topics: Topics
@@ -81,8 +84,10 @@ def memory_api(
         events.stop()
         exposures.stop()
 
-    with AsgiClient(create_app(open_services)) as client:
+    app = create_app(open_services)
+    with AsgiClient(app) as client:
         yield MemoryApi(
+            app=app,
             client=client,
             log=log,
             topics=topics,

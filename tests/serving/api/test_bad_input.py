@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -189,10 +190,51 @@ def test_two_megabytes_are_refused_with_or_without_a_stated_length(
 @QUICK
 @given(item_id=st.text(min_size=1, max_size=140), k=st.text(max_size=12))
 def test_any_item_and_k_of_similar(api: MemoryApi, item_id: str, k: str) -> None:
-    from urllib.parse import quote
-
     path = f"/v1/items/{quote(item_id, safe='')}/similar"
     check_documented("/v1/items/{item_id}/similar", api.client.get(path, params={"k": k}))
+
+
+@QUICK
+@given(
+    user_id=st.text(min_size=1, max_size=140).map(str.encode) | st.binary(min_size=1, max_size=20)
+)
+def test_any_bytes_as_a_user(api: MemoryApi, user_id: bytes) -> None:
+    response = api.client.get(f"/v1/users/{quote(user_id, safe='')}")
+    check_documented("/v1/users/{user_id}", response)
+    try:
+        text = user_id.decode()
+    except UnicodeDecodeError:
+        assert problem(response) == (400, "malformed", "path")
+    else:
+        if response.status_code == 200:
+            assert response.json()["user_id"] == text
+
+
+@pytest.mark.parametrize(
+    ("url", "field", "found"),
+    [
+        ("/v1/users/%ff%fe", "path", "found /v1/users/%ff%fe"),
+        ("/v1/items/%C3/similar", "path", "found /v1/items/%C3/similar"),
+        ("/nowhere/%ff", "path", "found /nowhere/%ff"),
+        ("/v1/items/item-1/similar?k=%ff", "k", "found %ff"),
+        ("/v1/users/ann?%ff=1", "query", "found %ff=1"),
+        ("/healthz?a=1&b=2%C3", "b", "found 2%C3"),
+    ],
+)
+def test_a_url_that_is_not_utf8_is_not_repaired(
+    api: MemoryApi, url: str, field: str, found: str
+) -> None:
+    response = api.client.get(url)
+    assert problem(response) == (400, "malformed", field)
+    message = response.json()["error"]["message"]
+    assert message == f"{field}: wanted UTF-8 in percent-encoding, {found}"
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/users/ann%0A", "/v1/users/a%0Ann", "/v1/items/item-1/similar%0A"]
+)
+def test_a_line_break_in_a_path_is_not_dropped(api: MemoryApi, path: str) -> None:
+    assert problem(api.client.get(path)) == (422, "invalid", "path")
 
 
 def test_unknown_item_parameter_and_path(api: MemoryApi) -> None:
