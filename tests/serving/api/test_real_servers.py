@@ -289,6 +289,36 @@ def test_user_attributes_are_shown_from_the_store(running: Running) -> None:
     assert page.profile.age_ms < 60_000
 
 
+def test_a_mixed_batch_counts_its_good_events_once_each(running: Running) -> None:
+    client = running.client
+    publish_and_wait(running, running.bundles[0])
+    user = f"mixed-{uuid.uuid4().hex[:8]}"
+    good = [click(user, item_id(row)) for row in (3, 5, 7)]
+    bad = [
+        click(user, item_id(9)) | {"event_time_ms": 12},
+        click(user, item_id(11)) | {"colour": "red"},
+        click(user, item_id(13)) | {"value": "many"},
+    ]
+    taken = client.send_events([good[0], bad[0], good[1], good[0], bad[1], good[2], bad[2]])
+    assert (taken.accepted, taken.refused) == (3, 4)
+    assert [(refusal.index, refusal.code, refusal.field) for refusal in taken.refusals] == [
+        (1, "schema", "events[1].event_time_ms"),
+        (3, "duplicate", "events[3].event_id"),
+        (4, "schema", "events[4].colour"),
+        (6, "schema", "events[6].value"),
+    ]
+    # Sent again, as after a broken connection; the last one only now, so that its place in the
+    # log, behind all others of the user, tells when everything has been counted.
+    last = click(user, item_id(15))
+    assert client.send_events([good[1], bad[0], good[0], last]).accepted == 3
+
+    def history() -> dict[str, float]:
+        return {item.item_id: item.count for item in client.user(user).features.history}
+
+    wait_for(lambda: item_id(15) in history(), "the last click")
+    assert history() == {item_id(row): 1.0 for row in (3, 5, 7, 15)}
+
+
 def test_unknown_bundle_and_damaged_bundle_do_not_go_live(running: Running) -> None:
     from recsys.errors import BundleError
 
