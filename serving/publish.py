@@ -146,7 +146,7 @@ async def _publish(
 
     async with TritonServer(endpoints.require_triton()) as server:
         with step("render"):
-            has_changed = _render(settings, store, manifest, name)
+            has_changed = render_bundle(settings, store, manifest, name)
         with step("load"):
             # Loading again what is loaded would cost seconds: the compiled model.py beside it
             # makes its folder look new.
@@ -200,7 +200,8 @@ def _check_plan(settings: Settings, manifest: Manifest) -> None:
         )
 
 
-def _render(settings: Settings, store: BundleStore, manifest: Manifest, name: str) -> bool:
+def render_bundle(settings: Settings, store: BundleStore, manifest: Manifest, name: str) -> bool:
+    """Put a bundle into the model repository as ``name``; tells whether anything was written."""
     paths = sysconfig.get_paths()
     checkout = Path(__file__).resolve().parent.parent
     return render(
