@@ -31,7 +31,7 @@ from recsys.demo.world import RETAIL, choose_world
 from recsys.errors import ConfigurationError, RecsysError
 from recsys.settings import Settings
 
-_LOG_WIDTH = 100
+_LOG_WIDTH = 110
 """Columns of the tables where the output is no terminal."""
 _OWNED_BY_DEMO = "made-by-recsys-demo"
 """A file of this name says that the folder may be emptied."""
