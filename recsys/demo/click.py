@@ -54,7 +54,7 @@ def show_click(console: Console, client: Client, user_id: str, *, click_type: st
     console.print(answer_table(before))
     console.print(answer_table(after))
     console.print(
-        f"event acknowledged by Kafka after [bold]{acknowledged_ms:.0f} ms[/bold], "
+        f"event acknowledged by the broker after [bold]{acknowledged_ms:.0f} ms[/bold], "
         f"the answer changed after [bold]{took_ms:.0f} ms[/bold]"
     )
     return took_ms
