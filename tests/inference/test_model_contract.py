@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -22,9 +22,9 @@ from recsys.inference.local import LocalModel
 from recsys.inference.model import NUMPY_DTYPES, Arrays, Model
 from recsys.inference.triton import TritonModel, TritonServer, model_name
 from recsys.models.signature import Dimensions, user_context
-from recsys.settings import Settings
+from serving.embedded.triton import triton_launch
 from serving.publish import render_bundle
-from tests.servers import TritonServer as TritonFixture
+from tests import servers
 from tests.serving.untrained_bundle import add_untrained_bundle
 
 T = TypeVar("T")
@@ -63,12 +63,13 @@ def controls(*, k: int, exclude: list[int], exclude_history: bool) -> dict[str, 
 
 
 @pytest.fixture(scope="module", params=["local", pytest.param("triton", marks=pytest.mark.servers)])
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    settings = Settings.model_validate(
-        {
-            "RECSYS_STATE_DIR": tmp_path_factory.mktemp("contract") / "var",
-            "RECSYS_NAMESPACE": f"t{uuid.uuid4().hex[:8]}",
-        }
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Case]:
+    settings = servers.session_settings(
+        "contract",
+        RECSYS_STATE_DIR=tmp_path_factory.mktemp("contract") / "var",
+        RECSYS_NAMESPACE=f"t{uuid.uuid4().hex[:8]}",
     )
     plan = plans.ensure(settings.state_dir, project=settings.namespace)
     bundle_id = add_untrained_bundle(settings.bundle_dir, plan, num_items=NUM_ITEMS, seed=5)
@@ -77,30 +78,27 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     if request.param == "local":
         served = load_serving_model(store.path(bundle_id))
         local = LocalModel(served, num_candidates=manifest.num_candidates)
-        return Case(manifest.dimensions, lambda call: asyncio.run(_await(call(local))))
-    triton: TritonFixture = request.getfixturevalue("triton")
+        yield Case(manifest.dimensions, lambda call: asyncio.run(_await(call(local))))
+        return
     redis_url: str = request.getfixturevalue("redis_url")
-    triton.model_repository.mkdir(parents=True, exist_ok=True)
-    settings.model_repository.symlink_to(triton.model_repository)
-    endpoints.write(settings, Endpoints(redis_url=redis_url, triton_grpc_url=triton.grpc_url))
+    address = f"{settings.host}:{settings.triton_grpc_port}"
+    settings.model_repository.mkdir(parents=True, exist_ok=True)
+    endpoints.write(settings, Endpoints(redis_url=redis_url, triton_grpc_url=address))
     name = model_name(bundle_id)
     render_bundle(settings, store, manifest, name)
 
     async def load() -> None:
-        async with TritonServer(triton.grpc_url) as server:
+        async with TritonServer(address) as server:
             await server.load(name)
 
-    async def unload() -> None:
-        async with TritonServer(triton.grpc_url) as server:
-            await server.unload(name)
-
     async def remote(call: Callable[[Model], Awaitable[T]]) -> T:
-        async with TritonServer(triton.grpc_url) as server:
+        async with TritonServer(address) as server:
             return await call(TritonModel(server, bundle_id))
 
-    asyncio.run(load())
-    request.addfinalizer(lambda: asyncio.run(unload()))
-    return Case(manifest.dimensions, lambda call: asyncio.run(remote(call)))
+    # A Triton of its own: publishing, which other tests do, unloads models it does not know.
+    with servers.own_server(triton_launch(settings, lambda _line: None)):
+        asyncio.run(load())
+        yield Case(manifest.dimensions, lambda call: asyncio.run(remote(call)))
 
 
 async def _await(answer: Awaitable[T]) -> T:
