@@ -104,7 +104,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Tiles:
+class State:
     """Tiles of many entities, ``[N]`` each, sorted by ``(owner, series, tile)`` and distinct."""
 
     owner: Int64s
@@ -123,7 +123,7 @@ def tile_dtype(view: View) -> np.dtype[np.void]:
     return np.dtype(fields)
 
 
-def tiles_of_rows(view: View, rows: Rows) -> Tiles:
+def state_of_rows(view: View, rows: Rows) -> State:
     """Cut rows into the tiles of ``view`` (one tile for each row and series; merge them next)."""
     owner, series, tile, units, times = [], [], [], [], []
     for number, s in enumerate(view.series):
@@ -142,10 +142,10 @@ def tiles_of_rows(view: View, rows: Rows) -> Tiles:
     at = np.concatenate(times)
     source = {"count": np.ones(len(value), np.int64), "last_ms": at}
     parts = {c: source.get(c, value) for c in view.components}
-    return Tiles(np.concatenate(owner), np.concatenate(series), np.concatenate(tile), parts)
+    return State(np.concatenate(owner), np.concatenate(series), np.concatenate(tile), parts)
 
 
-def tiles_of_blobs(view: View, blobs: Sequence[bytes | None]) -> Tiles:
+def state_of_blobs(view: View, blobs: Sequence[bytes | None]) -> State:
     """Decode the stored tiles of entities ``0 … len(blobs) - 1``; ``None`` has none.
 
     Raises:
@@ -161,10 +161,10 @@ def tiles_of_blobs(view: View, blobs: Sequence[bytes | None]) -> Tiles:
     records = np.frombuffer(b"".join([blob for blob in blobs if blob]), dtype=dtype)
     owner = np.repeat(np.arange(len(blobs), dtype=np.int64), lengths // dtype.itemsize)
     parts: dict[Component, Int64s] = {c: records[c].astype(np.int64) for c in view.components}
-    return Tiles(owner, records["series"], records["tile"].astype(np.int64), parts)
+    return State(owner, records["series"], records["tile"].astype(np.int64), parts)
 
 
-def blobs_of_tiles(view: View, tiles: Tiles, num_owners: int) -> list[bytes]:
+def blobs_of_state(view: View, tiles: State, num_owners: int) -> list[bytes]:
     """Encode tiles, one blob for each entity."""
     records = np.empty(len(tiles), dtype=tile_dtype(view))
     records["series"] = tiles.series
@@ -183,7 +183,7 @@ def split_records(
     return [data[ends[i] : ends[i + 1]] for i in range(num_owners)]
 
 
-def merge(view: View, *many: Tiles) -> Tiles:
+def merge(view: View, *many: State) -> State:
     """Merge tiles of the same place into one. Order and grouping do not change the answer."""
     owner = np.concatenate([t.owner for t in many])
     if not len(owner):
@@ -210,20 +210,20 @@ def merge(view: View, *many: Tiles) -> Tiles:
             merged[component] = MERGE[component].reduceat(values, starts)
         else:  # sorted by (last_ms, last) within a tile: its last row is the answer
             merged[component] = values[ends]
-    return Tiles(owner[starts], series[starts], tile[starts], merged)
+    return State(owner[starts], series[starts], tile[starts], merged)
 
 
-def trim(view: View, tiles: Tiles, newest_ms: Int64s) -> Tiles:
+def trim(view: View, tiles: State, newest_ms: Int64s) -> State:
     """Drop tiles no window can reach from ``newest_ms`` (``[owners]``) on."""
     slide, span = _slides_and_spans(view)
     keep = tiles.tile > newest_ms[tiles.owner] // slide[tiles.series] - span[tiles.series]
     if keep.all():
         return tiles
     parts = {c: values[keep] for c, values in tiles.parts.items()}
-    return Tiles(tiles.owner[keep], tiles.series[keep], tiles.tile[keep], parts)
+    return State(tiles.owner[keep], tiles.series[keep], tiles.tile[keep], parts)
 
 
-def finalise(view: View, tiles: Tiles, at_ms: Int64s) -> Float32s:
+def finalise(view: View, tiles: State, at_ms: Int64s) -> Float32s:
     """Give the values of all aggregates of entities ``0 … Q - 1`` at ``at_ms``, ``[Q, F]``."""
     values = np.zeros((len(at_ms), len(view.aggregates)), dtype=np.float32)
     if not len(tiles):
@@ -250,9 +250,9 @@ def finalise(view: View, tiles: Tiles, at_ms: Int64s) -> Float32s:
     return values
 
 
-def _no_tiles(view: View) -> Tiles:
+def _no_tiles(view: View) -> State:
     none = np.empty(0, dtype=np.int64)
-    return Tiles(none, none.astype(np.uint8), none, dict.fromkeys(view.components, none))
+    return State(none, none.astype(np.uint8), none, dict.fromkeys(view.components, none))
 
 
 def _slides_and_spans(view: View) -> tuple[Int64s, Int64s]:

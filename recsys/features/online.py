@@ -23,7 +23,7 @@ import numpy as np
 from recsys.data.vocabulary import Vocabulary
 from recsys.errors import FeatureError
 from recsys.features import names
-from recsys.features.aggregates import finalise, tiles_of_blobs
+from recsys.features.aggregates import finalise, state_of_blobs
 from recsys.features.batch import Bools, Float32s, Int64s, ItemActivity, Ragged, UserFeatures
 from recsys.features.entities import Entities
 from recsys.features.hashes import Found, MemoryHashes, Wanted
@@ -258,7 +258,7 @@ def _activity(
             tiles if _status(view, timestamp, at) is Status.PRESENT else None
             for (tiles, timestamp), at in zip(stored, now.tolist(), strict=True)
         ]
-    return finalise(view, tiles_of_blobs(view, blobs), now)
+    return finalise(view, state_of_blobs(view, blobs), now)
 
 
 def _status(view: View, timestamp: bytes | None, now_ms: int) -> Status:

@@ -22,11 +22,11 @@ from recsys.events.schema import Event, ItemEvent, UserEvent
 from recsys.events.topics import Topics
 from recsys.features.aggregates import (
     Rows,
-    blobs_of_tiles,
+    blobs_of_state,
     finalise,
     merge,
-    tiles_of_blobs,
-    tiles_of_rows,
+    state_of_blobs,
+    state_of_rows,
     trim,
 )
 from recsys.features.batch import Bools, Int64s
@@ -332,15 +332,15 @@ class FeatureStream:
         mine = Rows(
             local.astype(np.int64), rows.time_ms, rows.units, rows.kind, rows.event_type, rows.types
         )
-        stored = tiles_of_blobs(view, [state.tiles for state in touched])
-        tiles = trim(view, merge(view, stored, tiles_of_rows(view, mine)), newest)
+        stored = state_of_blobs(view, [state.tiles for state in touched])
+        tiles = trim(view, merge(view, stored, state_of_rows(view, mine)), newest)
         values = encode_float32_rows(finalise(view, tiles, newest))
         names = [feature.field_bytes for feature in view.features]
         fields: dict[int, dict[bytes, bytes]] = {}
         for code, state, blob, at, encoded in zip(
             codes.tolist(),
             touched,
-            blobs_of_tiles(view, tiles, len(touched)),
+            blobs_of_state(view, tiles, len(touched)),
             newest.tolist(),
             values,
             strict=True,

@@ -12,11 +12,11 @@ from recsys.errors import FeatureError
 from recsys.features.aggregates import (
     KINDS,
     Rows,
-    blobs_of_tiles,
+    blobs_of_state,
     finalise,
     merge,
-    tiles_of_blobs,
-    tiles_of_rows,
+    state_of_blobs,
+    state_of_rows,
     trim,
     units_of,
 )
@@ -46,12 +46,12 @@ def rows_of(events: list[tuple[int, Seen]]) -> Rows:
 
 
 def stored(view: View, events: list[tuple[int, Seen]], owners: int) -> list[bytes]:
-    tiles = merge(view, tiles_of_rows(view, rows_of(events)))
-    return blobs_of_tiles(view, tiles, owners)
+    tiles = merge(view, state_of_rows(view, rows_of(events)))
+    return blobs_of_state(view, tiles, owners)
 
 
 def clicks_at(view: View, blob: bytes, t: int) -> float:
-    return float(finalise(view, tiles_of_blobs(view, [blob]), as_int64([t]))[0, 0])
+    return float(finalise(view, state_of_blobs(view, [blob]), as_int64([t]))[0, 0])
 
 
 def test_a_window_falls_without_any_write() -> None:
@@ -78,16 +78,16 @@ def test_sums_do_not_depend_on_order_or_grouping() -> None:
         for v in rng.normal(0, 1e6, 200)
     ]
     whole = stored(VIEW, events, 1)
-    pieces = [tiles_of_rows(VIEW, rows_of(events[i::7])) for i in (3, 1, 6, 0, 2, 5, 4)]
+    pieces = [state_of_rows(VIEW, rows_of(events[i::7])) for i in (3, 1, 6, 0, 2, 5, 4)]
     merged = pieces[0]
     for piece in pieces[1:]:
         merged = merge(VIEW, merged, piece)
-    assert blobs_of_tiles(VIEW, merged, 1) == whole
+    assert blobs_of_state(VIEW, merged, 1) == whole
 
 
 def test_a_damaged_state_is_named() -> None:
     with pytest.raises(FeatureError, match=r'view "v".*run `recsys backfill`'):
-        tiles_of_blobs(VIEW, [b"123"])
+        state_of_blobs(VIEW, [b"123"])
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ def test_both_kernels_equal_the_definition(
         for part in range(parts):
             tiles = merge(
                 VIEW,
-                tiles_of_blobs(VIEW, blobs),
-                tiles_of_rows(VIEW, rows_of(by_now[part::parts])),
+                state_of_blobs(VIEW, blobs),
+                state_of_rows(VIEW, rows_of(by_now[part::parts])),
             )
             newest = as_int64(
                 [
@@ -160,6 +160,6 @@ def test_both_kernels_equal_the_definition(
                     for owner in range(3)
                 ]
             )
-            blobs = blobs_of_tiles(VIEW, trim(VIEW, tiles, newest), 3)
-        online = finalise(VIEW, tiles_of_blobs(VIEW, blobs), np.full(3, t))
+            blobs = blobs_of_state(VIEW, trim(VIEW, tiles, newest), 3)
+        online = finalise(VIEW, state_of_blobs(VIEW, blobs), np.full(3, t))
         np.testing.assert_array_equal(online, expected)
