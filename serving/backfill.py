@@ -25,7 +25,7 @@ from recsys.endpoints import Endpoints, resolve
 from recsys.errors import RecsysError
 from recsys.features import plan as plans
 from recsys.features.backfill import Backfilled, backfill
-from recsys.features.hashes import Write
+from recsys.features.hashes import ANY_VERSION, VERSION_FIELD, Write
 from recsys.features.layout import project_of_key
 from recsys.features.lease import LeasedWriter
 from recsys.features.plan import Plan
@@ -114,7 +114,10 @@ def _write(
 
     # From here until the end the store is half old, half new: the mark keeps workers waiting.
     lease.write([say(in_backfill=True)])
-    writes: list[Write] = list(result.hashes.content.items())
+    writes = [
+        Write(key, {k: v for k, v in fields.items() if k != VERSION_FIELD}, ANY_VERSION)
+        for key, fields in result.hashes.content.items()
+    ]
     for start in range(0, len(writes), _WRITE_AT_ONCE):
         part = writes[start : start + _WRITE_AT_ONCE]
         lease.write(part)

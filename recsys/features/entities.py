@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from recsys.features import names
+from recsys.features.hashes import VERSION_FIELD, version_of
 from recsys.features.layout import EntityKeys, decode_timestamp, decode_value
 from recsys.features.plan import Plan, View
 from recsys.features.positions import POSITIONS_FIELD
@@ -27,6 +28,7 @@ class UserState:
     """A user's tiles, recent interactions, and what they are known until."""
 
     key: bytes
+    version: int
     positions: bytes | None
     tiles: bytes | None
     newest_ms: int
@@ -42,6 +44,7 @@ class ItemState:
     """An item's tiles and the categories it was in."""
 
     key: bytes
+    version: int
     positions: bytes | None
     tiles: bytes | None
     newest_ms: int
@@ -64,6 +67,7 @@ class PairState:
     """Tiles of a user in a category."""
 
     key: bytes
+    version: int
     positions: bytes | None
     tiles: bytes | None
     newest_ms: int
@@ -73,6 +77,8 @@ class TiledState(Protocol):
     """What the three have in common."""
 
     key: bytes
+    version: int
+    """``Write.version`` of the next write."""
     positions: bytes | None
     tiles: bytes | None
     newest_ms: int
@@ -104,6 +110,7 @@ class Entities:
         # Join keys are sorted in the Redis key: category, then user_id.
         self._category_first = self.pair_activity.join_keys[0] == "category"
         self.user_fields = (
+            VERSION_FIELD,
             POSITIONS_FIELD,
             self.user_activity.state_field,
             self.user_activity.timestamp_field,
@@ -113,6 +120,7 @@ class Entities:
             self.user_profile.timestamp_field,
         )
         self.item_fields = (
+            VERSION_FIELD,
             POSITIONS_FIELD,
             self.item_activity.state_field,
             self.item_activity.timestamp_field,
@@ -120,6 +128,7 @@ class Entities:
             CATEGORIES_FIELD,
         )
         self.pair_fields = (
+            VERSION_FIELD,
             POSITIONS_FIELD,
             self.pair_activity.state_field,
             self.pair_activity.timestamp_field,
@@ -133,20 +142,23 @@ class Entities:
 
     def user_state(self, key: bytes, loaded: Loaded) -> UserState:
         """Decode what was read under ``user_fields``."""
-        positions, tiles, newest, events, events_newest, item_ids, profile = loaded
+        version, positions, tiles, newest, events, events_newest, item_ids, profile = loaded
         known = decode_value(item_ids, "string_list")
         return UserState(
-            key, positions, tiles, _time(newest), events, _time(events_newest), _time(profile),
+            key, version_of(version), positions, tiles, _time(newest), events,
+            _time(events_newest), _time(profile),
             known if isinstance(known, list) else None,  # type: ignore[arg-type]
         )  # fmt: skip
 
     def item_state(self, key: bytes, loaded: Loaded) -> ItemState:
         """Decode what was read under ``item_fields``."""
-        positions, tiles, newest, profile, categories = loaded
+        version, positions, tiles, newest, profile, categories = loaded
         timeline = _categories.decode(categories) if categories else []
-        return ItemState(key, positions, tiles, _time(newest), _time(profile), timeline)
+        return ItemState(
+            key, version_of(version), positions, tiles, _time(newest), _time(profile), timeline
+        )
 
     def pair_state(self, key: bytes, loaded: Loaded) -> PairState:
         """Decode what was read under ``pair_fields``."""
-        positions, tiles, newest = loaded
-        return PairState(key, positions, tiles, _time(newest))
+        version, positions, tiles, newest = loaded
+        return PairState(key, version_of(version), positions, tiles, _time(newest))

@@ -1,4 +1,9 @@
-"""The online store as bytes: hashes with fields, read many at once, written under a lease.
+"""The online store as bytes: hashes with fields, read many at once, written if still as they were.
+
+Every hash the stream writes counts its writes in the field ``VERSION_FIELD``. A write names the
+version its state was read at and is refused when the hash has another: somebody else wrote it, and
+the state must be read again. So any number of processes may write the same hash, and one that slept
+while others went on changes nothing.
 
 Everything that knows what the bytes mean stands above this seam, so that the stream and the
 readers are the same code over Redis (``redis_hashes.py``) and over a dictionary (here).
@@ -8,14 +13,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 Wanted = Sequence[tuple[bytes, Sequence[bytes]]]
 """``(key, fields)`` of each hash to read."""
 Found = list[list[bytes | None]]
 """Aligned with what was wanted; ``None`` where there is no such hash or field."""
-Write = tuple[bytes, dict[bytes, bytes]]
-"""``(key, fields)``: fields to set in one hash, all of them or none."""
+VERSION_FIELD = b"~w"
+"""How often a hash was written, in decimal digits."""
+ANY_VERSION = -1
+"""As ``Write.version``: write whatever is there. For one who keeps others out by other means."""
+
+
+class Write(NamedTuple):
+    """What to do to one hash, all of it or nothing."""
+
+    key: bytes
+    fields: dict[bytes, bytes]
+    """To set; the version is not among them."""
+    version: int
+    """What ``VERSION_FIELD`` was when the state was read, 0 for no such hash."""
+    remove: bool = False
+    """Delete the hash instead."""
+
+
+def version_of(loaded: bytes | None) -> int:
+    """Decode ``VERSION_FIELD``."""
+    return int(loaded) if loaded else 0
 
 
 class HashReader(Protocol):
@@ -33,10 +57,12 @@ class AsyncHashReader(Protocol):
 
 
 class HashWriter(Protocol):
-    """Writes hashes while it holds the lease."""
+    """Writes hashes that are still as they were."""
 
-    def write(self, writes: Sequence[Write]) -> None:
-        """Set the fields of each hash in one step, hashes in order.
+    def write(self, writes: Sequence[Write]) -> list[bytes]:
+        """Do each write in one step, in order; gives the keys refused for their version.
+
+        What a key that is refused had to be told is to be made again from what is stored now.
 
         Raises:
             LeaseLostError: when another writer took over; nothing after that point was written.
@@ -56,7 +82,17 @@ class MemoryHashes:
             [self.content.get(key, empty).get(name) for name in fields] for key, fields in wanted
         ]
 
-    def write(self, writes: Sequence[Write]) -> None:
-        """Set the fields of each hash."""
-        for key, fields in writes:
-            self.content.setdefault(key, {}).update(fields)
+    def write(self, writes: Sequence[Write]) -> list[bytes]:
+        """Do each write; gives the keys refused for their version."""
+        refused = []
+        for key, fields, version, remove in writes:
+            stored = version_of(self.content.get(key, {}).get(VERSION_FIELD))
+            if version not in (stored, ANY_VERSION):
+                refused.append(key)
+            elif remove:
+                self.content.pop(key, None)
+            else:
+                own = self.content.setdefault(key, {})
+                own.update(fields)
+                own[VERSION_FIELD] = b"%d" % (stored + 1)
+        return refused

@@ -32,13 +32,20 @@ _CHUNK = 256
 _WRITE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-local at = 3
+local at, refused = 3, {}
 for i = 2, #KEYS do
-  local n = tonumber(ARGV[at])
-  redis.call('HSET', KEYS[i], unpack(ARGV, at + 1, at + n))
-  at = at + n + 1
+  local version, n = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  local stored = tonumber(redis.call('HGET', KEYS[i], '~w') or 0)
+  if version ~= stored and version ~= -1 then
+    refused[#refused + 1] = i - 1
+  elseif n == 0 then
+    redis.call('DEL', KEYS[i])
+  else
+    redis.call('HSET', KEYS[i], '~w', stored + 1, unpack(ARGV, at + 2, at + 1 + n))
+  end
+  at = at + n + 2
 end
-return 1
+return refused
 """
 _RENEW = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -122,23 +129,29 @@ class LeasedWriter:
         if self._lost_it.is_set():
             raise self._lost()
 
-    def write(self, writes: Sequence[Write]) -> None:
-        """Set the fields of each hash; a hash gets all of them or none, hashes in order.
+    def write(self, writes: Sequence[Write]) -> list[bytes]:
+        """See ``HashWriter.write``.
 
         Raises:
             LeaseLostError: when the lease is gone; nothing after that point was written.
         """
+        refused: list[bytes] = []
         for start in range(0, len(writes), _CHUNK):
+            part = writes[start : start + _CHUNK]
             keys: list[bytes | str] = [self._key]
             args: list[bytes | int] = [self._token, self._lease_ms]
-            for key, fields in writes[start : start + _CHUNK]:
+            for key, fields, version, remove in part:
                 keys.append(key)
-                args.append(2 * len(fields))
-                for name, value in fields.items():
+                args.append(version)
+                args.append(0 if remove else 2 * len(fields))
+                for name, value in () if remove else fields.items():
                     args.append(name)
                     args.append(value)
-            if not self._write(keys=keys, args=args):
+            found = self._write(keys=keys, args=args)
+            if found == 0:
                 raise self._lost()
+            refused += [part[n - 1].key for n in found]
+        return refused
 
     def release(self) -> None:
         """Let a standby take over at once."""

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 
 from recsys.errors import ConfigurationError
 from recsys.events.log import TopicPartition
-from recsys.features.hashes import Found, HashReader, Wanted, Write
+from recsys.features.hashes import ANY_VERSION, Found, HashReader, Wanted, Write
 
 _LAYOUT = b"layout"
 _BACKFILL = b"backfill"
@@ -78,7 +78,7 @@ class StoredProgress:
         for at, position in positions.items():
             fields[_position(at)] = b"%d" % position
             fields[_base(at)] = b"%d" % bases[at]
-        return self._key, fields
+        return Write(self._key, fields, ANY_VERSION)
 
 
 def fields_of_others(

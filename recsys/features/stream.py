@@ -392,5 +392,6 @@ def _writes(
         state.positions = positions[code]
         own = fields.get(code, {})
         own[POSITIONS_FIELD] = positions[code]
-        writes.append((state.key, own))
+        writes.append(Write(state.key, own, state.version))
+        state.version += 1
     return writes

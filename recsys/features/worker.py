@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from recsys.clock import Clock
-from recsys.errors import ConfigurationError, EventError
+from recsys.errors import ConfigurationError, EventError, ServerError
 from recsys.events.codec import decode
 from recsys.events.dead_letters import send_dead_letter
 from recsys.events.log import EventReader, EventWriter, Record, TopicPartition
@@ -220,7 +220,10 @@ class WorkerRun:
             writes, num_duplicates = self._stream.apply(fresh)
             # The last write: whoever reads these positions finds all before them applied.
             told = self._progress.fields(moved, self._base, self._stream.layout)
-            self._lease.write([*writes, told])
+            if refused := self._lease.write([*writes, told]):
+                raise ServerError(
+                    f"wanted to be the only writer, found {len(refused)} hashes written by another"
+                )
             self._applied |= moved
             self._count(fresh, num_duplicates)
         self._with_disk(lambda: self._sink.write(decoded))

@@ -11,6 +11,7 @@ from recsys.clock import DAY_MS, HOUR_MS
 from recsys.features.duplicates import DuplicateWindow
 from recsys.features.entities import ItemState
 from recsys.features.feast_repository import feast_connection_string
+from recsys.features.hashes import ANY_VERSION, VERSION_FIELD, MemoryHashes, Write
 from recsys.features.names import identity_hash, token_hash, tokens_of
 from recsys.features.request_time import NEVER_S, REQUEST_TIME_FEATURES, request_time
 
@@ -49,11 +50,11 @@ def test_a_duplicate_is_one_within_the_horizon() -> None:
 
 
 def test_an_item_is_in_the_category_of_its_time() -> None:
-    item = ItemState(b"", None, None, 0, 0, [(10, "tea"), (20, ""), (30, "mugs")])
+    item = ItemState(b"", 0, None, None, 0, 0, [(10, "tea"), (20, ""), (30, "mugs")])
     assert [item.category_at(t) for t in (0, 10, 19, 20, 30, 99)] == [
         "tea", "tea", "tea", "", "mugs", "mugs",
     ]  # fmt: skip
-    assert ItemState(b"", None, None, 0, 0, []).category_at(5) == ""
+    assert ItemState(b"", 0, None, None, 0, 0, []).category_at(5) == ""
 
 
 @pytest.mark.parametrize(
@@ -66,3 +67,15 @@ def test_an_item_is_in_the_category_of_its_time() -> None:
 )
 def test_feast_spells_a_redis_address_differently(url: str, spelt: str) -> None:
     assert feast_connection_string(url) == spelt
+
+
+def test_a_write_counts_only_on_what_it_was_made_from() -> None:
+    hashes = MemoryHashes()
+    assert hashes.write([Write(b"a", {b"x": b"1"}, 0), Write(b"b", {b"x": b"1"}, 3)]) == [b"b"]
+    assert hashes.content == {b"a": {b"x": b"1", VERSION_FIELD: b"1"}}
+    assert hashes.write([Write(b"a", {b"y": b"2"}, 0)]) == [b"a"]
+    assert hashes.write([Write(b"a", {b"y": b"2"}, 1), Write(b"b", {}, ANY_VERSION)]) == []
+    assert hashes.content[b"a"] == {b"x": b"1", b"y": b"2", VERSION_FIELD: b"2"}
+    assert hashes.write([Write(b"a", {}, 1, remove=True)]) == [b"a"]
+    assert hashes.write([Write(b"a", {}, 2, remove=True)]) == []
+    assert hashes.content == {b"b": {VERSION_FIELD: b"1"}}

@@ -24,6 +24,7 @@ from recsys.events.kafka import connect_reader, connect_writer, ensure_topics
 from recsys.events.log import EventWriter
 from recsys.events.schema import Event, InteractionEvent, ItemEvent
 from recsys.events.topics import Topics
+from recsys.features.hashes import VERSION_FIELD, Write
 from recsys.features.history import ItemHistory, UserHistory
 from recsys.features.lease import LeasedWriter, LeaseLostError, lease_key
 from recsys.features.online import OnlineReader
@@ -100,11 +101,14 @@ class World:
         return sum(int(v) for k, v in found.items() if k[:5] != b"base:" and b"/" in k)  # type: ignore[union-attr]
 
     def content(self) -> dict[bytes, dict[bytes, bytes]]:
-        """Give all bytes of this namespace, the lease left out."""
+        """Give all bytes of this namespace, the lease and the count of writes left out."""
         name = self.settings.namespace.encode()
         keys = sorted(k for k in self.redis.scan_iter(count=1000) if name in k)
         lease = lease_key(self.settings.namespace).encode()
-        return {key: self.redis.hgetall(key) for key in keys if key != lease}  # type: ignore[misc]
+        content = {key: self.redis.hgetall(key) for key in keys if key != lease}
+        for fields in content.values():
+            fields.pop(VERSION_FIELD, None)  # type: ignore[union-attr]
+        return content  # type: ignore[return-value]
 
     def close(self) -> None:
         for worker in self.workers:
@@ -293,12 +297,13 @@ def test_a_writer_whose_lease_is_gone_writes_nothing(redis_url: str, namespace: 
     key = f"{namespace}-hash".encode()
     try:
         assert old.acquire(stop=lambda: False)
-        old.write([(key, {b"f": b"1"})])
+        assert old.write([Write(key, {b"f": b"1"}, 0)]) == []
+        assert old.write([Write(key, {b"f": b"3"}, 0)]) == [key], "it has version 1 by now"
         client.delete(lease_key(namespace))  # as if it had slept through
         assert new.acquire(stop=lambda: False)
         with pytest.raises(LeaseLostError, match="forgets its state"):
-            old.write([(key, {b"f": b"2"})])
-        assert client.hgetall(key) == {b"f": b"1"}
+            old.write([Write(key, {b"f": b"2"}, 1)])
+        assert client.hgetall(key) == {b"f": b"1", b"~w": b"1"}
         assert not old.acquire(stop=iter([False, True]).__next__, poll_s=0.0)
         old.release()
         assert new.holder() is not None, "only its own lease can be released"
