@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     kafka_home: Path | None = Field(None, alias="KAFKA_HOME")
     """An unpacked Kafka distribution for the embedded broker."""
     redis_url: str | None = Field(None, alias="REDIS_URL")
-    """``redis://`` or ``rediss://`` address of the online store."""
+    """Address of the online store; ``recsys/features/redis/address.py`` says what it may say."""
     triton_grpc_url: str | None = Field(None, alias="TRITON_GRPC_URL")
     """``host:port`` of Triton's gRPC port; it must see ``model_repository`` under the same path."""
     ray_address: str | None = Field(None, alias="RAY_ADDRESS")

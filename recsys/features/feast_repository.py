@@ -26,7 +26,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import mmh3
 
@@ -43,6 +42,7 @@ from recsys.features.plan import (
     default_repository,
     definitions_hash,
 )
+from recsys.features.redis.address import parse
 from recsys.settings import Settings
 
 _TYPES: dict[str, ValueType] = {
@@ -169,12 +169,13 @@ def feast_environment(settings: Settings, repository: Path) -> dict[str, str]:
     config = yaml.safe_load((repository / "feature_store.yaml").read_text())
     config["project"] = settings.namespace
     config["registry"]["path"] = str(file.with_name("feast.db"))
+    url = resolve(settings).redis_url or f"redis://{settings.host}:{settings.redis_port}"
     config["online_store"]["connection_string"] = "${RECSYS_FEAST_REDIS}"
+    config["online_store"]["redis_type"] = "redis_cluster" if parse(url).is_cluster else "redis"
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(f".{os.getpid()}")
     temporary.write_text(yaml.safe_dump(config))
     temporary.replace(file)
-    url = resolve(settings).redis_url or f"redis://{settings.host}:{settings.redis_port}"
     return {
         "FEAST_FS_YAML_FILE_PATH": str(file),
         "RECSYS_FEAST_REDIS": feast_connection_string(url),
@@ -182,22 +183,28 @@ def feast_environment(settings: Settings, repository: Path) -> dict[str, str]:
 
 
 def feast_connection_string(url: str) -> str:
-    """Give Feast's spelling of a Redis address.
+    """Give Feast's spelling of a Redis address. (Replicas and Unix sockets Feast does not know.)
 
-    >>> feast_connection_string("rediss://app:pa%20ss@cache:6380/2")
-    'cache:6380,username=app,password=pa ss,db=2,ssl=true'
+    >>> feast_connection_string("rediss://app:pa%20ss@cache:6380/2?ssl_ca_certs=/ca.pem")
+    'cache:6380,username=app,password=pa ss,db=2,ssl=true,ssl_ca_certs=/ca.pem'
     """
-    parts = urlsplit(url)
+    address = parse(url)
     options = []
-    if parts.username:
-        options.append(f"username={unquote(parts.username)}")
-    if parts.password:
-        options.append(f"password={unquote(parts.password)}")
-    if database := parts.path.strip("/"):
-        options.append(f"db={database}")
-    if parts.scheme == "rediss":
+    if address.username:
+        options.append(f"username={address.username}")
+    if address.password:
+        options.append(f"password={address.password}")
+    if address.database:
+        options.append(f"db={address.database}")
+    if address.tls is not None:
         options.append("ssl=true")
-    return ",".join([f"{parts.hostname or 'localhost'}:{parts.port or 6379}", *options])
+        files = ("ca_certs", "certfile", "keyfile")
+        options += [f"ssl_{n}={path}" for n in files if (path := getattr(address.tls, n))]
+        if not address.tls.verify:
+            options.append("ssl_cert_reqs=none")
+        if not address.tls.verify or not address.tls.check_hostname:
+            options.append("ssl_check_hostname=false")
+    return ",".join([*map(str, address.nodes), *options])
 
 
 def apply(settings: Settings, repository: Path) -> Plan:

@@ -314,7 +314,7 @@ class OnlineReader(_HashesReader):
     """Reads from Redis. Thread-safe. Raises ServerError when Redis does not answer."""
 
     def __init__(self, plan: Plan, redis_url: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        self._redis = RedisHashes(redis_url, timeout_s=timeout_s)
+        self._redis = RedisHashes(redis_url, timeout_s=timeout_s, from_replicas=True)
         super().__init__(plan, self._redis)
 
     def close(self) -> None:
@@ -334,7 +334,7 @@ class AsyncOnlineReader:
 
     def __init__(self, plan: Plan, redis_url: str, *, timeout_s: float = TIMEOUT_S) -> None:
         self._decoder = _Decoder(plan)
-        self._hashes = AsyncRedisHashes(redis_url, timeout_s=timeout_s)
+        self._hashes = AsyncRedisHashes(redis_url, timeout_s=timeout_s, from_replicas=True)
 
     async def read_users(
         self, user_ids: Sequence[str], *, vocabulary: Vocabulary, now_ms: int

@@ -1,187 +1,107 @@
-"""Hashes in Redis: many read in one round trip, blocking or on an event loop.
+"""Hashes in Redis: many read in one round trip (to each node), blocking or on an event loop.
 
-Commands are packed and replies parsed by hiredis, in C; the replies of one request are taken from
-its parser without a Python call each, which halves the time of reading 500 items. A connection that
-broke while idle is opened again once; a second failure is the caller's to handle.
+The connections, their pools and what happens when they break are in ``recsys/features/redis/``.
 """
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
-import hiredis
 import redis
-import redis.asyncio
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+import redis.cluster
 
-from recsys.errors import ServerError
 from recsys.features.hashes import Found, Wanted
+from recsys.features.redis.address import parse
+from recsys.features.redis.async_client import MAX_CONNECTIONS, AsyncRedisClient
+from recsys.features.redis.client import TIMEOUT_S, RedisClient, unreachable
+from recsys.features.redis.commands import pack_wanted
+from recsys.features.redis.replies import ErrorReply
 
-TIMEOUT_S = 2.0
-"""Longest wait for Redis to connect or answer; callers with a deadline set their own."""
-
-
-class _Bulk(redis.connection.DefaultParser):  # type: ignore[misc, valid-type]
-    """The client's parser of replies, made to take many at once."""
-
-    def read_many(self, num_replies: int) -> Found:
-        gets = self._reader.gets
-        replies: list[Any] = []
-        while len(replies) < num_replies:
-            reply = gets(False)
-            if type(reply) is list:
-                replies.append(reply)
-            elif isinstance(reply, Exception):
-                raise reply
-            else:
-                self.read_from_socket()
-        return replies
-
-
-class _AsyncBulk(redis.asyncio.connection.DefaultParser):  # type: ignore[misc, valid-type]
-    """The same on an event loop."""
-
-    async def read_many(self, num_replies: int) -> Found:
-        gets = self._reader.gets
-        replies: list[Any] = []
-        while len(replies) < num_replies:
-            reply = gets(False)
-            if type(reply) is list:
-                replies.append(reply)
-            elif isinstance(reply, Exception):
-                raise reply
-            else:
-                await self.read_from_socket()
-        return replies
-
-
-def _packed(wanted: Wanted) -> bytes:
-    pack = hiredis.pack_command
-    return b"".join([pack((b"HMGET", key, *fields)) for key, fields in wanted])  # type: ignore[arg-type]
+__all__ = ["TIMEOUT_S", "AsyncRedisHashes", "RedisHashes", "connect"]
 
 
 def connect(url: str, *, timeout_s: float = TIMEOUT_S) -> redis.Redis:
-    """Give a client of ``url`` (``redis://`` or ``rediss://``)."""
-    client: redis.Redis = redis.Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, protocol=2
-    )
-    return client
+    """Give redis-py's client of ``url``, for what is no bulk read: leases, progress, scripts.
+
+    Raises:
+        ConfigurationError: when the URL is none.
+        redis.RedisError: when ``url`` is a cluster that does not answer.
+    """
+    address = parse(url)
+    options: dict[str, Any] = address.client_options() | {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "protocol": 2,
+    }
+    if address.is_cluster:
+        nodes = [redis.cluster.ClusterNode(*node) for node in address.nodes]  # type: ignore[no-untyped-call]
+        return redis.cluster.RedisCluster(startup_nodes=nodes, **options)  # type: ignore[return-value]
+    (node,) = address.nodes
+    if not node.port:
+        return redis.Redis(unix_socket_path=node.host, **options)
+    return redis.Redis(host=node.host, port=node.port, **options)
 
 
 class RedisHashes:
-    """Reads hashes. Thread-safe: each read takes a connection of the pool."""
+    """Reads hashes. Thread-safe: each read takes a connection of the pool.
 
-    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        self._url = url
-        self._pool = redis.ConnectionPool.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            protocol=2,
-            parser_class=_Bulk,
-        )
+    With ``from_replicas`` what is read may be a little old, where the URL names replicas; who
+    writes what follows from it must not ask for that.
+    """
+
+    def __init__(
+        self, url: str, *, timeout_s: float = TIMEOUT_S, from_replicas: bool = False
+    ) -> None:
+        self.client = RedisClient(url, timeout_s=timeout_s)
+        self._from_replicas = from_replicas
 
     def read(self, wanted: Wanted) -> Found:
         """Give the fields.
 
         Raises:
-            ServerError: when Redis does not answer.
+            ServerError: when Redis does not answer, or a key is no hash.
         """
-        if not wanted:
-            return []
-        data = _packed(wanted)
-        try:
-            return self._read(data, len(wanted))
-        except redis.ConnectionError:
-            pass  # idle connections are closed by servers and middle boxes: once more, on a new one
-        except redis.RedisError as error:
-            raise _unreachable(self._url, error) from error
-        try:
-            self._pool.disconnect()
-            return self._read(data, len(wanted))
-        except redis.RedisError as error:
-            raise _unreachable(self._url, error) from error
-
-    def _read(self, data: bytes, num_replies: int) -> Found:
-        connection: Any = self._pool.get_connection()
-        try:
-            connection.send_packed_command([data])
-            replies: Found = connection._parser.read_many(num_replies)
-        except BaseException:
-            connection.disconnect()  # replies still on their way must not answer the next request
-            raise
-        finally:
-            self._pool.release(connection)
-        return replies
+        keys = [key for key, _ in wanted]
+        replies = self.client.call(keys, pack_wanted(wanted), read_only=self._from_replicas)
+        return checked(self.client, replies)
 
     def close(self) -> None:
         """Let go of the connections."""
-        self._pool.disconnect()
+        self.client.close()
 
 
 class AsyncRedisHashes:
-    """Reads hashes on an event loop."""
+    """Reads hashes on an event loop. See ``RedisHashes``."""
 
     def __init__(
-        self, url: str, *, timeout_s: float = TIMEOUT_S, max_connections: int = 64
+        self,
+        url: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        max_connections: int = MAX_CONNECTIONS,
+        from_replicas: bool = False,
     ) -> None:
-        self._url = url
-        self._pool = redis.asyncio.BlockingConnectionPool.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            max_connections=max_connections,
-            timeout=timeout_s,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            parser_class=_AsyncBulk,
-        )
-        self._timeout_s = timeout_s
+        self.client = AsyncRedisClient(url, timeout_s=timeout_s, max_connections=max_connections)
+        self._from_replicas = from_replicas
 
     async def read(self, wanted: Wanted) -> Found:
         """Give the fields.
 
         Raises:
-            ServerError: when Redis does not answer.
+            ServerError: when Redis does not answer, or a key is no hash.
         """
-        if not wanted:
-            return []
-        data = _packed(wanted)
-        try:
-            return await self._read(data, len(wanted))
-        except redis.ConnectionError:
-            pass  # as in RedisHashes
-        except (redis.RedisError, TimeoutError) as error:
-            raise _unreachable(self._url, error) from error
-        try:
-            await self._pool.disconnect(inuse_connections=False)
-            return await self._read(data, len(wanted))
-        except (redis.RedisError, TimeoutError) as error:
-            raise _unreachable(self._url, error) from error
-
-    async def _read(self, data: bytes, num_replies: int) -> Found:
-        connection: Any = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-        try:
-            await connection.send_packed_command([data])
-            async with asyncio.timeout(self._timeout_s):
-                replies: Found = await connection._parser.read_many(num_replies)
-            return replies
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        finally:
-            await self._pool.release(connection)
+        keys = [key for key, _ in wanted]
+        replies = await self.client.call(keys, pack_wanted(wanted), read_only=self._from_replicas)
+        return checked(self.client, replies)
 
     async def aclose(self) -> None:
         """Let go of the connections."""
-        await self._pool.disconnect()
+        await self.client.aclose()
 
 
-def _unreachable(url: str, error: Exception) -> ServerError:
-    place = url.rpartition("@")[2]
-    return ServerError(
-        f"wanted features from Redis at {place}, found {type(error).__name__}: {error}; "
-        "see `recsys status`"
-    )
+def checked(client: RedisClient | AsyncRedisClient, replies: list[Any]) -> Found:
+    """Give the replies; raises ServerError for the first that is a refusal."""
+    for reply in replies:
+        if type(reply) is ErrorReply:
+            raise unreachable(client.address, reply)
+    return replies

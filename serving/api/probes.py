@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-import redis.asyncio
-
 from recsys.endpoints import Endpoints
 from recsys.errors import ServerError
+from recsys.features.redis.async_client import AsyncRedisClient
+from recsys.features.redis.commands import pack
+from recsys.features.redis.replies import ErrorReply
 from recsys.inference.triton import TritonServer
 from recsys.settings import Settings
 
@@ -16,16 +17,13 @@ _TIMEOUT_S = 2.0
 
 async def ask_redis(redis_url: str) -> str:
     """PING. Raises ServerError when there is no answer."""
-    client = redis.asyncio.Redis.from_url(
-        redis_url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
-    )
+    client = AsyncRedisClient(redis_url, timeout_s=_TIMEOUT_S)
     try:
-        await client.ping()
-    except redis.RedisError as error:
-        place = redis_url.rpartition("@")[2]
-        raise ServerError(f"Redis at {place} does not answer: {error}") from error
+        (answer,) = await client.call([b""], [pack(b"PING")])
     finally:
         await client.aclose()
+    if isinstance(answer, ErrorReply):
+        raise ServerError(f"Redis at {client.address} does not answer: {answer}")
     return "answers PING"
 
 

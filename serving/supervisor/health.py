@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 from pathlib import Path
@@ -10,6 +11,10 @@ from urllib.parse import urlsplit
 import psutil
 
 from recsys.endpoints import BrokerProfile
+from recsys.errors import ConfigurationError
+from recsys.features.redis.client import RedisClient
+from recsys.features.redis.commands import pack
+from recsys.features.redis.replies import ErrorReply
 from recsys.settings import Settings
 from serving.embedded.launch import Missing
 from serving.embedded.readiness import broker_missing
@@ -71,13 +76,12 @@ def api_missing(url: str) -> Missing | None:
 
 def _redis_missing(url: str) -> Missing | None:
     parts = urlsplit(url)
-    if parts.scheme == "redis" and not parts.username and not parts.password:
+    if parts.scheme == "redis" and not (parts.username or parts.password or parts.query):
         return ping(parts.hostname or "", parts.port or _REDIS_PORT)
-    import redis  # a user's own, with TLS or a password: the client knows how
-
     try:
-        with redis.Redis.from_url(url, socket_timeout=_TIMEOUT_S) as client:
-            client.ping()
-    except redis.RedisError as error:
+        client = RedisClient(url, timeout_s=_TIMEOUT_S)
+        with contextlib.closing(client):
+            (answer,) = client.call([b""], [pack(b"PING")])
+    except ConfigurationError as error:  # of which a ServerError is one
         return str(error)
-    return None
+    return str(answer) if isinstance(answer, ErrorReply) else None

@@ -1,0 +1,280 @@
+"""A blocking client: pools of connections, one round trip to each node of a request.
+
+Thread-safe: a connection serves one request at a time, and goes back to its pool only when every
+reply of that request has been taken. One that timed out or broke is closed, so that a late reply
+never answers the next request. A pooled connection that turns out to be closed (servers and middle
+boxes close idle ones) is opened again once; a second failure is the caller's to handle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from recsys.errors import ServerError
+from recsys.features.redis.address import Address, Node, parse
+from recsys.features.redis.commands import pack
+from recsys.features.redis.replies import ErrorReply, Replies
+from recsys.features.redis.routing import (
+    Answer,
+    Route,
+    Send,
+    Topology,
+    discover,
+    route,
+    route_all,
+)
+
+TIMEOUT_S = 2.0
+"""Longest wait for Redis to connect and answer; callers with a deadline set their own."""
+_RECEIVE_BYTES = 1 << 18
+
+
+def greeting(address: Address, *, to_replica: bool) -> list[bytes]:
+    """Give the commands a new connection begins with."""
+    commands = []
+    if address.password is not None:
+        names = [address.username] if address.username else []
+        commands.append(pack(b"AUTH", *(name.encode() for name in [*names, address.password])))
+    if address.database:
+        commands.append(pack(b"SELECT", b"%d" % address.database))
+    if to_replica:
+        commands.append(pack(b"READONLY"))
+    return commands
+
+
+def refused(replies: list[Any]) -> None:
+    """Raise the first error among the replies to a greeting."""
+    for reply in replies:
+        if isinstance(reply, ErrorReply):
+            raise reply
+
+
+def unreachable(address: Address, error: Exception) -> ServerError:
+    """Give the error for a caller: which Redis, and what it did."""
+    return ServerError(
+        f"wanted features from Redis at {address}, found {type(error).__name__}: {error}; "
+        "see `recsys status`"
+    )
+
+
+class _Connection:
+    """One socket. Raises OSError when it breaks and TimeoutError when the time is up."""
+
+    def __init__(
+        self,
+        address: Address,
+        send: Send,
+        tls: ssl.SSLContext | None,
+        deadline: float,
+    ) -> None:
+        self.is_reused = False
+        self.replies = Replies()
+        self._buffer = bytearray(_RECEIVE_BYTES)
+        self._socket = _connected(send.node, tls, deadline)
+        try:
+            if hello := greeting(address, to_replica=send.to_replica):
+                self.send(b"".join(hello), deadline)
+                refused(self.receive(len(hello), deadline))
+        except BaseException:
+            self.close()
+            raise
+
+    def send(self, data: bytes, deadline: float) -> None:
+        self._socket.settimeout(_left(deadline))
+        self._socket.sendall(data)
+
+    def receive(self, count: int, deadline: float) -> list[Any]:
+        replies, buffer, sock = self.replies, self._buffer, self._socket
+        while True:
+            sock.settimeout(_left(deadline))
+            length = sock.recv_into(buffer)
+            if not length:
+                raise ConnectionError("Redis closed the connection")
+            replies.feed(buffer, 0, length)  # type: ignore[arg-type]
+            taken = replies.take(count)
+            if taken is not None:
+                return taken
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
+
+
+def _connected(node: Node, tls: ssl.SSLContext | None, deadline: float) -> socket.socket:
+    if not node.port:
+        local = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            local.settimeout(_left(deadline))
+            local.connect(node.host)
+        except BaseException:
+            local.close()
+            raise
+        return local
+    plain = socket.create_connection((node.host, node.port), _left(deadline))
+    try:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is None:
+            return plain
+        return tls.wrap_socket(plain, server_hostname=node.host)
+    except BaseException:
+        plain.close()
+        raise
+
+
+class RedisClient:
+    """Sends commands to the Redis of a URL, whatever stands behind it.
+
+    Raises:
+        ConfigurationError: when the URL is none, or a file of its TLS is missing.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        self.address = parse(url)
+        self.topology = Topology(self.address)
+        self._timeout_s = timeout_s
+        self._tls = self.address.tls.context() if self.address.tls else None
+        self._idle: dict[tuple[Node, bool], list[_Connection]] = {}
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+
+    def call(
+        self, keys: Sequence[bytes], commands: Sequence[bytes], *, read_only: bool = False
+    ) -> list[Any]:
+        """Send packed commands, the i-th about ``keys[i]``; gives their replies in order.
+
+        A refusal is a reply too, an ``ErrorReply``. With ``read_only`` replicas may answer, where
+        the URL allows it.
+
+        Raises:
+            ServerError: when a server does not answer, or refuses us.
+        """
+        if not commands:
+            return []
+        if self.address.is_cluster:
+            return self._drive(route(self.topology, keys, commands, read_only=read_only))
+        data = b"".join(commands)
+        return self._drive(route_all(self.topology, data, len(commands), read_only=read_only))
+
+    def by_node(self, keys: Sequence[bytes]) -> list[list[int]]:
+        """Give the positions of ``keys`` grouped by the node that holds them."""
+        if self.address.is_cluster and self.topology.is_stale:
+            self._drive(discover(self.topology))
+        return list(self.topology.by_node(keys).values())
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        with self._lock:
+            idle, self._idle = self._idle, {}
+        for connections in idle.values():
+            for connection in connections:
+                connection.close()
+
+    def _drive(self, steps: Route) -> list[Any]:
+        deadline = time.monotonic() + self._timeout_s
+        try:
+            sends = next(steps)
+            while True:
+                sends = steps.send(self._exchange(sends, deadline))
+        except StopIteration as done:
+            replies: list[Any] = done.value
+            return replies
+        except (OSError, ErrorReply) as error:
+            raise unreachable(self.address, error) from error
+
+    def _exchange(self, sends: list[Send], deadline: float) -> list[Answer]:
+        if sends and (pause_s := sends[0].pause_s):
+            time.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
+        if len(sends) == 1:
+            return [self._one(sends[0], deadline)]
+        begun: list[_Connection | Exception] = []
+        try:
+            for send in sends:  # all are on their way before the first is waited for
+                begun.append(self._begin(send, deadline))  # noqa: PERF401 (closed when one fails)
+            answers: list[Answer] = []
+            for i, send in enumerate(sends):
+                connection = begun[i]
+                answers.append(
+                    connection
+                    if isinstance(connection, Exception)
+                    else self._finish(send, connection, deadline)
+                )
+                begun[i] = TimeoutError()  # not ours to close any more
+            return answers
+        except BaseException:
+            for connection in begun:
+                if isinstance(connection, _Connection):
+                    connection.close()
+            raise
+
+    def _begin(self, send: Send, deadline: float) -> _Connection | Exception:
+        connection: _Connection | None = None
+        try:
+            connection = self._acquire(send, deadline)
+            connection.send(send.data, deadline)
+            return connection
+        except (OSError, ErrorReply) as error:
+            if connection is None or isinstance(error, TimeoutError) or not connection.is_reused:
+                if connection is not None:
+                    connection.close()
+                return error
+            connection.close()
+            self._forget(send)
+            return self._begin(send, deadline)
+        except BaseException:
+            if connection is not None:
+                connection.close()
+            raise
+
+    def _finish(self, send: Send, connection: _Connection, deadline: float) -> Answer:
+        try:
+            replies = connection.receive(send.num_replies, deadline)
+        except OSError as error:
+            connection.close()
+            again = connection.is_reused and not connection.replies.has_begun
+            if isinstance(error, TimeoutError) or not again:
+                return error
+            self._forget(send)
+            return self._one(send, deadline)
+        except BaseException:
+            connection.close()
+            raise
+        connection.is_reused = True
+        with self._lock:
+            self._idle.setdefault((send.node, send.to_replica), []).append(connection)
+        return replies
+
+    def _one(self, send: Send, deadline: float) -> Answer:
+        connection = self._begin(send, deadline)
+        if isinstance(connection, Exception):
+            return connection
+        return self._finish(send, connection, deadline)
+
+    def _acquire(self, send: Send, deadline: float) -> _Connection:
+        with self._lock:
+            if self._process != os.getpid():  # a fork shares sockets, and must not
+                self._process, self._idle = os.getpid(), {}
+            idle = self._idle.get((send.node, send.to_replica))
+            if idle:
+                return idle.pop()
+        return _Connection(self.address, send, self._tls, deadline)
+
+    def _forget(self, send: Send) -> None:
+        """Close the idle connections of a node: what broke one broke them all."""
+        with self._lock:
+            idle = self._idle.pop((send.node, send.to_replica), [])
+        for connection in idle:
+            connection.close()
