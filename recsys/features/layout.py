@@ -146,15 +146,28 @@ def encode_float32_rows(values: Float32s) -> list[list[bytes]]:
     return [flat[i : i + columns] for i in range(0, len(flat), columns)]
 
 
+_NANOS = (b"", *(b"\x10" + _varint(ms * 1_000_000) for ms in range(1, 1000)))
+"""The nanoseconds of a timestamp, by its milliseconds."""
+_MILLISECONDS = {nanos: milliseconds for milliseconds, nanos in enumerate(_NANOS)}
+
+
 def encode_timestamp(time_ms: int) -> bytes:
     """Encode the event time of a view."""
-    seconds, milliseconds = divmod(time_ms, 1000)
-    out = b"\x08" + _varint(seconds) if seconds else b""
-    return out + b"\x10" + _varint(milliseconds * 1_000_000) if milliseconds else out
+    s, milliseconds = divmod(time_ms, 1000)
+    if 1 << 28 <= s < 1 << 35:  # 1978 to 3058: five bytes, and every write has one or two of these
+        low = (8, s & 127 | 128, s >> 7 & 127 | 128, s >> 14 & 127 | 128, s >> 21 & 127 | 128)
+        return bytes((*low, s >> 28)) + _NANOS[milliseconds]
+    return (b"\x08" + _varint(s) if s else b"") + _NANOS[milliseconds]
 
 
 def decode_timestamp(data: bytes) -> int:
     """Give the event time of a view as epoch ms (Feast keeps microseconds; they are cut)."""
+    milliseconds = _MILLISECONDS.get(data[6:])
+    if milliseconds is not None and len(data) > 5 and data[0] == 8 and data[5] < 0x80:
+        _, a, b, c, d, e = data[:6]
+        if a & b & c & d & 0x80:
+            s = a & 127 | (b & 127) << 7 | (c & 127) << 14 | (d & 127) << 21 | e << 28
+            return s * 1000 + milliseconds
     fields = dict(_fields(data))
     seconds = _signed(fields.get(1, 0))
     nanos = fields.get(2, 0)

@@ -242,7 +242,8 @@ def test_encoders_write_what_the_sdk_writes() -> None:
     for value in (0.0, -1.5, 3e38):
         ((row,),) = layout.encode_float32_rows(np.array([[value]], dtype=np.float32))
         assert row == ValueProto(float_val=np.float32(value)).SerializeToString()
-    for time_ms in (0, 1, 1000, T0, T0 + 1):
+    edges = (2**28 * 1000 - 1, 2**28 * 1000, 2**35 * 1000 - 1, 2**35 * 1000, 127 * 1000)
+    for time_ms in (0, 1, 1000, T0, T0 + 1, T0 + 999, *edges):
         stamp = Timestamp(seconds=time_ms // 1000, nanos=time_ms % 1000 * 1_000_000)
         assert layout.encode_timestamp(time_ms) == stamp.SerializeToString()
         assert layout.decode_timestamp(stamp.SerializeToString()) == time_ms
