@@ -22,7 +22,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from recsys.features.plan import (
     PLAN_FILE,
     Aggregate,
     Feature,
+    KeyType,
     Plan,
     ValueType,
     View,
@@ -45,15 +46,18 @@ from recsys.features.plan import (
 from recsys.features.redis.address import parse
 from recsys.settings import Settings
 
+_SCALARS: dict[str, ValueType] = {
+    "Float32": "float32", "Float64": "float64", "Int32": "int32", "Int64": "int64",
+    "Bool": "bool", "String": "string", "Bytes": "bytes", "UnixTimestamp": "timestamp",
+}  # fmt: skip
 _TYPES: dict[str, ValueType] = {
-    "Float32": "float32",
-    "Float64": "float64",
-    "Int64": "int64",
-    "Bool": "bool",
-    "String": "string",
-    "Array(String)": "string_list",
-    "Array(Int64)": "int64_list",
+    **_SCALARS,
+    **{f"Array({name})": f"{kind}_list" for name, kind in _SCALARS.items()},  # type: ignore[misc]
 }
+_KEY_TYPES: dict[str, KeyType] = {
+    "STRING": "string", "INT64": "int64", "INT32": "int32", "BYTES": "bytes",
+    "UNIX_TIMESTAMP": "timestamp",
+}  # fmt: skip
 
 
 def compile_plan(repository: Path, *, project: str) -> Plan:
@@ -62,14 +66,41 @@ def compile_plan(repository: Path, *, project: str) -> Plan:
     Raises:
         FeatureError: when something is declared that cannot be computed.
     """
+    plan = _compile(_load_declarations(repository), project, {}, definitions_hash(repository))
+    if not plan.views:
+        raise FeatureError(f"wanted feature views in {repository}, found none")
+    return plan
+
+
+def plan_of_store(store: Any) -> Plan:
+    """Compile what is applied to a ``feast.FeatureStore``: any repository's.
+
+    Raises:
+        FeatureError: when a view has a type the plan does not know.
+    """
+    from feast.infra.online_stores.helpers import compute_versioned_name
+
+    views = [*store.list_batch_feature_views(), *store.list_stream_feature_views()]
+    versioned = store.config.registry.enable_online_feature_view_versioning
+    return _compile(
+        [*views, *store.list_on_demand_feature_views(), *store.list_feature_services(),
+         *store.list_entities()],
+        store.project,
+        {view.name: compute_versioned_name(view, versioned) for view in views},
+        "",
+    )  # fmt: skip
+
+
+def _compile(
+    declared: Sequence[Any], project: str, stored_names: Mapping[str, str], definitions: str
+) -> Plan:
     from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
 
-    declared = _load_declarations(repository)
     views = [v for v in declared if isinstance(v, FeatureView)]
     services = [s for s in declared if isinstance(s, FeatureService)]
     on_demand = {v.name: v for v in declared if isinstance(v, OnDemandFeatureView)}
     entities = {e.name: e for e in declared if isinstance(e, Entity)}
-    compiled = {v.name: _view(v, entities) for v in views}
+    compiled = {v.name: compile_view(v, entities, stored_names.get(v.name)) for v in views}
     columns: dict[str, Sequence[str]] = {v.name: v.feature_names for v in compiled.values()}
     columns |= {name: sorted(f.name for f in v.features) for name, v in on_demand.items()}
     named: dict[str, tuple[str, ...]] = {}
@@ -80,13 +111,11 @@ def compile_plan(repository: Path, *, project: str) -> Plan:
             chosen = {f.name for f in projection.features} or set(columns[projection.name])
             features += [f"{projection.name}:{f}" for f in columns[projection.name] if f in chosen]
         named[service.name] = tuple(features)
-    if not compiled:
-        raise FeatureError(f"wanted feature views in {repository}, found none")
     return Plan(
         project=project,
         views=tuple(compiled[name] for name in sorted(compiled)),
         services=dict(sorted(named.items())),
-        definitions_hash=definitions_hash(repository),
+        definitions_hash=definitions,
     )
 
 
@@ -104,8 +133,15 @@ def _load_declarations(repository: Path) -> list[Any]:
     return declared
 
 
-def _view(view: Any, entities: dict[str, Any]) -> View:
-    join_keys = {entities[name].join_key for name in view.entities}
+def compile_view(view: Any, entities: Mapping[str, Any], stored_name: str | None = None) -> View:
+    """Compile one feature view. ``stored_name`` is its name in Redis where that is another.
+
+    Raises:
+        FeatureError: when a feature or a join key has a type the plan does not know.
+    """
+    key_types = _key_types(view, entities)
+    join_keys = key_types.keys()
+    stored_name = stored_name if stored_name != view.name else None
     features = []
     # Feast keeps a schema as a set, so its order changes from run to run: ours is by name,
     # and that of the aggregations, which is kept, where there are some.
@@ -118,8 +154,9 @@ def _view(view: Any, entities: dict[str, Any]) -> View:
                 f'feature "{field.name}" of view "{view.name}": wanted one of '
                 f"{', '.join(_TYPES)}; found {field.dtype}"
             )
-        number = mmh3.hash(f"{view.name}:{field.name}", signed=False)
-        features.append(Feature(name=field.name, type=kind, field=number))
+        number = mmh3.hash(f"{stored_name or view.name}:{field.name}", signed=False)
+        columns = _columns(view, field, kind)
+        features.append(Feature(name=field.name, type=kind, field=number, columns=columns))
     aggregates = tuple(
         Aggregate(
             name=a.name or f"{a.function}_{a.column}",
@@ -146,7 +183,45 @@ def _view(view: Any, entities: dict[str, Any]) -> View:
         features=tuple(features),
         ttl_ms=_ms(view.ttl),
         aggregates=aggregates,
+        key_types=tuple(key_types[name] for name in sorted(join_keys)),
+        stored_name=stored_name or "",
     )
+
+
+def _key_types(view: Any, entities: Mapping[str, Any]) -> dict[str, KeyType]:
+    """Give the types of the join keys: of the view's own columns, else as the entity says."""
+    columns = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
+    types: dict[str, KeyType] = {}
+    for name in view.entities:
+        if name == "__dummy":  # a view without entities has one row, of an entity of Feast's own
+            types["__dummy_id"] = "string"
+            continue
+        entity = entities[name]
+        found = columns.get(entity.join_key, entity.value_type).name
+        kind = _KEY_TYPES.get(found)
+        if kind is None:
+            raise FeatureError(
+                f'entity "{name}" of view "{view.name}": wanted a value_type among '
+                f"{', '.join(_KEY_TYPES)}; found {found}"
+            )
+        types[entity.join_key] = kind
+    return types
+
+
+def _columns(view: Any, field: Any, kind: ValueType) -> tuple[str, ...]:
+    """Give the columns of a vector: tag ``columns`` of its field, or ``<field>_columns`` of it."""
+    named = field.tags.get("columns") or view.tags.get(f"{field.name}_columns") or ""
+    columns = tuple(name.strip() for name in named.split(",") if name.strip())
+    if columns and kind != "float32_list":
+        raise FeatureError(
+            f'feature "{field.name}" of view "{view.name}": wanted Array(Float32) for a vector of '
+            f"columns {', '.join(columns)}; found {field.dtype}"
+        )
+    if len(set(columns)) != len(columns):
+        raise FeatureError(
+            f'feature "{field.name}" of view "{view.name}": a column is named twice in {named}'
+        )
+    return columns
 
 
 def _type_name(dtype: Any) -> str:

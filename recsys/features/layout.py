@@ -19,7 +19,10 @@ from recsys.errors import FeatureError
 from recsys.features.batch import Float32s, Int64s
 from recsys.features.plan import ValueType, View
 
-Value = float | int | bool | str | list[str] | list[int] | list[float] | None
+Value = (
+    float | int | bool | str | bytes
+    | list[str] | list[int] | list[float] | list[bytes] | list[bool] | None
+)  # fmt: skip
 
 _STRING_TYPE = 2
 
@@ -68,7 +71,8 @@ def project_of_key(key: bytes) -> str | None:
         return None
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """Encode a whole number as protobuf does, a negative one as its two's complement."""
     value &= 0xFFFFFFFFFFFFFFFF
     out = bytearray()
     while value > 0x7F:
@@ -78,15 +82,23 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
+def list_head(number: int, size: int) -> bytes:
+    """Give the bytes before ``size`` bytes of packed elements of a list."""
+    if not size:
+        return varint(number << 3 | 2) + b"\x00"
+    inner = b"\n" + varint(size)
+    return varint(number << 3 | 2) + varint(len(inner) + size) + inner
+
+
 def encode_string(value: str) -> bytes:
     """Encode a string feature."""
     encoded = value.encode()
-    return b"\x12" + _varint(len(encoded)) + encoded
+    return b"\x12" + varint(len(encoded)) + encoded
 
 
 def encode_int64(value: int) -> bytes:
     """Encode an int64 feature."""
-    return b"\x20" + _varint(value)
+    return b"\x20" + varint(value)
 
 
 def encode_float64(value: float | None) -> bytes:
@@ -105,10 +117,10 @@ def encode_strings(values: Sequence[str]) -> bytes:
     for value in values:
         encoded = value.encode()
         length = len(encoded)
-        parts.append(b"\n" + bytes((length,)) if length < 128 else b"\n" + _varint(length))
+        parts.append(b"\n" + bytes((length,)) if length < 128 else b"\n" + varint(length))
         parts.append(encoded)
     body = b"".join(parts)
-    return b"\x62" + _varint(len(body)) + body
+    return b"\x62" + varint(len(body)) + body
 
 
 def encode_int64_lists(values: Int64s, offsets: Int64s) -> list[bytes]:
@@ -129,8 +141,8 @@ def encode_int64_lists(values: Int64s, offsets: Int64s) -> list[bytes]:
         if begin == end:
             encoded.append(b"\x72\x00")
             continue
-        body = b"\n" + _varint(end - begin) + data[begin:end]
-        encoded.append(b"\x72" + _varint(len(body)) + body)
+        body = b"\n" + varint(end - begin) + data[begin:end]
+        encoded.append(b"\x72" + varint(len(body)) + body)
     return encoded
 
 
@@ -146,18 +158,25 @@ def encode_float32_rows(values: Float32s) -> list[list[bytes]]:
     return [flat[i : i + columns] for i in range(0, len(flat), columns)]
 
 
-_NANOS = (b"", *(b"\x10" + _varint(ms * 1_000_000) for ms in range(1, 1000)))
+_NANOS = (b"", *(b"\x10" + varint(ms * 1_000_000) for ms in range(1, 1000)))
 """The nanoseconds of a timestamp, by its milliseconds."""
 _MILLISECONDS = {nanos: milliseconds for milliseconds, nanos in enumerate(_NANOS)}
 
 
 def encode_timestamp(time_ms: int) -> bytes:
-    """Encode the event time of a view."""
+    """Encode the event time of a view; epoch ms."""
     s, milliseconds = divmod(time_ms, 1000)
     if 1 << 28 <= s < 1 << 35:  # 1978 to 3058: five bytes, and every write has one or two of these
         low = (8, s & 127 | 128, s >> 7 & 127 | 128, s >> 14 & 127 | 128, s >> 21 & 127 | 128)
         return bytes((*low, s >> 28)) + _NANOS[milliseconds]
-    return (b"\x08" + _varint(s) if s else b"") + _NANOS[milliseconds]
+    return (b"\x08" + varint(s) if s else b"") + _NANOS[milliseconds]
+
+
+def encode_timestamp_us(time_us: int) -> bytes:
+    """Encode the event time of a view; epoch microseconds, as exact as Feast keeps it."""
+    seconds, microseconds = divmod(time_us, 1_000_000)
+    out = b"\x08" + varint(seconds) if seconds else b""
+    return out + b"\x10" + varint(microseconds * 1000) if microseconds else out
 
 
 def decode_timestamp(data: bytes) -> int:
@@ -168,18 +187,29 @@ def decode_timestamp(data: bytes) -> int:
         if a & b & c & d & 0x80:
             s = a & 127 | (b & 127) << 7 | (c & 127) << 14 | (d & 127) << 21 | e << 28
             return s * 1000 + milliseconds
-    fields = dict(_fields(data))
-    seconds = _signed(fields.get(1, 0))
-    nanos = fields.get(2, 0)
-    if not isinstance(nanos, int):
-        raise FeatureError(f"wanted the bytes of a Timestamp, found {data[:40]!r}")
-    return seconds * 1000 + nanos // 1_000_000
+    return decode_timestamp_us(data) // 1000
 
 
-_WANTED_FIELD: dict[ValueType, int] = {
-    "string": 2, "int64": 4, "float64": 5, "float32": 6, "bool": 7, "string_list": 12,
-    "int64_list": 14,
+def decode_timestamp_us(data: bytes) -> int:
+    """Give the event time of a view as epoch microseconds.
+
+    Raises:
+        FeatureError: when the bytes are no ``google.protobuf.Timestamp``.
+    """
+    try:
+        fields = dict(_fields(data))
+        seconds, nanos = _signed(fields.get(1, 0)), _signed(fields.get(2, 0))
+    except (ValueError, IndexError) as error:
+        raise FeatureError(f"wanted the bytes of a Timestamp, found {data[:40]!r}") from error
+    return seconds * 1_000_000 + nanos // 1000
+
+
+FIELD_OF_TYPE: dict[ValueType, int] = {
+    "bytes": 1, "string": 2, "int32": 3, "int64": 4, "float64": 5, "float32": 6, "bool": 7,
+    "timestamp": 8, "bytes_list": 11, "string_list": 12, "int32_list": 13, "int64_list": 14,
+    "float64_list": 15, "float32_list": 16, "bool_list": 17, "timestamp_list": 18,
 }  # fmt: skip
+"""Numbers of the fields of ``feast.types.Value``."""
 
 
 def decode_value(data: bytes | None, wanted: ValueType | None = None) -> Value:
@@ -193,7 +223,7 @@ def decode_value(data: bytes | None, wanted: ValueType | None = None) -> Value:
     try:
         fields = list(_fields(data))
         ((number, raw),) = fields
-        if wanted is not None and number != _WANTED_FIELD[wanted]:
+        if wanted is not None and number != FIELD_OF_TYPE[wanted]:
             raise ValueError(f"value field {number}")
         return _decode_field(number, raw)
     except (ValueError, IndexError, struct.error, UnicodeDecodeError) as error:
@@ -205,6 +235,8 @@ def decode_value(data: bytes | None, wanted: ValueType | None = None) -> Value:
 
 def _decode_field(number: int, raw: int | bytes) -> Value:
     match number, raw:
+        case 1, bytes():
+            return raw
         case 2, bytes():
             return raw.decode()
         case 3 | 4 | 8, int():
@@ -215,9 +247,13 @@ def _decode_field(number: int, raw: int | bytes) -> Value:
             return float(struct.unpack("<f", raw)[0])
         case 7, int():
             return bool(raw)
+        case 11, bytes():
+            return [v for _, v in _fields(raw) if isinstance(v, bytes)]
         case 12, bytes():
             return [v.decode() for _, v in _fields(raw) if isinstance(v, bytes)]
-        case 13 | 14, bytes():
+        case 17, bytes():
+            return [bool(v) for _, packed in _fields(raw) for v in _packed(packed)]
+        case 13 | 14 | 18, bytes():
             return [_signed(v) for _, packed in _fields(raw) for v in _packed(packed)]
         case 15, bytes():
             return [v for _, p in _fields(raw) for (v,) in struct.iter_unpack("<d", _bytes(p))]

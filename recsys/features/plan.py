@@ -27,7 +27,12 @@ from recsys.features import names
 PLAN_VERSION = 1
 PLAN_FILE = "plan.json"
 
-ValueType = Literal["float32", "float64", "int64", "bool", "string", "string_list", "int64_list"]
+ValueType = Literal[
+    "float32", "float64", "int32", "int64", "bool", "string", "bytes", "timestamp",
+    "float32_list", "float64_list", "int32_list", "int64_list", "bool_list", "string_list",
+    "bytes_list", "timestamp_list",
+]  # fmt: skip
+KeyType = Literal["string", "int64", "int32", "bytes", "timestamp"]
 Function = Literal["count", "sum", "mean", "min", "max", "last"]
 EventKind = Literal["interaction", "impression", "feedback"]
 Component = Literal["count", "sum", "min", "max", "last_ms", "last"]
@@ -50,6 +55,8 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
     type: ValueType
     field: int
     """Name of its Redis hash field: MurmurHash3 (32 bit) of ``view:feature``, as Feast has it."""
+    columns: tuple[str, ...] = ()
+    """Names of the elements of a list that is a vector of that many columns; empty: it is none."""
 
     @property
     def field_bytes(self) -> bytes:
@@ -121,6 +128,10 @@ class View(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     ttl_ms: int
     """Age of its newest event after which it counts as absent; 0: never."""
     aggregates: tuple[Aggregate, ...] = ()
+    key_types: tuple[KeyType, ...] = ()
+    """Types of ``join_keys``; empty: all are strings."""
+    stored_name: str = ""
+    """Its name in Redis where that is another: ``view_v2`` with Feast's versioning of views."""
 
     @cached_property
     def feature_names(self) -> tuple[str, ...]:
@@ -141,7 +152,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def timestamp_field(self) -> bytes:
         """Redis hash field of the event time, as Feast has it."""
-        return b"_ts:" + self.name.encode()
+        return b"_ts:" + (self.stored_name or self.name).encode()
 
     @cached_property
     def state_field(self) -> bytes:

@@ -1,0 +1,301 @@
+"""Writes columns to the online store in Feast's layout: newer wins, atomically for each row.
+
+A row is written when its event time is later than the one stored, or the same: of two rows of one
+event time the one written later wins, so that a correction arrives. (Feast compares and writes in
+two steps, and drops corrections.) A row is written wholly or not at all; a batch is not one unit:
+when a server fails in the middle, write the batch again, which changes nothing twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.errors import InputError
+from recsys.features.batch import Int64s
+from recsys.features.entity_keys import EntityKeyColumns
+from recsys.features.plan import View
+from recsys.features.redis.async_client import AsyncRedisClient
+from recsys.features.redis.client import RedisClient, unreachable
+from recsys.features.redis.commands import bulk_head, slot_of
+from recsys.features.redis.replies import ErrorReply
+from recsys.features.value_encoding import encode_times, frame, frame_column, join_columns
+
+Ties = Literal["replace", "keep"]
+WRITE_TIMEOUT_S = 10.0
+_ROWS_PER_CALL = 50
+"""Rows of one script call: enough that its cost is shared, few enough that reads get in between."""
+_ROWS_PER_TRIP = 5_000
+
+NEWER_WINS = """
+-- KEYS: entity hashes. ARGV: field of the event time, 'replace' or 'keep' for equal times,
+-- seconds the hash lives (0: for ever), number of fields, their names, then for each key its event
+-- time and its values. Gives the numbers of the keys that were left as they are.
+local byte, unpack = string.byte, unpack
+local function number(text, at)  -- a protobuf varint; ten bytes are a negative number
+  local value, place, first = 0, 1, at
+  repeat
+    local b = byte(text, at)
+    value, place, at = value + b % 128 * place, place * 128, at + 1
+  until b < 128
+  if at - first == 10 then
+    value, place = 1, 1
+    for i = first, at - 2 do
+      value, place = value + (127 - byte(text, i) % 128) * place, place * 128
+    end
+    value = -value
+  end
+  return value, at
+end
+local function time(text)
+  local a, b, c, d, e, f, g, h, i, j, k, l = byte(text, 1, 12)
+  if a == 8 and f and b > 127 and c > 127 and d > 127 and e > 127 and f < 128 then
+    local seconds = b - 128 + (c - 128) * 128 + (d - 128) * 16384 + (e - 128) * 2097152
+      + f * 268435456
+    if not g then return seconds, 0 end
+    return seconds, (h or 0) % 128 + (i or 0) % 128 * 128 + (j or 0) % 128 * 16384
+      + (k or 0) % 128 * 2097152 + (l or 0) % 128 * 268435456
+  end
+  local seconds, nanos, at = 0, 0, 1
+  while at <= #text do
+    local tag = byte(text, at)
+    local value
+    value, at = number(text, at + 1)
+    if tag == 8 then seconds = value elseif tag == 16 then nanos = value end
+  end
+  return seconds, nanos
+end
+local stamp, replace, ttl, n = ARGV[1], ARGV[2] == 'replace', ARGV[3], tonumber(ARGV[4])
+local row, refused = {stamp, ''}, {}
+for f = 1, n do row[2 * f + 1] = ARGV[4 + f] end
+local at = 5 + n
+for k = 1, #KEYS do
+  local key, new = KEYS[k], ARGV[at]
+  local old = redis.call('HGET', key, stamp)
+  local write = not old or (old == new and replace)
+  if old and old ~= new then
+    local s, x = time(new)
+    local t, y = time(old)
+    write = s > t or (s == t and (x > y or (x == y and replace)))
+  end
+  if write then
+    row[2] = new
+    for f = 1, n do row[2 * f + 2] = ARGV[at + f] end
+    redis.call('HSET', key, unpack(row))
+    if ttl ~= '0' then redis.call('EXPIRE', key, ttl) end
+  else
+    refused[#refused + 1] = k
+  end
+  at = at + 1 + n
+end
+return refused
+"""
+"""Written for Redis's Lua, where a row may have up to about 3,900 features."""
+_SHA = hashlib.sha1(NEWER_WINS.encode()).hexdigest().encode()
+_MAX_FEATURES = 3_900
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a batch."""
+
+    written: int
+    refused: Int64s
+    """Rows that were older than what is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    keys: bytes
+    body: bytes
+    num_arguments: int
+    first_key: bytes
+    rows: list[int]
+
+    def packed(self, command: bytes, script: bytes) -> bytes:
+        count = len(self.rows)
+        head = frame([command, script, b"%d" % count])
+        return b"".join(
+            (b"*%d\r\n" % (3 + count + self.num_arguments), *head, self.keys, self.body)
+        )
+
+
+class RowPacker:
+    """Packs rows of one view as script calls. Knows no connection."""
+
+    def __init__(
+        self, view: View, project: str, *, key_ttl_s: int = 0, ties: Ties = "replace"
+    ) -> None:
+        if len(view.features) > _MAX_FEATURES:
+            raise InputError(
+                f'view "{view.name}": wanted at most {_MAX_FEATURES} features for one row, found '
+                f"{len(view.features)}; put them into a vector or several views"
+            )
+        self.view = view
+        self._keys = EntityKeyColumns.of_view(view, project)
+        self._ttl, self._ties = b"%d" % key_ttl_s, ties.encode()
+
+    def columns(
+        self,
+        entities: Mapping[str, Sequence[Any] | npt.NDArray[Any]],
+        columns: Mapping[str, Any],
+        event_time_us: Int64s,
+    ) -> tuple[list[bytes], list[bytes], list[bytes]]:
+        """Give keys, framed rows and the fields they have in this order.
+
+        Raises:
+            InputError: a column is absent, unknown, of another length or another type.
+        """
+        features = {feature.name: feature for feature in self.view.features}
+        if columns.keys() != features.keys():
+            raise InputError(
+                f'view "{self.view.name}": wanted the columns {", ".join(features)}; '
+                f"found {', '.join(columns)}"
+            )
+        keys = self._keys.build(entities)
+        lengths = {name: len(column) for name, column in columns.items()}
+        lengths["event time"] = len(event_time_us)
+        if any(length != len(keys) for length in lengths.values()):
+            raise InputError(f"wanted {len(keys)} rows, as there are entities; found {lengths}")
+        framed = [frame_column(features[name], column) for name, column in columns.items()]
+        order, rows = join_columns(framed, len(keys))
+        names = list(columns)
+        times = frame(encode_times(event_time_us))
+        rows = [time + row for time, row in zip(times, rows, strict=True)]
+        return keys, rows, [features[names[i]].field_bytes for i in order]
+
+    def calls(
+        self,
+        keys: Sequence[bytes],
+        rows: Sequence[bytes],
+        fields: Sequence[bytes],
+        *,
+        by_slot: bool,
+    ) -> Iterator[list[_Call]]:
+        """Pack rows as script calls, a round trip's worth at a time.
+
+        In a cluster (``by_slot``) the keys of one call have one slot.
+        """
+        names = frame(
+            [self.view.timestamp_field, self._ties, self._ttl, b"%d" % len(fields), *fields]
+        )
+        fixed, width = b"".join(names), 1 + len(fields)
+        for begin in range(0, len(keys), _ROWS_PER_TRIP):
+            trip = range(begin, min(begin + _ROWS_PER_TRIP, len(keys)))
+            groups: list[list[int]] = [list(trip)]
+            if by_slot:
+                slots: dict[int, list[int]] = {}
+                for row in trip:
+                    slots.setdefault(slot_of(keys[row]), []).append(row)
+                groups = list(slots.values())
+            calls = []
+            for group in groups:
+                for first in range(0, len(group), _ROWS_PER_CALL):
+                    part = group[first : first + _ROWS_PER_CALL]
+                    packed = [bulk_head(len(keys[r])) + keys[r] + b"\r\n" for r in part]
+                    calls.append(
+                        _Call(
+                            keys=b"".join(packed),
+                            body=b"".join((fixed, *[rows[r] for r in part])),
+                            num_arguments=len(names) + width * len(part),
+                            first_key=keys[part[0]],
+                            rows=part,
+                        )
+                    )
+            yield calls
+
+
+def _refused(calls: Sequence[_Call], replies: Sequence[Any], failed: Any) -> list[int]:
+    refused = []
+    for call, reply in zip(calls, replies, strict=True):
+        if isinstance(reply, ErrorReply):
+            raise failed(reply)
+        refused += [call.rows[number - 1] for number in reply]
+    return refused
+
+
+def _by_sha(calls: Sequence[_Call]) -> tuple[list[bytes], list[bytes]]:
+    return [c.first_key for c in calls], [c.packed(b"EVALSHA", _SHA) for c in calls]
+
+
+def _unknown(replies: Sequence[Any]) -> list[int]:
+    """Give the calls to repeat with the script's text: a server that was restarted forgot it."""
+    return [i for i, r in enumerate(replies) if isinstance(r, ErrorReply) and r.code == "NOSCRIPT"]
+
+
+class ColumnWriter:
+    """Writes rows of one view. Thread-safe."""
+
+    def __init__(self, client: RedisClient, packer: RowPacker) -> None:
+        self._client = client
+        self._packer = packer
+
+    def write(
+        self,
+        entities: Mapping[str, Sequence[Any] | npt.NDArray[Any]],
+        columns: Mapping[str, Any],
+        event_time_us: Int64s,
+    ) -> Written:
+        """Write one row for each entity; rows of one entity in any order.
+
+        Raises:
+            InputError: a column is not what it should be; nothing was written.
+            ServerError: Redis failed; some rows may be written, and may be written again.
+        """
+        return self.write_packed(*self._packer.columns(entities, columns, event_time_us))
+
+    def write_packed(
+        self, keys: Sequence[bytes], rows: Sequence[bytes], fields: Sequence[bytes]
+    ) -> Written:
+        """Write rows already framed, as ``RowPacker.columns`` gives them."""
+        refused: list[int] = []
+        client = self._client
+        by_slot = client.address.is_cluster
+        for calls in self._packer.calls(keys, rows, fields, by_slot=by_slot):
+            replies = client.call(*_by_sha(calls))
+            if again := _unknown(replies):
+                texts = [calls[i].packed(b"EVAL", NEWER_WINS.encode()) for i in again]
+                found = client.call([calls[i].first_key for i in again], texts)
+                for i, reply in zip(again, found, strict=True):
+                    replies[i] = reply
+            refused += _refused(calls, replies, lambda e: unreachable(client.address, e))
+        return Written(len(keys) - len(refused), np.array(sorted(refused), dtype=np.int64))
+
+
+class AsyncColumnWriter:
+    """Writes rows of one view from an event loop. See ``ColumnWriter``."""
+
+    def __init__(self, client: AsyncRedisClient, packer: RowPacker) -> None:
+        self._client = client
+        self._packer = packer
+
+    async def write(
+        self,
+        entities: Mapping[str, Sequence[Any] | npt.NDArray[Any]],
+        columns: Mapping[str, Any],
+        event_time_us: Int64s,
+    ) -> Written:
+        """Write one row for each entity. See ``ColumnWriter.write``."""
+        return await self.write_packed(*self._packer.columns(entities, columns, event_time_us))
+
+    async def write_packed(
+        self, keys: Sequence[bytes], rows: Sequence[bytes], fields: Sequence[bytes]
+    ) -> Written:
+        """Write rows already framed. See ``ColumnWriter.write_packed``."""
+        refused: list[int] = []
+        client = self._client
+        by_slot = client.address.is_cluster
+        for calls in self._packer.calls(keys, rows, fields, by_slot=by_slot):
+            replies = await client.call(*_by_sha(calls))
+            if again := _unknown(replies):
+                texts = [calls[i].packed(b"EVAL", NEWER_WINS.encode()) for i in again]
+                found = await client.call([calls[i].first_key for i in again], texts)
+                for i, reply in zip(again, found, strict=True):
+                    replies[i] = reply
+            refused += _refused(calls, replies, lambda e: unreachable(client.address, e))
+        return Written(len(keys) - len(refused), np.array(sorted(refused), dtype=np.int64))

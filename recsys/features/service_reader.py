@@ -1,0 +1,303 @@
+"""Reads a feature service for many entities into dense arrays, without Feast.
+
+``N`` entities, ``F`` float32 features.
+
+Everything a request wants, one user and five hundred items, several services, or a batch of
+requests, is one round trip. TTLs are applied from the event time that lies beside each view, and
+whatever is not there is said so: see ``Mask``.
+
+>>> reader = ServiceReader(plan, "redis://127.0.0.1:6379")        # doctest: +SKIP
+>>> user, items = reader.read([                                   # doctest: +SKIP
+...     EntityRequest("ranking", {"user_id": [42]}),
+...     EntityRequest("ranking", {"item_id": candidates}),
+... ], now_us=time.time_ns() // 1000)
+>>> items.floats                                                  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.errors import InputError
+from recsys.features.batch import Float32s, Int64s
+from recsys.features.entity_keys import EntityKeyColumns
+from recsys.features.plan import Feature, Plan, View
+from recsys.features.redis.async_client import AsyncRedisClient
+from recsys.features.redis.client import TIMEOUT_S, RedisClient
+from recsys.features.redis.commands import hmgets
+from recsys.features.redis_hashes import checked
+from recsys.features.value_columns import (
+    Mask,
+    Masks,
+    RaggedColumn,
+    Values,
+    decode_column,
+    decode_float_rows,
+    decode_timestamps,
+    decode_vectors,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EntityRequest:
+    """Entities of which a service's features are wanted: those of the views they are keys of."""
+
+    service: str
+    entities: Mapping[str, Sequence[Any] | npt.NDArray[Any]]
+    """Columns by join key. Views with other join keys are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One feature of all entities."""
+
+    values: Values | RaggedColumn
+    """``[N]``; of a vector ``[N, D]``. Where there is none: NaN, 0, false, ``None``, empty."""
+    mask: Masks
+    """``[N]`` of ``Mask``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewTimes:
+    """One view of all entities."""
+
+    status: Masks
+    """``[N]``: PRESENT, EXPIRED or MISSING."""
+    event_time_us: Int64s
+    """``[N]``: of the row that is stored; 0 where there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureRows:
+    """What was read. Features are named ``view:feature``."""
+
+    num_rows: int
+    float_names: tuple[str, ...]
+    floats: Float32s
+    """``[N, F]``: all float32 features; NaN where there is none."""
+    float_mask: Masks
+    """``[N, F]`` of ``Mask``."""
+    columns: dict[str, Column]
+    """The features of other types."""
+    views: dict[str, ViewTimes]
+
+    def column(self, name: str) -> Column:
+        """Give a feature of any type. Raises InputError when it was not asked for."""
+        if name in self.columns:
+            return self.columns[name]
+        if name not in self.float_names:
+            raise InputError(f'wanted feature "{name}", found {(*self.float_names, *self.columns)}')
+        place = self.float_names.index(name)
+        return Column(self.floats[:, place], self.float_mask[:, place])
+
+
+class Group(NamedTuple):
+    """Views that lie in one hash, and what to read of it."""
+
+    keys: EntityKeyColumns
+    fields: tuple[bytes, ...]
+    """First the float32 features, then the others, then the times of the views."""
+    float_names: tuple[str, ...]
+    float_views: npt.NDArray[np.int64]
+    """``[F]``: index into ``views``."""
+    others: tuple[tuple[str, int, Feature], ...]
+    """``(name, index into views, feature)``."""
+    views: tuple[View, ...]
+
+
+def make_group(project: str, chosen: Sequence[tuple[View, Sequence[Feature]]]) -> Group:
+    """Give what to read for features of views with the same join keys."""
+    floats: list[tuple[str, int, Feature]] = []
+    others: list[tuple[str, int, Feature]] = []
+    for index, (view, features) in enumerate(chosen):
+        for feature in features:
+            target = floats if feature.type == "float32" else others
+            target.append((f"{view.name}:{feature.name}", index, feature))
+    views = tuple(view for view, _ in chosen)
+    return Group(
+        keys=EntityKeyColumns.of_view(views[0], project),
+        fields=(
+            *(feature.field_bytes for _, _, feature in (*floats, *others)),
+            *(view.timestamp_field for view in views),
+        ),
+        float_names=tuple(name for name, _, _ in floats),
+        float_views=np.array([index for _, index, _ in floats], dtype=np.int64),
+        others=tuple(others),
+        views=views,
+    )
+
+
+def decode_group(
+    group: Group, rows: Sequence[Sequence[bytes | None]], now_us: int, *, keep_expired: bool = False
+) -> FeatureRows:
+    """Give what the bytes of a group's hashes mean at ``now_us``."""
+    num_floats, num_fields = len(group.float_names), len(group.fields)
+    floats, float_mask = decode_float_rows(rows, num_floats)
+    views: dict[str, ViewTimes] = {}
+    status = np.zeros((len(rows), len(group.views)), dtype=np.uint8)
+    for index, view in enumerate(group.views):
+        place = num_fields - len(group.views) + index
+        times, known = decode_timestamps([row[place] for row in rows])
+        if view.ttl_ms:
+            status[:, index] = np.where(now_us - times > view.ttl_ms * 1000, Mask.EXPIRED, 0)
+        status[~known, index] = Mask.MISSING
+        views[view.name] = ViewTimes(status[:, index], times)
+    hidden = status == Mask.MISSING if keep_expired else status != Mask.PRESENT
+    if status.any() and num_floats:
+        of_view = status[:, group.float_views]
+        # What is missing or null by itself stays so in a view that is there.
+        float_mask = np.where(of_view != Mask.PRESENT, of_view, float_mask)
+        if hidden.any():
+            floats = np.where(hidden[:, group.float_views], np.float32(np.nan), floats)
+    columns: dict[str, Column] = {}
+    for offset, (name, index, feature) in enumerate(group.others):
+        found = [row[num_floats + offset] for row in rows]
+        if hidden[:, index].any():
+            gone = hidden[:, index].tolist()
+            found = [None if g else value for value, g in zip(found, gone, strict=True)]
+        values: Values | RaggedColumn
+        if feature.columns and feature.type == "float32_list":
+            values, mask = decode_vectors(found, len(feature.columns))
+        else:
+            values, mask = decode_column(found, feature.type)
+        if status[:, index].any():
+            mask = np.where(status[:, index] != Mask.PRESENT, status[:, index], mask)
+        columns[name] = Column(values, mask)
+    return FeatureRows(
+        num_rows=len(rows),
+        float_names=group.float_names,
+        floats=floats,
+        float_mask=float_mask,
+        columns=columns,
+        views=views,
+    )
+
+
+class _Services:
+    """What to read for which service; shared by both readers."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._groups: dict[tuple[str, frozenset[str]], tuple[Group, ...]] = {}
+
+    def groups(self, service: str, given: frozenset[str]) -> tuple[Group, ...]:
+        """Give the groups of the views of a service that the given join keys can read."""
+        known = self._groups.get((service, given))
+        if known is None:
+            known = self._groups[service, given] = self._make(service, given)
+        return known
+
+    def _make(self, service: str, given: frozenset[str]) -> tuple[Group, ...]:
+        plan = self._plan
+        if service not in plan.services:
+            raise InputError(
+                f'the feature plan has no service "{service}" (found {", ".join(plan.services)})'
+            )
+        by_view: dict[str, list[Feature]] = {}
+        stored = {view.name for view in plan.views}
+        for name in plan.services[service]:
+            view_name, _, feature = name.partition(":")
+            if view_name in stored:  # an on-demand view is computed from the request instead
+                by_view.setdefault(view_name, []).append(plan.view(view_name).feature(feature))
+        by_keys: dict[tuple[str, ...], list[tuple[View, Sequence[Feature]]]] = {}
+        for view_name, features in by_view.items():
+            view = plan.view(view_name)
+            if given.issuperset(view.join_keys):
+                by_keys.setdefault(view.join_keys, []).append((view, features))
+        if not by_keys:
+            wanted = sorted({plan.view(name).join_keys for name in by_view})
+            raise InputError(
+                f'service "{service}": wanted the join keys of one of its views '
+                f"({'; '.join(', '.join(keys) for keys in wanted)}), found {sorted(given)}"
+            )
+        return tuple(make_group(plan.project, chosen) for chosen in by_keys.values())
+
+    def plan_read(self, requests: Sequence[EntityRequest]) -> _Read:
+        groups: list[tuple[int, Group, int, int]] = []
+        keys: list[bytes] = []
+        commands: list[bytes] = []
+        for number, request in enumerate(requests):
+            for group in self.groups(request.service, frozenset(request.entities)):
+                wanted = group.keys.build(request.entities)
+                groups.append((number, group, len(keys), len(keys) + len(wanted)))
+                keys += wanted
+                commands += hmgets(wanted, group.fields)
+        return _Read(len(requests), groups, keys, commands)
+
+
+class _Read(NamedTuple):
+    num_requests: int
+    groups: list[tuple[int, Group, int, int]]
+    """``(request, group, first reply, end)``."""
+    keys: list[bytes]
+    commands: list[bytes]
+
+    def decode(self, found: Sequence[Sequence[bytes | None]], now_us: int) -> list[FeatureRows]:
+        parts: list[list[FeatureRows]] = [[] for _ in range(self.num_requests)]
+        for number, group, first, end in self.groups:
+            parts[number].append(decode_group(group, found[first:end], now_us))
+        return [_joined(rows) for rows in parts]
+
+
+def _joined(parts: list[FeatureRows]) -> FeatureRows:
+    """Put groups of the same entities side by side."""
+    if len(parts) == 1:
+        return parts[0]
+    return FeatureRows(
+        num_rows=parts[0].num_rows,
+        float_names=tuple(name for part in parts for name in part.float_names),
+        floats=np.concatenate([part.floats for part in parts], axis=1),
+        float_mask=np.concatenate([part.float_mask for part in parts], axis=1),
+        columns={name: column for part in parts for name, column in part.columns.items()},
+        views={name: times for part in parts for name, times in part.views.items()},
+    )
+
+
+class ServiceReader:
+    """Reads services from Redis. Thread-safe.
+
+    Reads may be answered by replicas where the URL names some, and be a little old then.
+    """
+
+    def __init__(self, plan: Plan, redis_url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._services = _Services(plan)
+        self._client = RedisClient(redis_url, timeout_s=timeout_s)
+
+    def read(self, requests: Sequence[EntityRequest], *, now_us: int) -> list[FeatureRows]:
+        """Give the features at ``now_us`` (epoch microseconds), aligned with ``requests``.
+
+        Raises:
+            InputError: a service, a join key or an entity is not what it should be.
+            FeatureError: what is stored is of another type than declared.
+            ServerError: Redis does not answer.
+        """
+        read = self._services.plan_read(requests)
+        found = self._client.call(read.keys, read.commands, read_only=True)
+        return read.decode(checked(self._client, found), now_us)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._client.close()
+
+
+class AsyncServiceReader:
+    """Reads services from Redis on an event loop. See ``ServiceReader``."""
+
+    def __init__(self, plan: Plan, redis_url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._services = _Services(plan)
+        self._client = AsyncRedisClient(redis_url, timeout_s=timeout_s)
+
+    async def read(self, requests: Sequence[EntityRequest], *, now_us: int) -> list[FeatureRows]:
+        """Give the features at ``now_us``. See ``ServiceReader.read``."""
+        read = self._services.plan_read(requests)
+        found = await self._client.call(read.keys, read.commands, read_only=True)
+        return read.decode(checked(self._client, found), now_us)
+
+    async def aclose(self) -> None:
+        """Let go of the connections."""
+        await self._client.aclose()
