@@ -1,0 +1,173 @@
+"""The point-in-time join over arrays: for each label the newest row it could have known.
+
+Axes: ``L`` labels, ``N`` rows of one chunk of the source.
+
+A label is a key and a moment; a row is a key, an event time, optionally a created time, and its
+position in the source. Of the rows with the label's key the join takes the greatest by (event
+time, created time, position) among those with event time in ``[earliest, latest]`` of the label.
+All times of one join are int64 in one unit; a missing created time is ``NO_TIME`` and sorts lowest,
+as DuckDB sorts nulls.
+
+The choice is a maximum, so it can be taken chunk by chunk: ``AsOf`` holds the best row so far of
+every label and needs no more memory than that, however long the source is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Int64s = npt.NDArray[np.int64]
+
+NO_TIME = np.iinfo(np.int64).min
+"""Stands for a null created time: lower than any."""
+
+_BITS = 62  # of a packed (key, time); one bit less than int64 has, so that "before all" fits too
+
+
+class AsOf:
+    """The running answer of a point-in-time join.
+
+    Args:
+        codes: Key of each label (L,), dense from 0; -1 for a label that matches nothing.
+        latest: The label's moment (L,): no row after it counts.
+        earliest: No row before it counts (L,), or None without a limit (no TTL).
+        knowledge: Whether a row also must have been created by ``latest``.
+    """
+
+    def __init__(
+        self,
+        codes: Int64s,
+        latest: Int64s,
+        earliest: Int64s | None = None,
+        *,
+        knowledge: bool = False,
+    ) -> None:
+        # Sorted once by (key, moment): binary search then walks the rows forward, which is an order
+        # of magnitude faster than jumping about, and the order serves every chunk.
+        self._order = _order(codes, latest, None)[0]
+        self._codes = codes[self._order]
+        self._latest = latest[self._order]
+        self._earliest = None if earliest is None else earliest[self._order]
+        self._knowledge = knowledge
+        self._event = np.full(len(codes), NO_TIME)
+        self._created = np.full(len(codes), NO_TIME)
+        self._row = np.full(len(codes), -1)
+
+    def add(self, codes: Int64s, event: Int64s, created: Int64s | None, rows: Int64s) -> None:
+        """Look at a chunk of rows (N,).
+
+        Args:
+            codes: Keys, in the labels' coding; none negative.
+            event: Event times.
+            created: Created times, ``NO_TIME`` for null; None when the source has none.
+            rows: Positions in the source, ascending, and above those of all earlier chunks.
+        """
+        if self._knowledge and created is not None:
+            known = created != NO_TIME
+            if not known.all():
+                codes, event, created, rows = (
+                    codes[known],
+                    event[known],
+                    created[known],
+                    rows[known],
+                )
+        if not len(codes):
+            return
+        found = self._newest(codes, event, created)
+        has = found >= 0
+        found[~has] = 0
+        has &= codes[found] == self._codes
+        chosen_event = event[found]
+        if self._earliest is not None:
+            has &= chosen_event >= self._earliest
+        chosen_created = created[found] if created is not None else self._created
+        # Positions ascend from chunk to chunk, so an equal pair of times goes to the newcomer.
+        has &= (chosen_event > self._event) | (
+            (chosen_event == self._event) & (chosen_created >= self._created)
+        )
+        np.copyto(self._event, chosen_event, where=has)
+        if created is not None:
+            np.copyto(self._created, chosen_created, where=has)
+        np.copyto(self._row, rows[found], where=has)
+
+    def rows(self) -> Int64s:
+        """The position in the source of each label's row (L,), -1 where there is none."""
+        answer = np.empty_like(self._row)
+        answer[self._order] = self._row
+        return answer
+
+    def _newest(self, codes: Int64s, event: Int64s, created: Int64s | None) -> Int64s:
+        """Index of the newest row at or before each label, of any key; -1 before all."""
+        order, packed, packing = _order(codes, event, created)
+        if not self._knowledge or created is None:
+            at = packing.search(packed, self._codes, self._latest)
+            return np.where(at >= 0, order[np.maximum(at, 0)], -1)
+        # A row counts from the moment both its times have come. Walking the rows by that moment,
+        # the one to take is the greatest so far in (event, created, position). Ranks in that order
+        # grow with the key too, so one running maximum serves all keys.
+        rank = np.empty(len(order), dtype=np.int64)
+        rank[order] = np.arange(len(order))
+        by_known, packed, packing = _order(codes, np.maximum(event, created), None)
+        best = np.maximum.accumulate(rank[by_known])
+        at = packing.search(packed, self._codes, self._latest)
+        return np.where(at >= 0, order[best[np.maximum(at, 0)]], -1)
+
+
+class _Packing:
+    """(key, time) as one int64 that sorts alike: times from their lowest, or their ranks."""
+
+    def __init__(self, codes: Int64s, times: Int64s) -> None:
+        self._lowest = int(times.min())
+        span = int(times.max()) - self._lowest
+        self._distinct: Int64s | None = None
+        if int(codes.max()).bit_length() + span.bit_length() > _BITS:
+            self._distinct = np.unique(times)
+            span = len(self._distinct)
+        self._span = span
+        self._bits = span.bit_length()
+
+    def pack(self, codes: Int64s, times: Int64s) -> Int64s:
+        if self._distinct is not None:
+            return (codes << self._bits) + np.searchsorted(self._distinct, times)
+        return (codes << self._bits) + (times - self._lowest)
+
+    def search(self, packed: Int64s, codes: Int64s, latest: Int64s) -> Int64s:
+        """Index of the last of sorted ``packed`` at or before each (key, moment); -1 for none."""
+        if self._distinct is not None:
+            offset = np.searchsorted(self._distinct, latest, side="right") - 1
+        else:
+            lowest, highest = self._lowest - 1, self._lowest + self._span
+            # Clip before subtracting: moments may lie anywhere in int64.
+            offset = np.clip(latest, max(lowest, NO_TIME), highest) - self._lowest
+            if lowest < NO_TIME:
+                offset[latest < self._lowest] = -1
+        return np.searchsorted(packed, (codes << self._bits) + offset, side="right") - 1
+
+
+def _order(codes: Int64s, times: Int64s, created: Int64s | None) -> tuple[Int64s, Int64s, _Packing]:
+    """Sort by (key, time, created, position).
+
+    NumPy's vectorised quicksort does 2M packed values in 70 ms but is not stable; the rows it left
+    in any order are those with equal neighbours, usually few, and they are sorted again with all
+    their criteria.
+
+    Returns:
+        The order, the packed (key, time) in that order, and how they were packed.
+    """
+    if not len(codes):
+        empty = np.empty(0, dtype=np.int64)
+        return empty, empty, _Packing(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
+    packing = _Packing(codes, times)
+    packed = packing.pack(codes, times)
+    order = np.argsort(packed)
+    packed = packed[order]
+    equal = packed[1:] == packed[:-1]
+    if equal.any():
+        tied = np.zeros(len(packed), dtype=bool)
+        tied[1:] = equal
+        tied[:-1] |= equal
+        members = order[tied]
+        criteria = [members] if created is None else [members, created[members]]
+        order[tied] = members[np.lexsort((*criteria, packed[tied]))]
+    return order, packed, packing

@@ -1,0 +1,80 @@
+"""Fetch chosen rows of a source: only their columns, only row groups that hold one of them.
+
+The join chooses rows by their keys and times alone; features are read afterwards, so that what
+nobody asked for is decoded at most once and never held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from recsys.features.offline_store.asof import Int64s
+from recsys.features.offline_store.parts import Parts, RowGroup
+
+_BLOCK_BYTES = 1 << 30  # Arrow's offsets of strings and lists are 32 bits: stay well below 2 GiB
+
+
+def gather(parts: Parts, rows: Int64s, columns: Sequence[str], max_bytes: int) -> pa.Table:
+    """Rows of a source by position.
+
+    Args:
+        parts: The source.
+        rows: A position for each row of the answer (L,), in any order, repeated as often as
+            wanted; -1 gives nulls.
+        columns: Which columns, in this order.
+        max_bytes: How much of the source to hold at once.
+
+    Returns:
+        A table of L rows.
+    """
+    wanted, at = np.unique(rows, return_inverse=True)
+    none = int(len(wanted) > 0 and wanted[0] < 0)
+    wanted = wanted[none:]
+    chosen = [table for table in _chosen(parts, wanted, columns, max_bytes) if table.num_rows]
+    kinds = parts.types(columns)
+    schema = pa.schema([pa.field(n, k) for n, k in zip(columns, kinds, strict=True)])
+    table = pa.concat_tables(chosen) if chosen else schema.empty_table()
+    del chosen
+    indices = pa.array(at.astype(np.int64) - none, mask=(at < none) if none else None)
+    arrays = []
+    for name in columns:
+        column = table.column(name)
+        arrays.append(_taken(column, indices))
+        table = table.drop_columns([name])
+    return pa.table(arrays, schema=schema) if columns else pa.table({})
+
+
+def _chosen(parts: Parts, wanted: Int64s, columns: Sequence[str], max_bytes: int) -> list[pa.Table]:
+    """The wanted rows, once each, in the order of the source."""
+    groups: list[RowGroup] = []
+    for group in parts.row_groups:
+        low, high = np.searchsorted(wanted, (group.first_row, group.first_row + group.num_rows))
+        if low < high:
+            groups.append(group)
+    taken = []
+    for table, positions in parts.chunks(groups, columns, max_bytes):
+        low, high = np.searchsorted(wanted, (positions[0], positions[-1] + 1))
+        if high - low == table.num_rows:
+            taken.append(table)
+            continue
+        local = np.searchsorted(positions, wanted[low:high])
+        taken.append(table.combine_chunks().take(pa.array(local)))
+    return taken
+
+
+def _taken(column: pa.ChunkedArray, indices: pa.Array) -> pa.ChunkedArray:
+    if not len(indices):
+        return column.slice(0, 0)
+    if not len(column):
+        return pa.chunked_array([pa.nulls(len(indices), column.type)])
+    whole = column.combine_chunks()
+    per_row = max(column.nbytes // len(column), 1)
+    block = max(_BLOCK_BYTES // per_row, 1)
+    pieces: list[pa.Array] = []
+    for start in range(0, len(indices), block):
+        piece = whole.take(indices[start : start + block])
+        pieces.extend(piece.chunks if isinstance(piece, pa.ChunkedArray) else [piece])
+    return pa.chunked_array(pieces, type=column.type)

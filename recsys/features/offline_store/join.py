@@ -1,0 +1,115 @@
+"""One view joined to the labels: keys and times first, then the features of the chosen rows.
+
+Both passes go chunk by chunk. Memory is the labels' (some 60 bytes each), one chunk of the source,
+and the answer; the length of the source does not matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import pyarrow as pa
+
+from recsys.features.offline_store.asof import NO_TIME, AsOf, Int64s
+from recsys.features.offline_store.gather import gather
+from recsys.features.offline_store.keys import KeyCodes
+from recsys.features.offline_store.parts import Parts, RowGroup
+from recsys.features.offline_store.times import limits, times_of, unit_of
+
+
+@dataclass(frozen=True)
+class ViewJoin:
+    """What to fetch from one source.
+
+    Attributes:
+        name: Of the view, for messages.
+        parts: The source.
+        keys: Pairs of (column of the source, column of the labels); empty for a view of no entity.
+        timestamp: Column of the event time.
+        created: Column of the created time, or None.
+        ttl: How long a row counts after its event time; None or zero: for ever.
+        features: Pairs of (column of the source, column of the answer).
+        knowledge: Whether a row must have been created by the label's moment.
+    """
+
+    name: str
+    parts: Parts
+    keys: tuple[tuple[str, str], ...]
+    timestamp: str
+    created: str | None
+    ttl: timedelta | None
+    features: tuple[tuple[str, str], ...]
+    knowledge: bool = False
+
+
+def join_view(labels: pa.Table, moment: str, view: ViewJoin, max_bytes: int) -> pa.Table:
+    """Features of one view for each label.
+
+    Args:
+        labels: Keys and moments (L,).
+        moment: Name of the moments' column.
+        view: What to fetch.
+        max_bytes: How much of the source to hold at once.
+
+    Returns:
+        The features' columns (L,); null where no row counts.
+    """
+    rows = chosen_rows(labels, moment, view, max_bytes)
+    # One column may be asked for under two names.
+    columns = list(dict.fromkeys(source for source, _ in view.features))
+    table = gather(view.parts, rows, columns, max_bytes)
+    return pa.table(
+        [table.column(source) for source, _ in view.features],
+        names=[name for _, name in view.features],
+    )
+
+
+def chosen_rows(labels: pa.Table, moment: str, view: ViewJoin, max_bytes: int) -> Int64s:
+    """Position in the source of each label's row (L,), -1 where none counts."""
+    parts = view.parts
+    times = [view.timestamp] + ([view.created] if view.created else [])
+    unit = unit_of(parts.types(times))
+    latest, earliest, has_moment = limits(labels.column(moment), view.ttl, unit)
+    names = [source for source, _ in view.keys]
+    keys = KeyCodes(
+        [labels.column(name) for _, name in view.keys], parts.types(names), names, len(latest)
+    )
+    codes = np.where(has_moment, keys.codes, -1)
+    joined = AsOf(codes, latest, earliest, knowledge=view.knowledge)
+    matching = codes >= 0
+    if not matching.any():
+        return joined.rows()
+    highest = int(latest[matching].max())
+    lowest = int(NO_TIME) + 1 if earliest is None else int(earliest[matching].min())
+    groups = parts.between(view.timestamp, lowest, highest, unit)
+    if view.knowledge and view.created:
+        known = set(parts.between(view.created, int(NO_TIME) + 1, highest, unit))
+        groups = tuple(group for group in groups if group in known)
+    groups = _of_keys(parts, groups, names, keys)
+    for table, positions in parts.chunks(groups, [*names, *times], max_bytes):
+        event = times_of(table.column(view.timestamp), unit, view.timestamp)
+        row_codes = keys.of([table.column(name) for name in names], len(event))
+        kept = np.flatnonzero((row_codes >= 0) & (event >= lowest) & (event <= highest))
+        created = times_of(table.column(view.created), unit, view.created) if view.created else None
+        joined.add(
+            row_codes[kept],
+            event[kept],
+            None if created is None else created[kept],
+            positions[kept],
+        )
+    return joined.rows()
+
+
+def _of_keys(
+    parts: Parts, groups: tuple[RowGroup, ...], names: list[str], keys: KeyCodes
+) -> tuple[RowGroup, ...]:
+    """Leave out row groups whose span of a key column holds none of the labels' values."""
+    for name, distinct in zip(names, keys.distinct, strict=True):
+        if not (pa.types.is_integer(distinct.type) or pa.types.is_string(distinct.type)):
+            continue
+        if len(distinct):
+            values = distinct.sort()
+            groups = parts.overlapping(groups, name, values[0].as_py(), values[-1].as_py())
+    return groups
