@@ -51,7 +51,7 @@ COMMANDS: dict[str, Command] = {
     "simulate": Command("recsys.simulation.cli", "make events of a simulated world"),
     "replay": Command("recsys.events.replay_cli", "send a file of events to Kafka"),
     "features": Command(
-        "recsys.features.feast_repository", "apply the Feast repository, compile the serving plan"
+        "recsys.features.cli", "apply the Feast repository; show, check and audit features"
     ),
     "lag": Command("recsys.features.lag_cli", "show, or await, how far the worker is behind"),
     "dead-letters": Command(

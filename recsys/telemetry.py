@@ -45,6 +45,14 @@ FRESHNESS_SECONDS = Histogram(
     "recsys_freshness_seconds", "From log append to servable feature.",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
 )  # fmt: skip
+FEATURE_VALUES = Counter(
+    "recsys_feature_rows_total", "Rows of a view seen by the checks in the stream.", ["view"]
+)
+FEATURE_VIOLATIONS = Counter(
+    "recsys_feature_violations_total",
+    "Values about to be served that break an expectation declared in feature_repo.",
+    ["view", "feature", "rule"],
+)
 CHILD_RESTARTS = Counter(
     "recsys_child_restarts_total", "Crashed servers started again by `recsys up`.", ["server"]
 )

@@ -43,6 +43,7 @@ from recsys.features.plan import (
     default_repository,
     definitions_hash,
 )
+from recsys.features.quality.expectations import Expectation, of_field, of_view
 from recsys.features.redis.address import parse
 from recsys.settings import Settings
 
@@ -116,7 +117,16 @@ def _compile(
         views=tuple(compiled[name] for name in sorted(compiled)),
         services=dict(sorted(named.items())),
         definitions_hash=definitions,
+        expectations=tuple(e for v in views for e in _expectations(v, compiled[v.name])),
     )
+
+
+def _expectations(declared: Any, view: View) -> list[Expectation]:
+    """Give what the tags of a view and of its fields expect, in the plan's order."""
+    tags = {field.name: field.tags or {} for field in declared.schema}
+    found = [of_view(view.name, declared.tags or {})]
+    found += [of_field(view.name, name, tags[name]) for name in view.feature_names]
+    return [expectation for expectation in found if expectation is not None]
 
 
 def _load_declarations(repository: Path) -> list[Any]:

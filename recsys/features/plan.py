@@ -23,6 +23,7 @@ import msgspec
 
 from recsys.errors import ConfigurationError, FeatureError
 from recsys.features import names
+from recsys.features.quality.expectations import Expectation
 
 PLAN_VERSION = 1
 PLAN_FILE = "plan.json"
@@ -202,6 +203,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     definitions_hash: str
     """Of the files in ``feature_repo`` this was compiled from."""
     version: int = PLAN_VERSION
+    expectations: tuple[Expectation, ...] = ()
+    """What values should be like; no part of ``schema_hash``."""
 
     @cached_property
     def schema_hash(self) -> str:

@@ -1,0 +1,43 @@
+"""``recsys features COMMAND``: declarations applied, features shown, checked, drawn and audited.
+
+Commands that read or check features import no Feast: they load the compiled plan.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+_FEAST = "recsys.features.feast_repository"
+_QUALITY = "recsys.features.quality"
+COMMANDS: dict[str, tuple[str, str]] = {
+    "apply": (_FEAST, "register with Feast and compile the plan"),
+    "compile": (_FEAST, "compile the plan"),
+    "env": (_FEAST, "print the exports Feast needs"),
+    "feast": (_FEAST, "run a Feast command with them"),
+    "check": (f"{_QUALITY}.check_cli", "judge the declared expectations at a moment"),
+}
+"""Name to module and help."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it succeeded, 2 when there is none of that name."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if not given or given[0] in ("-h", "--help"):
+        lines = [f"  {name:<9}{about}" for name, (_, about) in COMMANDS.items()]
+        head = "usage: recsys features COMMAND …   (recsys features COMMAND --help says more)\n\n"
+        sys.stdout.write(head + "\n".join(lines) + "\n")
+        return 0 if given else 2
+    name, *rest = given
+    if name not in COMMANDS:
+        sys.stderr.write(f"recsys features: no command {name!r} (found: {', '.join(COMMANDS)})\n")
+        return 2
+    module = COMMANDS[name][0]
+    # Feast's home serves several commands and wants the name.
+    arguments = given if module == _FEAST else rest
+    return int(importlib.import_module(module).main(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
