@@ -10,6 +10,8 @@ propensity per item) is checked here, from the fields that are already decoded.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -21,15 +23,18 @@ from recsys.events.schema import (
     NAME_PATTERN,
     Event,
     FeedbackEvent,
+    ForgetEvent,
     ImpressionEvent,
     InteractionEvent,
     ItemEvent,
+    LoggedEvent,
     UserEvent,
 )
 from recsys.json_errors import explain, shown
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Event).decode
+_decode_logged = msgspec.json.Decoder(LoggedEvent).decode
 
 # In JSON a control character can only be written as an escape, except DEL (0x7f). So a text with
 # neither a backslash nor a DEL has no control character anywhere and needs no further look.
@@ -44,7 +49,7 @@ _good_names: set[str] = set()
 _MAX_GOOD_NAMES = 4096
 
 
-def encode(event: Event) -> bytes:
+def encode(event: LoggedEvent) -> bytes:
     """Give the JSON bytes of ``event``; fields at their default are left out.
 
     Limits are not checked again, except the total length, which would jam the log; ``decode`` of
@@ -73,14 +78,7 @@ def decode(data: bytes, *, now_ms: int | None = None) -> Event:
     Raises:
         EventError: with the path of the wrong field (``"items[3]"``; ``""`` for the whole).
     """
-    if len(data) > MAX_EVENT_BYTES:
-        raise _too_long(len(data))
-    try:
-        event: Event = _decode(data)
-    except (ValueError, RecursionError) as error:
-        why = explain(data, error, _decode)
-        code = "malformed" if why.malformed else "schema"
-        raise EventError(why.message, field=why.field, code=code) from error
+    event: Event = _parse(data, _decode)
     if now_ms is not None and event.event_time_ms > now_ms + MAX_CLOCK_SKEW_MS:
         raise EventError(
             f"event_time_ms: wanted a time at most {MAX_CLOCK_SKEW_MS} ms ahead of the server's "
@@ -88,6 +86,34 @@ def decode(data: bytes, *, now_ms: int | None = None) -> Event:
             field="event_time_ms",
             code="time",
         )
+    _check(event, data)
+    return event
+
+
+def decode_logged(data: bytes) -> LoggedEvent:
+    """Give what a record of the log holds: an event of a product, or one of ours.
+
+    Raises:
+        EventError: as ``decode``.
+    """
+    event: LoggedEvent = _parse(data, _decode_logged)
+    _check(event, data)
+    return event
+
+
+def _parse(data: bytes, decode: Callable[[bytes], Any]) -> Any:
+    if len(data) > MAX_EVENT_BYTES:
+        raise _too_long(len(data))
+    try:
+        return decode(data)
+    except (ValueError, RecursionError) as error:
+        why = explain(data, error, decode)
+        code = "malformed" if why.malformed else "schema"
+        raise EventError(why.message, field=why.field, code=code) from error
+
+
+def _check(event: LoggedEvent, data: bytes) -> None:
+    """Refuse what msgspec cannot say is wrong."""
     if isinstance(event, (InteractionEvent, FeedbackEvent)):
         if event.type not in _good_names:
             _check_name(event.type)
@@ -95,7 +121,6 @@ def decode(data: bytes, *, now_ms: int | None = None) -> Event:
         _check_propensities(event)
     if _ESCAPE in data or _DEL in data:
         _check_identifiers(event)
-    return event
 
 
 def _too_long(length: int) -> EventError:
@@ -125,12 +150,12 @@ def _check_propensities(event: ImpressionEvent) -> None:
         )
 
 
-def _check_identifiers(event: Event) -> None:
+def _check_identifiers(event: LoggedEvent) -> None:
     values: list[tuple[str, str | None]] = [("event_id", event.event_id)]
     match event:
         case ItemEvent():
             values += [("item_id", event.item_id)]
-        case UserEvent():
+        case UserEvent() | ForgetEvent():
             values += [("user_id", event.user_id)]
         case ImpressionEvent():
             values += [("user_id", event.user_id), ("request_id", event.request_id)]

@@ -1,6 +1,6 @@
 """Events as columns of the event log, and back: the two are each other's inverse.
 
-One wide table holds all five kinds; a column that a kind does not have is null there. Free-form
+One wide table holds all kinds; a column that a kind does not have is null there. Free-form
 parts (``context``, ``attributes``) are JSON text, everything else has its own type.
 """
 
@@ -14,11 +14,12 @@ import polars as pl
 
 from recsys.events.log import Record
 from recsys.events.schema import (
-    Event,
     FeedbackEvent,
+    ForgetEvent,
     ImpressionEvent,
     InteractionEvent,
     ItemEvent,
+    LoggedEvent,
     UserEvent,
 )
 
@@ -65,15 +66,16 @@ _CLASSES: dict[str, type[Any]] = {
     "impression": ImpressionEvent,
     "interaction": InteractionEvent,
     "feedback": FeedbackEvent,
+    "forget": ForgetEvent,
 }
 _KIND_OF: dict[type[Any], str] = {cls: kind for kind, cls in _CLASSES.items()}
 _to_json = msgspec.json.Encoder().encode
 _from_json = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-def to_frame(rows: Sequence[tuple[Record, Event]]) -> pl.DataFrame:
+def to_frame(rows: Sequence[tuple[Record, LoggedEvent]]) -> pl.DataFrame:
     """Give one row per event, in the order of their offsets."""
-    groups: dict[str, list[tuple[Record, Event]]] = {}
+    groups: dict[str, list[tuple[Record, LoggedEvent]]] = {}
     for row in rows:
         groups.setdefault(_KIND_OF[type(row[1])], []).append(row)
     frames = [_kind_frame(kind, group) for kind, group in groups.items()]
@@ -82,7 +84,7 @@ def to_frame(rows: Sequence[tuple[Record, Event]]) -> pl.DataFrame:
     return frame.sort("topic", "partition", "offset")
 
 
-def _kind_frame(kind: str, rows: list[tuple[Record, Event]]) -> pl.DataFrame:
+def _kind_frame(kind: str, rows: list[tuple[Record, LoggedEvent]]) -> pl.DataFrame:
     columns: dict[str, list[Any]] = {
         "topic": [record.topic for record, _ in rows],
         "partition": [record.partition for record, _ in rows],
@@ -98,7 +100,7 @@ def _kind_frame(kind: str, rows: list[tuple[Record, Event]]) -> pl.DataFrame:
     return pl.DataFrame(columns, schema={name: SCHEMA[name] for name in columns})
 
 
-def to_events(frame: pl.DataFrame) -> Iterator[Event]:
+def to_events(frame: pl.DataFrame) -> Iterator[LoggedEvent]:
     """Give the events of rows of the event log, in the order of the rows."""
     for row in frame.iter_rows(named=True):
         cls = _CLASSES[row["kind"]]

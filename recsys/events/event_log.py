@@ -19,7 +19,7 @@ from recsys.events.log_files import (
     date_of,
     read_commit,
 )
-from recsys.events.schema import Event
+from recsys.events.schema import LoggedEvent
 
 
 def scan(
@@ -71,7 +71,7 @@ def iter_logged_events(
     start_ms: int | None = None,
     end_ms: int | None = None,
     kinds: Collection[str] | None = None,
-) -> Iterator[Event]:
+) -> Iterator[LoggedEvent]:
     """Give the events of the log in order of event time (ties: by topic, partition and offset)."""
     frame = scan(event_log_dir, topics, start_ms=start_ms, end_ms=end_ms, kinds=kinds)
     order = ["event_time_ms", "topic", "partition", "offset"]

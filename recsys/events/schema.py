@@ -1,4 +1,4 @@
-"""The five events a product sends, version 1.
+"""The five events a product sends, version 1, and the one that only we send.
 
 A line of JSON each, told apart by ``kind``. Unknown fields are refused: a misspelt optional field
 would otherwise be lost in silence. A later version adds fields with defaults; a field is never
@@ -137,7 +137,19 @@ class FeedbackEvent(_Event, frozen=True, kw_only=True, tag="feedback"):
     context: Context = {}
 
 
+class ForgetEvent(_Event, frozen=True, kw_only=True, tag="forget"):
+    """Everything about a user before this record is to be gone (``recsys forget``).
+
+    It lies in the log behind what it erases, so that reading the log anew erases again. The API
+    does not take it: whoever may send events may not therefore erase people.
+    """
+
+    user_id: Identifier
+
+
 Event = ItemEvent | UserEvent | ImpressionEvent | InteractionEvent | FeedbackEvent
 UserSideEvent = UserEvent | ImpressionEvent | InteractionEvent | FeedbackEvent
+LoggedEvent = Event | ForgetEvent
+"""What the log may hold."""
 
 EVENT_KINDS: tuple[str, ...] = ("item", "user", "impression", "interaction", "feedback")

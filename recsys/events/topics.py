@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recsys.events.schema import Event, ItemEvent
+from recsys.events.schema import ItemEvent, LoggedEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Topics:
         """Every topic that must exist before a process starts."""
         return (self.items, self.behaviour, self.exposures, self.dead_letters)
 
-    def route(self, event: Event) -> tuple[str, bytes]:
+    def route(self, event: LoggedEvent) -> tuple[str, bytes]:
         """Give the topic and key of ``event``."""
         if isinstance(event, ItemEvent):
             return self.items, event.item_id.encode()

@@ -9,8 +9,16 @@ from hypothesis import strategies as st
 
 from recsys.errors import EventError
 from recsys.events.batch import MAX_BATCH_EVENTS, decode_batch
-from recsys.events.codec import decode, encode
-from recsys.events.schema import MAX_CLOCK_SKEW_MS, MAX_EVENT_BYTES, Event, ImpressionEvent
+from recsys.events.codec import decode, decode_logged, encode
+from recsys.events.event_columns import to_events, to_frame
+from recsys.events.log import Record
+from recsys.events.schema import (
+    MAX_CLOCK_SKEW_MS,
+    MAX_EVENT_BYTES,
+    Event,
+    ForgetEvent,
+    ImpressionEvent,
+)
 from tests.events.samples import DAY, click, events
 
 GOOD: dict[str, Any] = {
@@ -38,6 +46,19 @@ def bytes_of(event: dict[str, Any], **changes: Any) -> bytes:
 @given(events)
 def test_every_valid_event_round_trips(event: Event) -> None:
     assert decode(encode(event)) == event
+    assert decode_logged(encode(event)) == event
+
+
+def test_the_log_may_hold_what_a_product_may_not_send() -> None:
+    forget = ForgetEvent(event_id="f1", event_time_ms=DAY, user_id="u")
+    data = encode(forget)
+    assert decode_logged(data) == forget
+    with pytest.raises(EventError, match="forget"):
+        decode(data)
+    with pytest.raises(EventError, match="control characters"):
+        decode_logged(encode(ForgetEvent(event_id="f1", event_time_ms=DAY, user_id="u\n")))
+    (back,) = to_events(to_frame([(Record("t", 0, 7, b"u", data, DAY), forget)]))
+    assert back == forget
 
 
 _json = st.recursive(
