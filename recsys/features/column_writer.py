@@ -28,6 +28,7 @@ from recsys.features.value_encoding import encode_times, frame, frame_column, jo
 
 Ties = Literal["replace", "keep"]
 WRITE_TIMEOUT_S = 10.0
+"""Longest wait for one round trip of rows."""
 _ROWS_PER_CALL = 50
 """Rows of one script call: enough that its cost is shared, few enough that reads get in between."""
 _ROWS_PER_TRIP = 5_000
@@ -257,10 +258,12 @@ class ColumnWriter:
         client = self._client
         by_slot = client.address.is_cluster
         for calls in self._packer.calls(keys, rows, fields, by_slot=by_slot):
-            replies = client.call(*_by_sha(calls))
+            replies = client.call(*_by_sha(calls), timeout_s=WRITE_TIMEOUT_S)
             if again := _unknown(replies):
                 texts = [calls[i].packed(b"EVAL", NEWER_WINS.encode()) for i in again]
-                found = client.call([calls[i].first_key for i in again], texts)
+                found = client.call(
+                    [calls[i].first_key for i in again], texts, timeout_s=WRITE_TIMEOUT_S
+                )
                 for i, reply in zip(again, found, strict=True):
                     replies[i] = reply
             refused += _refused(calls, replies, lambda e: unreachable(client.address, e))
@@ -291,10 +294,12 @@ class AsyncColumnWriter:
         client = self._client
         by_slot = client.address.is_cluster
         for calls in self._packer.calls(keys, rows, fields, by_slot=by_slot):
-            replies = await client.call(*_by_sha(calls))
+            replies = await client.call(*_by_sha(calls), timeout_s=WRITE_TIMEOUT_S)
             if again := _unknown(replies):
                 texts = [calls[i].packed(b"EVAL", NEWER_WINS.encode()) for i in again]
-                found = await client.call([calls[i].first_key for i in again], texts)
+                found = await client.call(
+                    [calls[i].first_key for i in again], texts, timeout_s=WRITE_TIMEOUT_S
+                )
                 for i, reply in zip(again, found, strict=True):
                     replies[i] = reply
             refused += _refused(calls, replies, lambda e: unreachable(client.address, e))

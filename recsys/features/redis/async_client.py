@@ -120,15 +120,22 @@ class AsyncRedisClient:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def call(
-        self, keys: Sequence[bytes], commands: Sequence[bytes], *, read_only: bool = False
+        self,
+        keys: Sequence[bytes],
+        commands: Sequence[bytes],
+        *,
+        read_only: bool = False,
+        timeout_s: float | None = None,
     ) -> list[Any]:
         """Send packed commands, the i-th about ``keys[i]``. See ``RedisClient.call``."""
         if not commands:
             return []
         if self.address.is_cluster:
-            return await self._drive(route(self.topology, keys, commands, read_only=read_only))
-        data = b"".join(commands)
-        return await self._drive(route_all(self.topology, data, len(commands), read_only=read_only))
+            steps = route(self.topology, keys, commands, read_only=read_only)
+        else:
+            data = b"".join(commands)
+            steps = route_all(self.topology, data, len(commands), read_only=read_only)
+        return await self._drive(steps, timeout_s)
 
     async def by_node(self, keys: Sequence[bytes]) -> list[list[int]]:
         """Give the positions of ``keys`` grouped by the node that holds them."""
@@ -144,12 +151,12 @@ class AsyncRedisClient:
                 connection.close()
         await asyncio.sleep(0)  # the loop closes the sockets on its next turn
 
-    async def _drive(self, steps: Route) -> list[Any]:
+    async def _drive(self, steps: Route, timeout_s: float | None = None) -> list[Any]:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # connections belong to the loop that opened them
             self._loop, self._idle, self._places = loop, {}, {}
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._timeout_s if timeout_s is None else timeout_s):
                 sends = next(steps)
                 while True:
                     if sends and sends[0].pause_s:

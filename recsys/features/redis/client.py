@@ -152,12 +152,17 @@ class RedisClient:
         self._process = os.getpid()
 
     def call(
-        self, keys: Sequence[bytes], commands: Sequence[bytes], *, read_only: bool = False
+        self,
+        keys: Sequence[bytes],
+        commands: Sequence[bytes],
+        *,
+        read_only: bool = False,
+        timeout_s: float | None = None,
     ) -> list[Any]:
         """Send packed commands, the i-th about ``keys[i]``; gives their replies in order.
 
         A refusal is a reply too, an ``ErrorReply``. With ``read_only`` replicas may answer, where
-        the URL allows it.
+        the URL allows it. ``timeout_s`` stands in for the client's own.
 
         Raises:
             ServerError: when a server does not answer, or refuses us.
@@ -165,9 +170,11 @@ class RedisClient:
         if not commands:
             return []
         if self.address.is_cluster:
-            return self._drive(route(self.topology, keys, commands, read_only=read_only))
-        data = b"".join(commands)
-        return self._drive(route_all(self.topology, data, len(commands), read_only=read_only))
+            steps = route(self.topology, keys, commands, read_only=read_only)
+        else:
+            data = b"".join(commands)
+            steps = route_all(self.topology, data, len(commands), read_only=read_only)
+        return self._drive(steps, timeout_s)
 
     def by_node(self, keys: Sequence[bytes]) -> list[list[int]]:
         """Give the positions of ``keys`` grouped by the node that holds them."""
@@ -183,8 +190,8 @@ class RedisClient:
             for connection in connections:
                 connection.close()
 
-    def _drive(self, steps: Route) -> list[Any]:
-        deadline = time.monotonic() + self._timeout_s
+    def _drive(self, steps: Route, timeout_s: float | None = None) -> list[Any]:
+        deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
         try:
             sends = next(steps)
             while True:
