@@ -77,7 +77,10 @@ class Settings(BaseSettings):
     """Address every embedded server and the API listen on."""
     api_port: int = Field(8080, alias="RECSYS_API_PORT", ge=1, le=65535)
     worker_metrics_port: int = Field(18090, alias="RECSYS_WORKER_METRICS_PORT", ge=0, le=65535)
-    """Where the stream worker shows its metrics at ``/metrics``; 0 shows none."""
+    """Where the stream worker shows its metrics at ``/metrics``, worker N on the Nth port after
+    it; 0 shows none."""
+    stream_workers: int = Field(1, alias="RECSYS_STREAM_WORKERS", ge=1, le=256)
+    """Stream workers ``recsys up`` starts; they share the partitions out among them."""
     redis_port: int = Field(16379, alias="RECSYS_REDIS_PORT", ge=1, le=65535)
     kafka_port: int = Field(19092, alias="RECSYS_KAFKA_PORT", ge=1, le=65535)
     """The KRaft controller takes the port after it."""

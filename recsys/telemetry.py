@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from recsys.histograms import BulkHistogram
+
 _LATENCY_BUCKETS_S = (
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075,
     0.1, 0.15, 0.25, 0.5, 1.0, 2.5,
@@ -41,6 +43,30 @@ STREAM_DUPLICATES = Counter(
 STREAM_LAG = Gauge(
     "recsys_stream_lag_records", "Records not yet applied to features.", ["topic", "partition"]
 )
+STREAM_REBALANCES = Counter(
+    "recsys_stream_rebalances_total", "Times this worker's share of the partitions was decided."
+)
+STREAM_REFUSED_WRITES = Counter(
+    "recsys_stream_refused_writes_total",
+    "Writes of an entity that another worker had written meanwhile; made again at once.",
+)
+STREAM_RESTARTS = Counter(
+    "recsys_stream_restarts_total",
+    "Times a worker forgot its state because the online store was restarted, lost or backfilled.",
+)
+STREAM_LATE_EVENTS = Counter(
+    "recsys_stream_late_events_total",
+    "Events applied over a minute behind the newest event time of their partition.",
+)
+STREAM_WATERMARK = Gauge(
+    "recsys_stream_watermark_seconds",
+    "Newest event time applied, seconds since 1970 UTC.",
+    ["topic", "partition"],
+)
+EVENT_LOG_STALLED = Gauge(
+    "recsys_event_log_stalled_partitions",
+    "Partitions this worker applies but cannot write to the event log: disk full, or not let go.",
+)
 FRESHNESS_SECONDS = Histogram(
     "recsys_freshness_seconds", "From log append to servable feature.",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
@@ -52,6 +78,21 @@ FEATURE_VIOLATIONS = Counter(
     "recsys_feature_violations_total",
     "Values about to be served that break an expectation declared in feature_repo.",
     ["view", "feature", "rule"],
+)
+_FRESHNESS_BUCKETS_S = (
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3600, 86_400,
+)  # fmt: skip
+APPEND_TO_SERVABLE_SECONDS = BulkHistogram(
+    "recsys_append_to_servable_seconds",
+    "From the log's receipt of an event to its features being readable, by view.",
+    "view",
+    _FRESHNESS_BUCKETS_S,
+)
+EVENT_TO_SERVABLE_SECONDS = BulkHistogram(
+    "recsys_event_to_servable_seconds",
+    "From an event's own time to its features being readable, by view.",
+    "view",
+    _FRESHNESS_BUCKETS_S,
 )
 CHILD_RESTARTS = Counter(
     "recsys_child_restarts_total", "Crashed servers started again by `recsys up`.", ["server"]

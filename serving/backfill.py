@@ -4,14 +4,16 @@ Usage::
 
     python -m serving.backfill          # or: recsys backfill
 
-A running stream worker need not be stopped: this takes the lease from it for the moment of
-writing, and the worker then goes on from the position the event log reached. Interrupted while it
-writes, run it again: the worker waits until it is whole. Prints one line of JSON.
+Running stream workers need not be stopped: what they write is refused from the moment this begins
+to write (``guarded_writer.py``), they wait, and then go on from the position the event log reached.
+Interrupted while it writes, it is done again by a worker, or run it again yourself: nobody believes
+a store that is half old and half new. Prints one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -25,11 +27,11 @@ from recsys.endpoints import Endpoints, resolve
 from recsys.errors import RecsysError
 from recsys.features import plan as plans
 from recsys.features.backfill import Backfilled, backfill
+from recsys.features.guarded_writer import GuardedWriter
 from recsys.features.hashes import ANY_VERSION, VERSION_FIELD, Write
 from recsys.features.layout import project_of_key
-from recsys.features.lease import LeasedWriter
+from recsys.features.lease import Lease, rebuild_lease
 from recsys.features.plan import Plan
-from recsys.features.positions import POSITIONS_FIELD
 from recsys.features.progress import StoredProgress, fields_of_others, progress_key
 from recsys.features.redis_hashes import RedisHashes, connect
 from recsys.settings import Settings
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(
     settings: Settings, endpoints: Endpoints, plan: Plan, console: Console
 ) -> Backfilled:  # fmt: skip
-    """Compute, then write under the lease."""
+    """Compute, then write, alone."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
         task = progress.add_task("events of the log", total=None)
@@ -77,57 +79,50 @@ def run(
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
         url = endpoints.require_redis()
-        client = connect(url)
-        store = RedisHashes(url)
-        lease = LeasedWriter(client, settings.namespace)
-        try:
-            lease.take()
+        with contextlib.ExitStack() as stack:
+            client = connect(url)
+            stack.callback(client.close)
+            store = RedisHashes(url)
+            stack.callback(store.close)
+            writer = GuardedWriter(url, settings.namespace)
+            stack.callback(writer.close)
+            lease = Lease(client, rebuild_lease(settings.namespace))
+            lease.acquire(stop=lambda: False)
+            stack.callback(lease.release)
             task = progress.add_task("entities", total=len(result.hashes.content))
             _write(
-                lease,
+                writer,
                 StoredProgress(store, settings.namespace),
                 result,
                 lambda done: progress.update(task, advance=done),
-                lambda: remove_others(client, settings.namespace, result, lease),
+                lambda: remove_others(client, settings.namespace, result, writer),
             )
-        finally:
-            lease.release()
-            store.close()
-            client.close()
     return result
 
 
 def _write(
-    lease: LeasedWriter,
+    writer: GuardedWriter,
     progress: StoredProgress,
     result: Backfilled,
     done: Callable[[int], None],
     remove: Callable[[], int],
 ) -> None:
-    def say(*, in_backfill: bool) -> Write:
-        return progress.fields(
-            result.positions,
-            result.bases,
-            result.layout,
-            in_backfill=in_backfill,
-        )
-
     # From here until the end the store is half old, half new: the mark keeps workers waiting.
-    lease.write([say(in_backfill=True)])
+    writer.seize(result.layout)
     writes = [
         Write(key, {k: v for k, v in fields.items() if k != VERSION_FIELD}, ANY_VERSION)
         for key, fields in result.hashes.content.items()
     ]
     for start in range(0, len(writes), _WRITE_AT_ONCE):
         part = writes[start : start + _WRITE_AT_ONCE]
-        lease.write(part)
+        writer.write(part)
         done(len(part))
     remove()
-    lease.write([say(in_backfill=False)])
+    writer.write([progress.fields(result.positions, result.bases, result.layout)])
 
 
 def remove_others(
-    client: redis.Redis, namespace: str, result: Backfilled, lease: LeasedWriter
+    client: redis.Redis, namespace: str, result: Backfilled, writer: GuardedWriter
 ) -> int:
     """Remove entities the stream made from records the event log does not have yet.
 
@@ -150,11 +145,10 @@ def remove_others(
         part = batch[start : start + 1000]
         with client.pipeline(transaction=False) as pipeline:
             for key in part:
-                pipeline.hexists(key, POSITIONS_FIELD)  # type: ignore[arg-type]
+                pipeline.hexists(key, VERSION_FIELD)  # type: ignore[arg-type]
             ours = [key for key, mine in zip(part, pipeline.execute(), strict=True) if mine]
-        lease.check()
-        if ours:
-            removed += int(client.unlink(*ours))  # type: ignore[arg-type]
+        writer.write([Write(key, {}, ANY_VERSION, remove=True) for key in ours])
+        removed += len(ours)
     return removed
 
 

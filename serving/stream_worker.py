@@ -2,15 +2,17 @@
 
 Usage::
 
-    python -m serving.stream_worker
+    python -m serving.stream_worker [--number N]
 
-Any number may run; one holds the lease and works, the others stand by and take over within
-seconds (``recsys/features/lease.py``). Writes ``<run_dir>/stream_worker.ready`` once it consumes,
-logs to stderr, stops cleanly on SIGTERM or SIGINT.
+Any number may run, on one machine or many: the consumer group shares the behaviour partitions out
+among them (``recsys/features/worker.py``). On Tansu, whose groups cannot rebalance, one works and
+the others stand by. Writes ``<run_dir>/stream_worker.ready`` once it consumes (worker N > 0:
+``stream_worker-N.ready``), logs to stderr, stops cleanly on SIGTERM or SIGINT.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import gc
 import json
@@ -19,8 +21,7 @@ import os
 import signal
 import sys
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -30,16 +31,28 @@ from prometheus_client import start_http_server
 from recsys.clock import now_ms
 from recsys.endpoints import Endpoints, resolve
 from recsys.errors import ConfigurationError, FeatureError, RecsysError, ServerError
-from recsys.events.kafka import connect_reader, connect_writer, ensure_topics
+from recsys.events.kafka import (
+    connect_group_reader,
+    connect_reader,
+    connect_writer,
+    ensure_topics,
+)
+from recsys.events.log import FixedShare, SharedReader
 from recsys.events.sink import EventSink
 from recsys.events.topics import Topics
 from recsys.features import plan as plans
-from recsys.features.lease import LeasedWriter, LeaseLostError
+from recsys.features.freshness import Freshness, views_of_kinds
+from recsys.features.guarded_writer import GuardedWriter, StoreChangedError
+from recsys.features.lease import Lease, LeaseLostError, worker_lease
+from recsys.features.partition_sinks import PartitionSinks
+from recsys.features.patience import Patience, PatientHashes
 from recsys.features.plan import Plan
 from recsys.features.redis_hashes import RedisHashes, connect
 from recsys.features.stream import FeatureStream
-from recsys.features.worker import WorkerConfig, WorkerRun
+from recsys.features.worker import WorkerRun
+from recsys.features.worker_files import ready_file
 from recsys.settings import Settings
+from serving.cold_start import ColdStart
 
 logger = logging.getLogger("recsys.stream_worker")
 
@@ -78,111 +91,141 @@ class _Stop:
         return self.asked
 
 
-def ready_file(settings: Settings) -> Path:
-    """Give the file that says a worker consumes, and which process it is."""
-    return settings.run_dir / "stream_worker.ready"
-
-
 def group_of(settings: Settings) -> str:
-    """Give the consumer group under which positions are committed."""
+    """Give the consumer group that shares the partitions out."""
     return f"{settings.namespace}.features"
 
 
 @contextlib.contextmanager
 def open_run(
-    settings: Settings, endpoints: Endpoints, plan: Plan, lease: LeasedWriter, stop: _Stop
+    settings: Settings,
+    endpoints: Endpoints,
+    plan: Plan,
+    writer: GuardedWriter,
+    patience: Patience,
 ) -> Iterator[WorkerRun]:
     """Connect everything one run needs, and let go of it at the end."""
     topics = Topics(namespace=settings.namespace)
     with contextlib.ExitStack() as stack:
-        # A group that never committed begins where the log does: that is how we learn where.
-        look = connect_reader(
-            settings,
-            endpoints,
-            topics=[topics.items, topics.behaviour],
-            group=f"{group_of(settings)}.look.{uuid.uuid4().hex}",
-        )
-        bounds = {
-            at: (look.positions()[at], look.positions()[at] + n) for at, n in look.lag().items()
-        }
-        look.close()
         group = group_of(settings)
         items = connect_reader(settings, endpoints, topics=[topics.items], group=group)
         stack.callback(items.close)
-        behaviour = connect_reader(settings, endpoints, topics=[topics.behaviour], group=group)
+        behaviour: SharedReader
+        if endpoints.broker_profile == "tansu":
+            fixed = connect_reader(settings, endpoints, topics=[topics.behaviour], group=group)
+            behaviour = FixedShare(fixed)
+        else:
+            behaviour = connect_group_reader(
+                settings, endpoints, topic=topics.behaviour, group=group
+            )
         stack.callback(behaviour.close)
         letters = connect_writer(settings, endpoints)
         stack.callback(letters.close)
-        sink = EventSink(settings.event_log_dir, [*items.assignment(), *behaviour.assignment()])
-        stack.callback(sink.close)
-        store = RedisHashes(endpoints.require_redis())
-        stack.callback(store.close)
+        hashes = RedisHashes(endpoints.require_redis())
+        stack.callback(hashes.close)
+        sinks = PartitionSinks(lambda at: EventSink(settings.event_log_dir, [at]))
+        stack.callback(sinks.close)
+        patience.meanwhile = behaviour.keep_alive
+        stack.callback(patience.forget_meanwhile)
+        store = PatientHashes(hashes, patience)
         yield WorkerRun(
             stream=FeatureStream(plan, store, topics),
             store=store,
-            lease=lease,
+            writer=writer,
             items=items,
             behaviour=behaviour,
-            bounds=bounds,
             dead_letters=letters,
-            sink=sink,
+            sinks=sinks,
             topics=topics,
             clock=now_ms,
-            stop=stop,
-            config=WorkerConfig(),
+            freshness=Freshness(views_of_kinds(plan)),
         )
 
 
-def work(settings: Settings, endpoints: Endpoints, stop: _Stop) -> None:
-    """Apply the log until ``stop``; a broken run is begun anew from what was written.
+class _Worker:
+    """One worker process: runs that follow on each other until it is asked to stop."""
 
-    Each run loads the plan, which may have been compiled anew.
+    def __init__(self, settings: Settings, endpoints: Endpoints, stop: _Stop, ready: Path) -> None:
+        self._settings = settings
+        self._endpoints = endpoints
+        self._stop = stop
+        self._ready = ready
+        self._consumed = False
+        self._patience = Patience(stop=stop)
+        url = endpoints.require_redis()
+        self._client = connect(url)
+        self._writer = GuardedWriter(url, settings.namespace, pause=self._patience)
+        self._alone: Lease | None = None
+        if endpoints.broker_profile == "tansu":
+            self._alone = Lease(self._client, worker_lease(settings.namespace))
 
-    Raises:
-        ConfigurationError: when the first run cannot begin; later ones are waited for.
-    """
-    client = connect(endpoints.require_redis())
-    lease = LeasedWriter(client, settings.namespace)
-    ready = ready_file(settings)
-    waiting = consumed = False
-    try:
-        while not stop():
+    def work(self) -> None:
+        """Apply the log until asked to stop; a broken run is begun anew from what was written.
+
+        Each run loads the plan, which may have been compiled anew.
+
+        Raises:
+            ConfigurationError: when the first run cannot begin; later ones are waited for.
+        """
+        while not self._stop():
             try:
-                plan = plans.load(settings.state_dir / plans.PLAN_FILE)
-                if not waiting and (holder := lease.holder()):
-                    logger.info("standing by", extra={"holder": holder})
-                    waiting = True
-                if not lease.acquire(stop=stop):
-                    return
-                with open_run(settings, endpoints, plan, lease, stop) as run:
-                    run.start()
-                    _write_ready(ready)
-                    consumed = True
-                    gc.collect()
-                    gc.freeze()  # what a run keeps for life need not be looked at again
-                    logger.info("consuming", extra={"plan": plan.schema_hash})
-                    while not stop():
-                        run.step()
-                        if stop.take_store():
-                            run.store()
-                    run.store()
-            except LeaseLostError as error:
-                logger.warning("lease lost", extra={"reason": str(error)})
+                self._run()
+            except (LeaseLostError, StoreChangedError) as error:
+                logger.warning("begun anew", extra={"reason": str(error)})
             except (ServerError, redis.RedisError) as error:
+                if self._stop():
+                    return
                 logger.warning("run broken, begun anew", extra={"reason": str(error)})
                 time.sleep(_RETRY_S)
             except (ConfigurationError, FeatureError) as error:
-                if not consumed:
+                if not self._consumed:
                     raise
                 logger.error("run cannot begin, tried again", extra={"reason": str(error)})
                 time.sleep(_WAIT_S)
             finally:
-                waiting = False
-                _remove_own(ready)
-                with contextlib.suppress(redis.RedisError):
-                    lease.release()
-    finally:
-        client.close()
+                _remove_own(self._ready)
+                if self._alone is not None:
+                    with contextlib.suppress(redis.RedisError):
+                        self._alone.release()
+
+    def _run(self) -> None:
+        settings = self._settings
+        plan = plans.load(settings.state_dir / plans.PLAN_FILE)
+        if self._alone is not None and not self._become_the_only_one(self._alone):
+            return
+        cold_start = ColdStart(settings, self._endpoints, self._client, self._writer)
+        if not cold_start.ensure(plan, stop=self._stop):
+            return
+        opened = open_run(settings, self._endpoints, plan, self._writer, self._patience)
+        with opened as run:
+            run.start(self._stop)
+            _write_ready(self._ready)
+            self._consumed = True
+            gc.collect()
+            gc.freeze()  # what a run keeps for life need not be looked at again
+            logger.info("consuming", extra={"plan": plan.schema_hash})
+            while not self._stop():
+                run.step()
+                if self._alone is not None:
+                    self._alone.check()
+                if self._stop.take_store():
+                    run.store()
+            run.close()
+
+    def _become_the_only_one(self, alone: Lease) -> bool:
+        if holder := alone.holder():
+            logger.info("standing by", extra={"holder": holder})
+            _write_ready(self._ready)
+        if not alone.acquire(stop=self._stop):
+            return False
+        if not self._consumed:
+            logger.info("this broker's groups cannot rebalance: one worker has all partitions")
+        return True
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self._writer.close()
+        self._client.close()
 
 
 def _write_ready(path: Path) -> None:
@@ -198,14 +241,15 @@ def _remove_own(path: Path) -> None:
             path.unlink()
 
 
-def _show_metrics(settings: Settings) -> None:
-    """Serve the metrics; a port that is taken (by the worker stood by for, say) stops nothing."""
+def _show_metrics(settings: Settings, number: int) -> None:
+    """Serve the metrics, worker N on the Nth port; one that is taken stops nothing."""
     if settings.worker_metrics_port == 0:
         return
+    port = settings.worker_metrics_port + number
     try:
-        start_http_server(settings.worker_metrics_port, addr=settings.host)
-    except OSError as error:
-        reason = f"port {settings.worker_metrics_port}: {error}; set RECSYS_WORKER_METRICS_PORT"
+        start_http_server(port, addr=settings.host)
+    except (OSError, OverflowError) as error:
+        reason = f"port {port}: {error}; set RECSYS_WORKER_METRICS_PORT"
         logger.warning("metrics are not shown", extra={"reason": reason})
 
 
@@ -220,12 +264,15 @@ class _Fields(logging.Formatter):
         return f"{line} {json.dumps(fields, default=str)}" if fields else line
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the worker; 0 after a clean stop, 1 with one line when it cannot run."""
+    parser = argparse.ArgumentParser(prog="python -m serving.stream_worker")
+    parser.add_argument("--number", type=int, default=0, help="tells workers of a machine apart")
+    number: int = parser.parse_args(argv).number
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Fields("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("kafka").setLevel(logging.WARNING)
+    logging.getLogger("kafka").setLevel(logging.ERROR)
     stop = _Stop()
     settings = Settings()
     try:
@@ -233,8 +280,12 @@ def main() -> int:
         plans.ensure(settings.state_dir, project=settings.namespace)
         topics = Topics(namespace=settings.namespace)
         ensure_topics(settings, endpoints, topics.all())
-        _show_metrics(settings)
-        work(settings, endpoints, stop)
+        _show_metrics(settings, number)
+        worker = _Worker(settings, endpoints, stop, ready_file(settings, number))
+        try:
+            worker.work()
+        finally:
+            worker.close()
     except RecsysError as error:
         logger.error("stream worker stops", extra={"reason": str(error)})
         return 1

@@ -95,8 +95,64 @@ class EventReader(Protocol):
     def lag(self) -> dict[TopicPartition, int]:
         """Give how many records lie between our position and the end of each partition."""
 
+    def bounds(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+        """Give the first offset the log still has of each partition, and its end."""
+
     def commit(self, positions: Mapping[TopicPartition, int]) -> None:
         """Store positions for the group, synchronously."""
 
     def close(self) -> None:
         """Let go of the connection; nothing is committed implicitly."""
+
+
+class Changes(NamedTuple):
+    """What a reader's share lost and gained. A partition in both was with others in between."""
+
+    lost: list[TopicPartition]
+    gained: list[TopicPartition]
+    num: int
+    """Rebalances that led to it."""
+
+
+class SharedReader(EventReader, Protocol):
+    """Reads a share of the partitions that changes as other readers come and go."""
+
+    def changes(self) -> Changes:
+        """Give what changed since the last call. Ask after each ``poll``, before its records.
+
+        A gained partition gives nothing until ``seek`` says from where to read it.
+        """
+
+    def keep_alive(self) -> None:
+        """Show that we live, and read nothing: call it while waiting for something else."""
+
+
+class FixedShare:
+    """A ``SharedReader`` of a reader whose partitions never change."""
+
+    def __init__(self, reader: EventReader) -> None:
+        self._reader = reader
+        self._told = False
+        self.assignment = reader.assignment
+        self.seek = reader.seek
+        self.positions = reader.positions
+        self.committed = reader.committed
+        self.lag = reader.lag
+        self.bounds = reader.bounds
+        self.commit = reader.commit
+        self.close = reader.close
+
+    def poll(self, *, timeout_ms: int, max_records: int) -> list[Record]:
+        """See ``EventReader.poll``; nothing before the first ``changes``."""
+        if not self._told:
+            return []
+        return self._reader.poll(timeout_ms=timeout_ms, max_records=max_records)
+
+    def changes(self) -> Changes:
+        """Give all partitions as gained, once."""
+        gained = [] if self._told else sorted(self._reader.assignment())
+        self._told = True
+        return Changes([], gained, 0)
+
+    def keep_alive(self) -> None:
+        """Nobody takes anything away."""

@@ -178,6 +178,11 @@ class MemoryEventReader:
         with self._log._changed:
             return {at: len(self._log._of(at)) - self._positions[at] for at in self._partitions}
 
+    def bounds(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+        """See ``EventReader.bounds``: nothing is ever deleted."""
+        with self._log._changed:
+            return {at: (0, len(self._log._of(at))) for at in partitions}
+
     def commit(self, positions: Mapping[TopicPartition, int]) -> None:
         """See ``EventReader.commit``."""
         with self._log._changed:

@@ -69,6 +69,23 @@ class HashWriter(Protocol):
         """
 
 
+class FeatureWriter(HashWriter, Protocol):
+    """Writes the features of one namespace, and how far they have got, into one store."""
+
+    def begin(self) -> bool:
+        """Take note of the store as it is; False when it holds no features of the namespace."""
+
+    def found(self, layout: str) -> None:
+        """Begin an empty store."""
+
+    def advance(self, numbers: Mapping[bytes, int]) -> None:
+        """Raise numbers of the progress; one that is greater there already stays.
+
+        Raises:
+            StoreChangedError: when the store is another than at ``begin``, even for no numbers.
+        """
+
+
 @dataclass
 class MemoryHashes:
     """Hashes in the memory of one process, for unit tests and dry runs."""

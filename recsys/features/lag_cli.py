@@ -1,14 +1,13 @@
 """``recsys lag [--wait]``: how many records are not yet features, and not yet in the event log.
 
-With ``--wait`` it returns once both are zero; a worker on this machine is asked to write its
-buffer to the event log now instead of when it is full or a minute old.
+With ``--wait`` it returns once both are zero; the workers on this machine are asked to write their
+buffers to the event log now instead of when they are full or a minute old.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -22,6 +21,7 @@ from rich.table import Table
 from recsys.endpoints import Endpoints, resolve
 from recsys.errors import RecsysError, ServerError
 from recsys.features.lag import PartitionLag, measure_lag
+from recsys.features.worker_files import ready_pids
 from recsys.settings import Settings
 
 _POLL_S = 0.5
@@ -83,10 +83,10 @@ def wait_for_worker(
 
 
 def _ask_to_write(settings: Settings) -> None:
-    """Send SIGUSR1 to the worker of this machine; one elsewhere writes when its buffer is old."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        ready = json.loads((settings.run_dir / "stream_worker.ready").read_text())
-        os.kill(int(ready["pid"]), signal.SIGUSR1)
+    """Send SIGUSR1 to the workers of this machine; those elsewhere write when a buffer is old."""
+    for pid in ready_pids(settings):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGUSR1)
 
 
 def _table(lags: Sequence[PartitionLag]) -> Table:

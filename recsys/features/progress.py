@@ -1,8 +1,9 @@
 """How far the stream has got, as it lies in the online store beside the features.
 
-One hash, ``{namespace}:features:progress``, written last in every batch: for each partition our
-position and the number we give to the log's offset 0, the layout of the state, and whether a
-backfill is under way. Whoever reads it finds everything before the positions applied.
+One hash, ``{namespace}:features:progress``: for each partition our position and the number we give
+to the log's offset 0, the layout of the state, the epoch (``guarded_writer.py``), and whether a
+backfill is under way. Whoever reads a position finds everything before it applied. Positions only
+rise, whoever writes them, but for a backfill, which begins a new epoch.
 """
 
 from __future__ import annotations
@@ -13,8 +14,13 @@ from recsys.errors import ConfigurationError
 from recsys.events.log import TopicPartition
 from recsys.features.hashes import ANY_VERSION, Found, HashReader, Wanted, Write
 
-_LAYOUT = b"layout"
-_BACKFILL = b"backfill"
+LAYOUT_FIELD = b"layout"
+BACKFILL_FIELD = b"backfill"
+EPOCH_FIELD = b"epoch"
+
+
+class HalfBackfillError(ConfigurationError):
+    """A backfill is writing, or died writing: the store is half old, half new."""
 
 
 def progress_key(namespace: str) -> bytes:
@@ -24,7 +30,7 @@ def progress_key(namespace: str) -> bytes:
 
 def wanted_layout(namespace: str) -> Wanted:
     """Give what to read for ``stored_layout``."""
-    return [(progress_key(namespace), [_LAYOUT])]
+    return [(progress_key(namespace), [LAYOUT_FIELD])]
 
 
 def stored_layout(found: Found) -> str | None:
@@ -52,11 +58,12 @@ class StoredProgress:
         """See that the store holds whole features of these declarations, or none.
 
         Raises:
-            ConfigurationError: when it does not.
+            HalfBackfillError: when a backfill is under way.
+            ConfigurationError: when the features are of other declarations.
         """
-        ((stored, backfill),) = self._store.read([(self._key, [_LAYOUT, _BACKFILL])])
+        ((stored, backfill),) = self._store.read([(self._key, [LAYOUT_FIELD, BACKFILL_FIELD])])
         if backfill:
-            raise ConfigurationError(
+            raise HalfBackfillError(
                 "wanted whole features, found half a backfill; run `recsys backfill` again"
             )
         if stored is not None and stored.decode() != layout:
@@ -73,21 +80,30 @@ class StoredProgress:
         *,
         in_backfill: bool = False,
     ) -> Write:
-        """Give the write that says how far all writes before it have got."""
-        fields = {_LAYOUT: layout.encode(), _BACKFILL: b"1" if in_backfill else b""}
-        for at, position in positions.items():
-            fields[_position(at)] = b"%d" % position
-            fields[_base(at)] = b"%d" % bases[at]
+        """Give the write that sets how far all writes before it have got, be it back or forth."""
+        fields = {LAYOUT_FIELD: layout.encode(), BACKFILL_FIELD: b"1" if in_backfill else b""}
+        for name, number in numbers_of(positions, bases).items():
+            fields[name] = b"%d" % number
         return Write(self._key, fields, ANY_VERSION)
+
+
+def numbers_of(
+    positions: Mapping[TopicPartition, int], bases: Mapping[TopicPartition, int]
+) -> dict[bytes, int]:
+    """Give the fields of positions and bases, for ``GuardedWriter.advance``."""
+    numbers: dict[bytes, int] = {}
+    for at, position in positions.items():
+        numbers[_position(at)] = position
+        numbers[_base(at)] = bases[at]
+    return numbers
 
 
 def fields_of_others(
     positions: Collection[TopicPartition], stored: Collection[bytes]
 ) -> list[bytes]:
     """Give those of the ``stored`` fields that speak of other partitions than ``positions``."""
-    kept = {_LAYOUT, _BACKFILL}
-    kept |= {name(at) for at in positions for name in (_position, _base)}
-    return sorted(set(stored) - kept)
+    kept = {name(at) for at in positions for name in (_position, _base)}
+    return sorted(name for name in set(stored) - kept if b"/" in name)
 
 
 def _position(at: TopicPartition) -> bytes:

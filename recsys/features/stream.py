@@ -12,7 +12,7 @@ before behaviour, so an item's category is known; an item the log has not told o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -101,9 +101,18 @@ class FeatureStream:
         self._item_of_hash: dict[int, str] = {}
         self._hash_of_item: dict[str, int] = {}
 
-    def forget_duplicates(self) -> None:
+    def forget_duplicates(self, partitions: Iterable[TopicPartition] | None = None) -> None:
         """Drop the event ids noted; note the records before the next one to apply again."""
-        self._windows.clear()
+        for at in list(self._windows if partitions is None else partitions):
+            self._windows.pop(at, None)
+
+    def forget_entities(self, keys: Iterable[bytes]) -> None:
+        """Drop what is remembered of these hashes: another wrote them."""
+        gone = set(keys)
+        remembered: tuple[dict[Any, Any], ...] = (self._users, self._items, self._pairs)
+        for states in remembered:
+            for id_ in [id_ for id_, state in states.items() if state.key in gone]:
+                del states[id_]
 
     def note(self, record: Record, event: Event) -> bool:
         """Note a record's event id; gives whether it is a duplicate.
@@ -123,11 +132,15 @@ class FeatureStream:
 
         What it gives must be written before the next batch is read from another position.
         """
+        columns, num_duplicates = self.columns(batch)
+        return self.apply_columns(columns), num_duplicates
+
+    def columns(self, batch: Iterable[tuple[Record, Event]]) -> tuple[BatchColumns, int]:
+        """Note records in log order; gives them as columns, and how many were duplicates."""
         note = self.note
         everything = list(batch)
         fresh = [(record, event) for record, event in everything if not note(record, event)]
-        writes = self.apply_columns(columns_of(fresh, _Sources(self._topics))) if fresh else []
-        return writes, len(everything) - len(fresh)
+        return columns_of(fresh, _Sources(self._topics)), len(everything) - len(fresh)
 
     def apply_columns(self, batch: BatchColumns) -> list[Write]:
         """Apply events as columns, duplicates already removed; gives what to write."""

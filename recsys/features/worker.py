@@ -1,38 +1,50 @@
-"""One run of the stream worker: log → features and event log, from where the last run got.
+"""One run of the stream worker: log → features and event log, from where the last one got.
 
-Order of deeds for a batch: dead letters made safe, features and positions written to the online
-store under the lease, the event log's buffer filled, positions committed for monitoring. Whatever
-is killed in between is done again by the next run, and nothing counts twice: entities carry the
-positions they were told (``positions.py``), the sink knows its own, a dead letter is sent again.
+Several workers share the behaviour partitions (``SharedReader``); each reads all item partitions,
+whose writes are the same whoever makes them. Order of deeds for a batch: dead letters made safe,
+features written, then the progress raised, the event log's buffer filled, positions committed for
+monitoring. Whatever is killed in between is done again by whoever has the partition next, and
+nothing counts twice: entities carry the positions they were told (``positions.py``), the sink knows
+its own, a dead letter is sent again. A hash another worker wrote in the meantime is refused, read
+again, and told only what it lacks.
+
+So a worker that slept while others took over does no harm: what it still writes is refused or is
+what they would have written, and progress never goes back.
 
 Positions here are ours: a broker that keeps its log in memory and was restarted begins at offset 0
 again, and then the numbers go on from where they were (``base``).
 
-Item events come first: at the start all that are there, later those of each round, so that an
-interaction finds the category of its item.
+Item events come first: before behaviour is applied, all item events are that were in the log when
+it was read, so that an interaction finds the category of its item.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from recsys.clock import Clock
 from recsys.errors import ConfigurationError, EventError, ServerError
 from recsys.events.codec import decode
 from recsys.events.dead_letters import send_dead_letter
-from recsys.events.log import EventReader, EventWriter, Record, TopicPartition
+from recsys.events.log import EventReader, EventWriter, Record, SharedReader, TopicPartition
 from recsys.events.schema import Event
 from recsys.events.topics import Topics
 from recsys.features.duplicates import HORIZON
-from recsys.features.hashes import HashReader, HashWriter
-from recsys.features.progress import StoredProgress
+from recsys.features.freshness import Freshness
+from recsys.features.guarded_writer import StoreChangedError
+from recsys.features.hashes import FeatureWriter, HashReader
+from recsys.features.partition_sinks import PartitionSinks
+from recsys.features.progress import StoredProgress, numbers_of
 from recsys.features.stream import FeatureStream
-from recsys.telemetry import FRESHNESS_SECONDS, STREAM_DUPLICATES, STREAM_EVENTS, STREAM_LAG
+from recsys.telemetry import (
+    STREAM_DUPLICATES,
+    STREAM_LAG,
+    STREAM_REBALANCES,
+    STREAM_RESTARTS,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -52,88 +64,182 @@ class WorkerConfig:
     """Committed positions are for monitoring; the store has its own."""
     lag_every_s: float = 5.0
     """How often the lag is asked for and logged."""
-    disk_retry_s: float = 1.0
-    """Pause before the event log is tried again on a full disk."""
-
-
-class Sink(Protocol):
-    """What of ``events.sink.EventSink`` the worker uses."""
-
-    def positions(self) -> dict[TopicPartition, int]:
-        """Give the next offset to read of every partition ever written to."""
-
-    def write(self, records: Iterable[tuple[Record, Event | None]]) -> None:
-        """Take records in the order of their offsets; ``None`` for one that is no event."""
-
-    def flush_if_due(self) -> None:
-        """Write the buffers that are full or old."""
-
-    def flush(self) -> None:
-        """Write everything that is buffered."""
-
-    def begin_anew(self, at: TopicPartition) -> None:
-        """Take the log's offset 0 for the next record."""
-
-
-class Lease(HashWriter, Protocol):
-    """A writer that may lose its right to write while nothing is written."""
-
-    def check(self) -> None:
-        """Raise LeaseLostError when the lease is gone."""
 
 
 class WorkerRun:
-    """One run under one lease. Ends by ``stop``, or with the error that broke it."""
+    """One run over one store. Ends by ``close``, or with the error that broke it."""
 
     def __init__(
         self,
         *,
         stream: FeatureStream,
         store: HashReader,
-        lease: Lease,
+        writer: FeatureWriter,
         items: EventReader,
-        behaviour: EventReader,
-        bounds: Mapping[TopicPartition, tuple[int, int]],
+        behaviour: SharedReader,
         dead_letters: EventWriter,
-        sink: Sink,
+        sinks: PartitionSinks,
         topics: Topics,
         clock: Clock,
-        stop: Callable[[], bool] = lambda: False,
+        freshness: Freshness | None = None,
         config: WorkerConfig = WorkerConfig(),
     ) -> None:
-        """Find where to go on.
+        """Take the parts; ``start`` begins.
 
-        ``bounds``: first offset the log has of each partition, and its end. ``stop``: asked while
-        waiting for the disk.
+        ``items`` reads all item partitions. ``sinks`` owns nothing yet.
+        """
+        self._stream = stream
+        self._writer = writer
+        self._items = items
+        self._behaviour = behaviour
+        self._dead_letters = dead_letters
+        self._sinks = sinks
+        self._topics = topics
+        self._clock = clock
+        self._freshness = freshness or Freshness({})
+        self._config = config
+        self._progress = StoredProgress(store, topics.namespace)
+        self._base: dict[TopicPartition, int] = {}
+        self._applied: dict[TopicPartition, int] = {}
+        self._earliest: dict[TopicPartition, int] = {}
+        self._shown: set[TopicPartition] = set()
+        self._joined = False
+        self._committed_s = self._lag_s = time.monotonic()
+
+    def start(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Apply all item events, then join the others; returns with a share, be it empty.
 
         Raises:
+            StoreChangedError: when the store is empty; begin it first (``FeatureWriter.found``).
             ConfigurationError: when records were deleted from the log before they were applied,
                 or the store holds features of other declarations or half a backfill.
         """
-        self._stream = stream
-        self._lease = lease
-        self._readers = (items, behaviour)
-        self._dead_letters = dead_letters
-        self._sink = sink
-        self._topics = topics
-        self._clock = clock
-        self._stop = stop
-        self._config = config
-        self._progress = StoredProgress(store, topics.namespace)
-        self._progress.check(stream.layout)
-        self._base: dict[TopicPartition, int] = {}
-        self._applied: dict[TopicPartition, int] = {}
-        self._earliest = {at: first for at, (first, _) in bounds.items()}
-        for at, (first, end) in bounds.items():
-            self._find(at, first, end)
-        self._committed_s = self._lag_s = time.monotonic()
+        self._begin_store()
+        self._go_on(self._items.assignment())
+        self._handle(self._items_until_now())
+        while not self._joined and not stop():
+            self._behaviour.poll(timeout_ms=100, max_records=1)  # nothing comes before a seek
+            self._follow_share()
+
+    def step(self) -> int:
+        """Apply what is there, waiting a moment when nothing is; gives the number of records.
+
+        Raises:
+            StoreChangedError: when the store was emptied.
+            ConfigurationError: as ``start``.
+        """
+        try:
+            return self._step()
+        except StoreChangedError as error:
+            logger.warning("state forgotten", extra={"reason": str(error)})
+            STREAM_RESTARTS.inc()
+            self._begin_store()
+            self._go_on([*self._items.assignment(), *self._behaviour.assignment()])
+            return 0
+
+    def _step(self) -> int:
+        self._go_on(self._sinks.retry())
+        records = self._behaviour.poll(
+            timeout_ms=self._config.poll_timeout_ms, max_records=self._config.max_records
+        )
+        self._follow_share()
+        if records:
+            items = self._items_until_now()
+        else:
+            items = self._items.poll(timeout_ms=0, max_records=self._config.max_records)
+        self._handle(items + records)
+        if not records:
+            self._sinks.flush_if_due()
+        self._keep()
+        return len(items) + len(records)
+
+    def lag(self) -> int:
+        """Give how many records wait to be applied."""
+        lags = self._items.lag() | self._behaviour.lag()
+        for at, lag in lags.items():
+            STREAM_LAG.labels(topic=at.topic, partition=at.partition).set(lag)
+        self._shown |= set(lags)
+        return sum(lags.values())
+
+    def store(self) -> None:
+        """Store where we got: the event log's buffer and the committed positions.
+
+        On a full disk the buffer stays; its records are safe in the log and are read again.
+        """
+        self._sinks.flush()
+        self._commit()
+
+    def close(self) -> None:
+        """Store where we got, and let others have the partitions."""
+        self.store()
+        self._sinks.close()
+
+    def _begin_store(self) -> None:
+        self._stream.forget()
+        if not self._writer.begin():
+            raise StoreChangedError("wanted features to go on from, found an empty online store")
+        self._progress.check(self._stream.layout)
+
+    def _follow_share(self) -> None:
+        """Let go of partitions others have now, and begin with those that came."""
+        lost, gained, num = self._behaviour.changes()
+        if num or gained:
+            self._joined = True
+        if num:
+            STREAM_REBALANCES.inc(num)
+        if lost:
+            self._drop(lost)
+            if _has_first(lost):
+                self._sinks.give_up(self._items.assignment())
+        if gained:
+            self._sinks.take(gained)
+            if _has_first(gained):
+                self._sinks.take(self._items.assignment())
+                self._go_on(self._items.assignment())
+            self._go_on(gained)
+        if lost or gained:
+            share = [at.partition for at in self._behaviour.assignment()]
+            logger.info("share of the partitions", extra={"partitions": share})
+
+    def _drop(self, lost: Sequence[TopicPartition]) -> None:
+        self._sinks.give_up(lost)
+        self._stream.forget_duplicates(lost)
+        for at in lost:
+            self._applied.pop(at, None)
+            self._freshness.forget(at)
+            if at in self._shown:
+                STREAM_LAG.remove(at.topic, str(at.partition))
+                self._shown.discard(at)
+
+    def _go_on(self, partitions: Sequence[TopicPartition]) -> None:
+        """Go to where the store and the event log have got in these partitions."""
+        if not partitions:
+            return
+        self._stream.forget_duplicates(partitions)
+        for reader in (self._items, self._behaviour):
+            mine = sorted(set(reader.assignment()) & set(partitions))
+            if not mine:
+                continue
+            begin = {}
+            for at, (first, end) in reader.bounds(mine).items():
+                self._find(at, first, end)
+                begin[at] = self._begin_of(at, first)
+            reader.seek(begin)
+
+    def _begin_of(self, at: TopicPartition, first: int) -> int:
+        """Give from where to read: what may be a duplicate's first half, what the sink lacks."""
+        horizon = HORIZON if at.topic == self._topics.behaviour else 0
+        wanted = self._applied[at] - self._base[at] - horizon
+        if self._sinks.needs(at):
+            wanted = min(wanted, self._sinks.position(at) or 0)
+        return max(wanted, first)
 
     def _find(self, at: TopicPartition, first: int, end: int) -> None:
         """Find the first record of a partition that is not in the store yet."""
         position, base = self._progress.of(at)
         if position is None:
             position = first
-            if first > 0 and at in self._sink.positions():
+            if first > 0 and self._sinks.position(at) is not None:
                 raise ConfigurationError(
                     f"{at.topic}[{at.partition}]: wanted features up to record {first}, where the "
                     "log begins, found an empty online store; run `recsys backfill`, which makes "
@@ -145,62 +251,30 @@ class WorkerRun:
                 extra={"topic": at.topic, "partition": at.partition, "position": position},
             )
             base = position
-            self._sink.begin_anew(at)
+            self._sinks.begin_anew(at)
         elif position - base < first:
             raise ConfigurationError(
                 f"{at.topic}[{at.partition}]: wanted to apply records from {position - base} on, "
                 f"found that the log begins at {first}; run `recsys backfill`, which applies the "
                 "event log and continues from there"
             )
-        self._applied[at], self._base[at] = position, base
+        self._applied[at], self._base[at], self._earliest[at] = position, base, first
 
-    def start(self) -> None:
-        """Go to where this run begins: note recent event ids, then apply all item events."""
-        sunk = self._sink.positions()
-        for reader in self._readers:
-            begin = {}
-            for at in reader.assignment():
-                horizon = HORIZON if at.topic == self._topics.behaviour else 0
-                wanted = min(self._applied[at] - self._base[at] - horizon, sunk.get(at, 0))
-                begin[at] = max(wanted, self._earliest[at])
-            reader.seek(begin)
-        items = self._readers[0]
-        ends = {at: items.positions()[at] + lag for at, lag in items.lag().items()}
-        while any(position < ends[at] for at, position in items.positions().items()):
-            self._handle(items.poll(timeout_ms=500, max_records=self._config.max_records))
-
-    def step(self) -> int:
-        """Apply what is there, waiting a moment when nothing is; gives the number of records."""
-        items, behaviour = self._readers
-        records = items.poll(timeout_ms=0, max_records=self._config.max_records)
-        wait_ms = 0 if records else self._config.poll_timeout_ms
-        records += behaviour.poll(timeout_ms=wait_ms, max_records=self._config.max_records)
-        if records:
-            self._handle(records)
-        else:
-            self._with_disk(self._sink.flush_if_due)
-        self._keep()
-        return len(records)
-
-    def lag(self) -> int:
-        """Give how many records wait to be applied."""
-        lags = {at: lag for reader in self._readers for at, lag in reader.lag().items()}
-        for at, lag in lags.items():
-            STREAM_LAG.labels(topic=at.topic, partition=at.partition).set(lag)
-        return sum(lags.values())
-
-    def store(self) -> None:
-        """Store where we got: the event log's buffer and the committed positions.
-
-        On a full disk the buffer stays; its records are safe in the log and are read again.
-        """
-        try:
-            self._sink.flush()
-        except ConfigurationError as error:
-            logger.error("event log cannot be written", extra={"reason": str(error)})
-        self._commit()
+    def _items_until_now(self) -> list[Record]:
+        """Apply the item events that are in the log now, but give the last of them."""
+        position = self._items.positions()
+        ends = {at: position[at] + lag for at, lag in self._items.lag().items()}
+        taken: list[Record] = []
+        while any(at_ < ends[at] for at, at_ in self._items.positions().items()):
+            if len(taken) >= self._config.max_records:
+                self._handle(taken)
+                taken = []
+            taken += self._items.poll(timeout_ms=500, max_records=self._config.max_records)
+        return taken
 
     def _handle(self, records: Sequence[Record]) -> None:
+        if not records:
+            return
         decoded = self._decode(records)
         fresh: list[tuple[Record, Event]] = []
         moved: dict[TopicPartition, int] = {}
@@ -217,16 +291,19 @@ class WorkerRun:
             else:
                 fresh.append((numbered, event))
         if moved:
-            writes, num_duplicates = self._stream.apply(fresh)
+            self._apply(fresh)
             # The last write: whoever reads these positions finds all before them applied.
-            told = self._progress.fields(moved, self._base, self._stream.layout)
-            if refused := self._lease.write([*writes, told]):
-                raise ServerError(
-                    f"wanted to be the only writer, found {len(refused)} hashes written by another"
-                )
+            self._writer.advance(numbers_of(moved, self._base))
             self._applied |= moved
-            self._count(fresh, num_duplicates)
-        self._with_disk(lambda: self._sink.write(decoded))
+            self._freshness.observe(fresh, self._clock())
+        self._sinks.write(decoded)
+
+    def _apply(self, fresh: Iterable[tuple[Record, Event]]) -> None:
+        columns, num_duplicates = self._stream.columns(fresh)
+        while refused := self._writer.write(self._stream.apply_columns(columns)):
+            # What was written is not fresh any more: the next round tells the refused ones only.
+            self._stream.forget_entities(refused)
+        STREAM_DUPLICATES.inc(num_duplicates)
 
     def _decode(self, records: Sequence[Record]) -> _Decoded:
         decoded: _Decoded = []
@@ -244,36 +321,10 @@ class WorkerRun:
             self._dead_letters.flush()
         return decoded
 
-    def _count(self, fresh: Sequence[tuple[Record, Event]], num_duplicates: int) -> None:
-        if not fresh:
-            return
-        STREAM_DUPLICATES.inc(num_duplicates)
-        for kind, count in Counter(type(event) for _, event in fresh).items():
-            STREAM_EVENTS.labels(kind=str(kind.__struct_config__.tag)).inc(count)
-        oldest_ms = min(record.timestamp_ms for record, _ in fresh)
-        FRESHNESS_SECONDS.observe(max(0.0, (self._clock() - oldest_ms) / 1000))
-
-    def _with_disk(self, deed: Callable[[], None]) -> None:
-        """Do something to the event log; on a full disk wait, since nothing may be left out."""
-        try:
-            deed()
-            return
-        except ConfigurationError as error:
-            logger.error("event log cannot be written", extra={"reason": str(error)})
-        while not self._stop():
-            time.sleep(self._config.disk_retry_s)
-            self._lease.check()
-            try:
-                self._sink.flush()
-            except ConfigurationError:
-                continue
-            logger.warning("event log can be written again")
-            return
-
     def _keep(self) -> None:
-        self._lease.check()
         now_s = time.monotonic()
         if now_s - self._committed_s >= self._config.commit_every_s:
+            self._writer.advance({})  # who has nothing to write must hear of a backfill, too
             self._commit()
             self._committed_s = now_s
         if now_s - self._lag_s >= self._config.lag_every_s:
@@ -282,11 +333,18 @@ class WorkerRun:
                 logger.info("behind the log", extra={"num_records": lag})
 
     def _commit(self) -> None:
-        for reader in self._readers:
-            moved = {
-                at: self._applied[at] - self._base[at]
-                for at in reader.assignment()
-                if self._applied[at] - self._base[at] > self._earliest[at]
-            }
-            if moved:
-                reader.commit(moved)
+        moved = {
+            at: position - self._base[at]
+            for at, position in self._applied.items()
+            if position - self._base[at] > self._earliest[at]
+        }
+        if moved:
+            try:
+                self._behaviour.commit(moved)
+            except ServerError as error:  # a rebalance, a broker away: it is for monitoring only
+                logger.info("positions not committed", extra={"reason": str(error)})
+
+
+def _has_first(partitions: Sequence[TopicPartition]) -> bool:
+    """Say whether the partition is among these whose owner also logs the item events."""
+    return any(at.partition == 0 for at in partitions)

@@ -15,6 +15,7 @@ from recsys.errors import ConfigurationError
 from recsys.features.redis.client import RedisClient
 from recsys.features.redis.commands import pack
 from recsys.features.redis.replies import ErrorReply
+from recsys.features.worker_files import ready_file
 from recsys.settings import Settings
 from serving.embedded.launch import Missing
 from serving.embedded.readiness import broker_missing
@@ -38,14 +39,14 @@ def missing(
             return server_missing(address)
         if server == "api":
             return api_missing(address)
-        return worker_missing(ready_file(settings))
+        return worker_missing(ready_file(settings, worker_number(server)))
     except OSError as error:
         return error.strerror or str(error)
 
 
-def ready_file(settings: Settings) -> Path:
-    """Give the file the stream worker writes once it is consuming: JSON with its ``pid``."""
-    return settings.run_dir / "stream_worker.ready"
+def worker_number(server: str) -> int:
+    """Give N of the stream worker called ``stream-N``; the first is called ``stream``."""
+    return int(server.removeprefix("stream").lstrip("-") or 0)
 
 
 def worker_missing(path: Path) -> Missing | None:

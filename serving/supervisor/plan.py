@@ -13,6 +13,7 @@ from recsys.endpoints import BrokerProfile, Endpoints
 from recsys.errors import ConfigurationError, ServerError
 from recsys.events.kafka import ensure_topics
 from recsys.events.topics import Topics
+from recsys.features.worker_files import ready_file
 from recsys.settings import Settings
 from serving.embedded.broker import broker_launch
 from serving.embedded.folder import Report
@@ -58,13 +59,14 @@ def make_plan(settings: Settings, only: Sequence[str], report: Report) -> list[M
         "stream": _stream,
         "api": _api,
     }
-    plan = [makers[name](settings, report) for name in names]
-    return [
-        dataclasses.replace(
-            member, needs=tuple(need for need in _NEEDS.get(member.name, ()) if need in names)
-        )
-        for member in plan
-    ]
+    plan: list[Member] = []
+    for name in names:
+        needs = tuple(need for need in _NEEDS.get(name, ()) if need in names)
+        members = [makers[name](settings, report)]
+        if name == "stream":
+            members += [_stream(settings, report, n) for n in range(1, settings.stream_workers)]
+        plan += [dataclasses.replace(member, needs=needs) for member in members]
+    return plan
 
 
 def check_ports(plan: Sequence[Member]) -> None:
@@ -167,15 +169,16 @@ def _triton(settings: Settings, report: Report) -> Member:
     )
 
 
-def _stream(settings: Settings, _report: Report) -> Member:
-    path = health.ready_file(settings)
+def _stream(settings: Settings, _report: Report, number: int = 0) -> Member:
+    path = ready_file(settings, number)
+    name = f"stream-{number}" if number else "stream"
     return Member(
-        name="stream",
+        name=name,
         address="-",
         launch=Launch(
-            name="stream",
+            name=name,
             version="stream worker",
-            command=(sys.executable, "-m", "serving.stream_worker"),
+            command=(sys.executable, "-m", "serving.stream_worker", "--number", str(number)),
             address="-",
             work_dir=Path.cwd(),
             environment=_python_environment(settings),

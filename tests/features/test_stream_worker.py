@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,11 +22,13 @@ from recsys.events.kafka import connect_reader, connect_writer, ensure_topics
 from recsys.events.log import EventWriter
 from recsys.events.schema import Event, InteractionEvent, ItemEvent
 from recsys.events.topics import Topics
-from recsys.features.hashes import VERSION_FIELD, Write
+from recsys.features.hashes import VERSION_FIELD
 from recsys.features.history import ItemHistory, UserHistory
-from recsys.features.lease import LeasedWriter, LeaseLostError, lease_key
+from recsys.features.lease import rebuild_lease, worker_lease
 from recsys.features.online import OnlineReader
 from recsys.features.plan import PLAN_FILE, Plan, default_repository, definitions_hash
+from recsys.features.progress import BACKFILL_FIELD, EPOCH_FIELD
+from recsys.features.worker_files import ready_pids
 from recsys.settings import Settings
 from serving import backfill
 from tests.features.worlds import assert_equal_users, random_events, small_plan, vocabulary
@@ -65,9 +65,10 @@ class World:
             writer.append(topic, key, encode(event))
         writer.flush()
 
-    def start_worker(self, state_dir: Path | None = None) -> subprocess.Popen[bytes]:
+    def start_worker(self, number: int = 0) -> subprocess.Popen[bytes]:
         environment = os.environ | {
-            "RECSYS_STATE_DIR": str(state_dir or self.settings.state_dir),
+            "RECSYS_STATE_DIR": str(self.settings.state_dir),
+            "RECSYS_WORKER_METRICS_PORT": "0",
             "RECSYS_NAMESPACE": self.settings.namespace,
             "KAFKA_BOOTSTRAP_SERVERS": str(self.endpoints.kafka_bootstrap_servers),
             "REDIS_URL": str(self.endpoints.redis_url),
@@ -76,22 +77,20 @@ class World:
         self.settings.state_dir.mkdir(parents=True, exist_ok=True)
         with (self.settings.state_dir / "worker.log").open("ab") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "serving.stream_worker"], env=environment, stderr=log
+                [sys.executable, "-m", "serving.stream_worker", "--number", str(number)],
+                env=environment,
+                stderr=log,
             )
         self.workers.append(worker)
         return worker
 
-    @property
-    def ready(self) -> Path:
-        return self.settings.run_dir / "stream_worker.ready"
+    def said(self) -> str:
+        return (self.settings.state_dir / "worker.log").read_text()
 
     def wait_ready(self, worker: subprocess.Popen[bytes]) -> None:
         def is_ready() -> bool:
-            assert worker.poll() is None, (self.settings.state_dir / "worker.log").read_text()
-            try:
-                return bool(json.loads(self.ready.read_text())["pid"] == worker.pid)
-            except FileNotFoundError:
-                return False
+            assert worker.poll() is None, self.said()
+            return worker.pid in ready_pids(self.settings)
 
         wait_for(is_ready, 30)
 
@@ -101,13 +100,16 @@ class World:
         return sum(int(v) for k, v in found.items() if k[:5] != b"base:" and b"/" in k)  # type: ignore[union-attr]
 
     def content(self) -> dict[bytes, dict[bytes, bytes]]:
-        """Give all bytes of this namespace, the lease and the count of writes left out."""
+        """Give all bytes of this namespace, but leases, the epoch and the count of writes."""
         name = self.settings.namespace.encode()
         keys = sorted(k for k in self.redis.scan_iter(count=1000) if name in k)
-        lease = lease_key(self.settings.namespace).encode()
-        content = {key: self.redis.hgetall(key) for key in keys if key != lease}
+        leases = {
+            lease(self.settings.namespace).encode() for lease in (worker_lease, rebuild_lease)
+        }
+        content = {key: self.redis.hgetall(key) for key in keys if key not in leases}
         for fields in content.values():
-            fields.pop(VERSION_FIELD, None)  # type: ignore[union-attr]
+            for name in (VERSION_FIELD, EPOCH_FIELD, BACKFILL_FIELD):
+                fields.pop(name, None)  # type: ignore[union-attr]
         return content  # type: ignore[return-value]
 
     def close(self) -> None:
@@ -115,7 +117,8 @@ class World:
             if worker.poll() is None:
                 worker.kill()
             worker.wait()
-        for key in [*self.content(), lease_key(self.settings.namespace)]:
+        name = self.settings.namespace.encode()
+        for key in [k for k in self.redis.scan_iter(count=1000) if name in k]:
             self.redis.delete(key)
         self.redis.close()
 
@@ -130,7 +133,7 @@ def wait_for(claim: Callable[[], bool], timeout_s: float) -> None:
 def wait_told(world: World, wanted: int, timeout_s: float = 30) -> None:
     end_s = time.monotonic() + timeout_s
     while (told := world.told()) != wanted:
-        assert time.monotonic() < end_s, f"told {told} of {wanted}"
+        assert time.monotonic() < end_s, f"told {told} of {wanted}\n{world.said()[-3000:]}"
         time.sleep(0.02)
 
 
@@ -231,87 +234,52 @@ def test_a_click_is_servable_soon_and_nonsense_goes_to_the_dead_letters(world: W
     assert b"missing" in letter.value or b"wanted" in letter.value
 
 
-def test_a_second_worker_stands_by_and_takes_over(world: World) -> None:
-    first = world.start_worker()
-    world.wait_ready(first)
-    second = world.start_worker()
-    writer = world.writer()
-    click = InteractionEvent(
-        event_id="c1", event_time_ms=now_ms(), user_id="u0", item_id="i1", type="click"
-    )
-    world.send(writer, [click])
-    wait_told(world, 1)
-    assert json.loads(world.ready.read_text())["pid"] == first.pid
-    first.terminate()
-    assert first.wait(20) == 0
-    world.wait_ready(second)
-    world.send(writer, [click])  # the same event: a duplicate, whoever counts it
-    wait_told(world, 2)
-    writer.close()
-    reader = OnlineReader(world.plan, str(world.endpoints.redis_url))
-    found = reader.read_users(["u0"], vocabulary=vocabulary(), now_ms=now_ms())
-    reader.close()
-    assert found.history_count.values.tolist() == [1.0]
-
-
-def test_a_worker_that_slept_through_a_take_over_changes_nothing(
-    world: World, tmp_path: Path
-) -> None:
+def test_workers_share_the_partitions_and_one_stopped_for_long_does_no_harm(world: World) -> None:
     def clicks(first: int, end: int) -> list[Event]:
         return [
             InteractionEvent(
-                event_id=f"c{n}", event_time_ms=now_ms(), user_id="u0", item_id="i1", type="click"
+                event_id=f"c{n}", event_time_ms=now_ms(), user_id=f"u{n % 10}", item_id="i1",
+                type="click",
             )
             for n in range(first, end)
-        ]
+        ]  # fmt: skip
 
-    first = world.start_worker()
-    world.wait_ready(first)
+    workers = [world.start_worker(number) for number in range(2)]
     writer = world.writer()
-    world.send(writer, clicks(0, 5))
-    wait_told(world, 5)
-    elsewhere = tmp_path / "another machine"
-    world.plan.dump(elsewhere / PLAN_FILE)
-    world.start_worker(elsewhere)
-    first.send_signal(signal.SIGSTOP)
-    world.send(writer, clicks(5, 10))
-    wait_told(world, 10)
-    first.send_signal(signal.SIGCONT)
-    for n in range(10, 20):
-        world.send(writer, clicks(n, n + 1))
-        time.sleep(0.05)
+    for worker in workers:
+        world.wait_ready(worker)
+    for n in range(0, 100, 5):
+        world.send(writer, clicks(n, n + 5))
+        time.sleep(0.02)
+    wait_told(world, 100)
+    workers[0].send_signal(signal.SIGSTOP)
+    world.send(writer, clicks(100, 200))
+    wait_told(world, 200, 40)  # the other has all partitions once the session is over
+    workers[0].send_signal(signal.SIGCONT)
+    for n in range(200, 300, 5):
+        world.send(writer, clicks(n, n + 5))
+        time.sleep(0.02)
+    world.send(writer, clicks(0, 5))  # duplicates, whoever counts them
+    wait_told(world, 305)
     writer.close()
-    wait_told(world, 20)
-    log = world.settings.state_dir / "worker.log"
-    wait_for(lambda: "lease lost" in log.read_text(), 10)
-    assert first.poll() is None, "it stands by"
+    assert [worker.poll() for worker in workers] == [None, None]
     reader = OnlineReader(world.plan, str(world.endpoints.redis_url))
-    found = reader.read_users(["u0"], vocabulary=vocabulary(), now_ms=now_ms())
+    users = [f"u{k}" for k in range(10)]
+    found = reader.read_users(users, vocabulary=vocabulary(), now_ms=now_ms())
     reader.close()
-    assert found.history_count.values.tolist() == [20.0]
+    assert found.history_count.values.tolist() == [30.0] * 10
 
+    def is_logged() -> bool:
+        for worker in workers:
+            worker.send_signal(signal.SIGUSR1)
+        time.sleep(0.2)
+        return num_logged(world) == 305
 
-def test_a_writer_whose_lease_is_gone_writes_nothing(redis_url: str, namespace: str) -> None:
-    client = redis.Redis.from_url(redis_url)
-    old, new = (LeasedWriter(client, namespace, lease_ms=60_000) for _ in range(2))
-    key = f"{namespace}-hash".encode()
-    try:
-        assert old.acquire(stop=lambda: False)
-        assert old.write([Write(key, {b"f": b"1"}, 0)]) == []
-        assert old.write([Write(key, {b"f": b"3"}, 0)]) == [key], "it has version 1 by now"
-        client.delete(lease_key(namespace))  # as if it had slept through
-        assert new.acquire(stop=lambda: False)
-        with pytest.raises(LeaseLostError, match="forgets its state"):
-            old.write([Write(key, {b"f": b"2"}, 1)])
-        assert client.hgetall(key) == {b"f": b"1", b"~w": b"1"}
-        assert not old.acquire(stop=iter([False, True]).__next__, poll_s=0.0)
-        old.release()
-        assert new.holder() is not None, "only its own lease can be released"
-        new.release()
-        assert new.holder() is None
-    finally:
-        client.delete(key, lease_key(namespace))
-        client.close()
+    wait_for(is_logged, 20)
+    for worker in workers:
+        worker.terminate()
+    assert [worker.wait(20) for worker in workers] == [0, 0]
+    assert verify(world.settings.event_log_dir).problems == []
 
 
 def test_a_backfill_while_the_worker_runs_leaves_the_same_bytes(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,16 @@ from recsys.errors import ConfigurationError
 from recsys.events import sink as sinks
 from recsys.events.codec import encode
 from recsys.events.event_log import verify
-from recsys.events.log import TopicPartition
-from recsys.events.memory import MemoryEventLog
+from recsys.events.log import FixedShare, TopicPartition
+from recsys.events.memory import MemoryEventLog, MemoryEventReader
 from recsys.events.schema import Event, InteractionEvent, ItemEvent
 from recsys.events.sink import EventSink, SinkConfig
-from recsys.features.hashes import MemoryHashes
+from recsys.features.freshness import Freshness, views_of_kinds
+from recsys.features.guarded_writer import StoreChangedError
+from recsys.features.hashes import MemoryHashes, Write
 from recsys.features.online import MemoryOnlineReader
-from recsys.features.progress import StoredProgress
+from recsys.features.partition_sinks import PartitionSinks
+from recsys.features.progress import StoredProgress, progress_key
 from recsys.features.stream import FeatureStream
 from recsys.features.worker import WorkerConfig, WorkerRun
 from tests.features.worlds import TOPICS, small_plan, vocabulary
@@ -27,9 +31,28 @@ T0 = 1_700_000_000_000 // DAY_MS * DAY_MS
 PLAN = small_plan()
 
 
-class Lease(MemoryHashes):
-    def check(self) -> None:
-        """Never lost."""
+class Store(MemoryHashes):
+    """The store of a namespace in memory, as ``GuardedWriter`` shows it."""
+
+    is_begun = True
+    changed = 0
+
+    def begin(self) -> bool:
+        self.changed = 0
+        return self.is_begun
+
+    def write(self, writes: Sequence[Write]) -> list[bytes]:
+        if self.changed:
+            raise StoreChangedError("wanted the store of before")
+        return super().write(writes)
+
+    def found(self, layout: str) -> None:
+        self.write([StoredProgress(self, "test").fields({}, {}, layout)])
+
+    def advance(self, numbers: Mapping[bytes, int]) -> None:
+        own = self.content.setdefault(progress_key("test"), {})
+        for name, value in numbers.items():
+            own[name] = b"%d" % max(value, int(own.get(name, value)))
 
 
 class House:
@@ -37,8 +60,9 @@ class House:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.store = Lease()
+        self.store = Store()
         self.sink_config = SinkConfig()
+        self.bounds: dict[TopicPartition, tuple[int, int]] = {}
         self.log = self.new_log()
 
     def new_log(self) -> MemoryEventLog:
@@ -54,36 +78,37 @@ class House:
         writer.flush()
 
     def run(self) -> None:
-        look = self.log.reader(topics=[TOPICS.items, TOPICS.behaviour], group="never")
-        bounds = {at: (p, p + look.lag()[at]) for at, p in look.positions().items()}
-        run = self.begin(bounds)
+        run = self.begin()
         try:
             run.start()
             while run.step():
                 pass
-            run.store()
+            run.close()
         finally:
-            self.sink.close()
+            self.sinks.close()
 
-    def begin(self, bounds: dict[TopicPartition, tuple[int, int]]) -> WorkerRun:
-        self.sink = EventSink(self.folder, list(bounds), config=self.sink_config)
-        try:
-            return WorkerRun(
-                stream=FeatureStream(PLAN, self.store, TOPICS),
-                store=self.store,
-                lease=self.store,
-                items=self.log.reader(topics=[TOPICS.items], group="f"),
-                behaviour=self.log.reader(topics=[TOPICS.behaviour], group="f"),
-                bounds=bounds,
-                dead_letters=self.log.writer(),
-                sink=self.sink,
-                topics=TOPICS,
-                clock=lambda: T0,
-                config=WorkerConfig(poll_timeout_ms=1, disk_retry_s=0.01),
-            )
-        except BaseException:
-            self.sink.close()
-            raise
+    def begin(self) -> WorkerRun:
+        self.sinks = PartitionSinks(
+            lambda at: EventSink(self.folder, [at], config=self.sink_config), retry_s=0.0
+        )
+        stream = FeatureStream(PLAN, self.store, TOPICS)
+        if progress_key("test") not in self.store.content:
+            self.store.found(stream.layout)
+        return WorkerRun(
+            stream=stream,
+            store=self.store,
+            writer=self.store,
+            items=Trimmed(self.log.reader(topics=[TOPICS.items], group="f"), self.bounds),
+            behaviour=FixedShare(
+                Trimmed(self.log.reader(topics=[TOPICS.behaviour], group="f"), self.bounds)
+            ),
+            dead_letters=self.log.writer(),
+            sinks=self.sinks,
+            topics=TOPICS,
+            clock=lambda: T0,
+            freshness=Freshness(views_of_kinds(PLAN)),
+            config=WorkerConfig(poll_timeout_ms=1),
+        )
 
     def counts(self) -> list[float]:
         reader = MemoryOnlineReader(PLAN, self.store)
@@ -95,6 +120,22 @@ def click(n: int) -> InteractionEvent:
     return InteractionEvent(
         event_id=f"c{n}", event_time_ms=T0 + n, user_id="u0", item_id="i1", type="click"
     )
+
+
+class Trimmed(MemoryEventReader):
+    """A reader of a log whose oldest records were deleted."""
+
+    def __init__(
+        self, reader: MemoryEventReader, bounds: Mapping[TopicPartition, tuple[int, int]]
+    ) -> None:
+        self.__dict__ = reader.__dict__
+        self._bounds = bounds
+
+    def bounds(
+        self, partitions: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, tuple[int, int]]:  # fmt: skip
+        found = super().bounds(partitions)
+        return {at: self._bounds.get(at, found[at]) for at in partitions}
 
 
 @pytest.fixture
@@ -142,7 +183,7 @@ def test_a_lost_store_is_made_anew_from_the_log(house: House) -> None:
     house.send(*(click(n) for n in range(5)))
     house.run()
     before = house.store.content
-    house.store = Lease()
+    house.store = Store()
     house.run()
     assert house.store.content == before
 
@@ -166,12 +207,12 @@ def test_half_a_backfill_is_refused(house: House) -> None:
 def test_records_deleted_before_they_were_applied_are_missed(house: House) -> None:
     house.send(click(0))
     house.run()
-    deleted = {at: (5, 9) for at, position in positions(house).items() if position == 1}
+    house.bounds = {at: (5, 9) for at, position in positions(house).items() if position == 1}
     with pytest.raises(ConfigurationError, match=r"from 1 on.*begins at 5; run `recsys backfill`"):
-        house.begin(deleted)
-    house.store = Lease()
+        house.run()
+    house.store = Store()
     with pytest.raises(ConfigurationError, match=r"empty online store; run `recsys backfill`"):
-        house.begin(deleted)
+        house.run()
 
 
 def positions(house: House) -> dict[TopicPartition, int | None]:
@@ -180,21 +221,90 @@ def positions(house: House) -> dict[TopicPartition, int | None]:
     return {at: progress.of(at)[0] for at in partitions}
 
 
-def test_a_full_disk_is_waited_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_delays_the_event_log_but_no_feature(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     house.send(click(0))
     house.sink_config = SinkConfig(max_rows=1)
     whole = sinks.write_durably
-    tries = 0
+    is_full = True
 
-    def full_twice(path: Path, data: bytes) -> None:
-        nonlocal tries
-        tries += 1
-        if tries <= 2:
+    def full(path: Path, data: bytes) -> None:
+        if is_full:
             raise OSError(errno.ENOSPC, "No space left on device")
         whole(path, data)
 
-    monkeypatch.setattr(sinks, "write_durably", full_twice)
+    monkeypatch.setattr(sinks, "write_durably", full)
+    run = house.begin()
+    run.start()
+    while run.step():
+        pass
+    house.send(click(1), click(2))
+    for _ in range(5):
+        run.step()
+    assert house.counts() == [3.0]
+    assert verify(house.folder).num_rows == 0
+    is_full = False
+    for _ in range(5):
+        run.step()
+    house.send(click(3))
+    while run.step():
+        pass
+    run.close()
+    report = verify(house.folder)
+    assert (report.is_sound, report.num_rows) == (True, 4), report.problems
+    assert house.counts() == [4.0]
+
+
+def test_a_store_that_changed_under_the_worker_is_read_again(house: House) -> None:
+    house.send(click(0), click(1))
+    run = house.begin()
+    run.start()
+    while run.step():
+        pass
+    before = {key: dict(fields) for key, fields in house.store.content.items()}
+    house.send(click(2), click(3))
+    while run.step():
+        pass
+    # Restarted, and its last second is gone.
+    house.store.content = before
+    house.store.changed = 1
+    house.send(click(4))
+    for _ in range(8):
+        run.step()
+    run.close()
+    assert house.counts() == [5.0]
+    assert verify(house.folder).num_rows == 5
+
+
+def test_the_first_run_over_an_empty_store_wants_it_begun(house: House) -> None:
+    run = house.begin()
+    house.store.is_begun = False
+    with pytest.raises(StoreChangedError, match="empty online store"):
+        run.start()
+    house.sinks.close()
+
+
+def test_a_hash_another_wrote_is_told_only_what_it_lacks(house: House) -> None:
+    house.send(click(0))
     house.run()
-    assert tries > 2
-    assert verify(house.folder).num_rows == 1
-    assert house.counts() == [1.0]
+    run = house.begin()
+    run.start()
+    house.send(click(1))
+    run.step()
+    # Another worker, that has the same partition for a moment, is faster.
+    other = FeatureStream(PLAN, house.store, TOPICS)
+    house.send(click(2))
+    (record,) = [
+        r
+        for r in house.log.reader(topics=[TOPICS.behaviour], group="x").poll(
+            timeout_ms=0, max_records=99
+        )
+        if r.offset == 2
+    ]
+    assert house.store.write(other.apply([(record, click(2))])[0]) == []
+    house.send(click(3))
+    while run.step():
+        pass
+    run.close()
+    assert house.counts() == [4.0]

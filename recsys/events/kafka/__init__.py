@@ -14,16 +14,20 @@ from recsys.events.kafka.admin import (
     partitions_of,
 )
 from recsys.events.kafka.config import ReaderConfig, WriterConfig
+from recsys.events.kafka.group import GroupConfig, KafkaGroupReader, connect_group_reader
 from recsys.events.kafka.reader import KafkaEventReader, connect_reader
 from recsys.events.kafka.writer import KafkaEventWriter, connect_writer
 
 __all__ = [
     "BrokerHealth",
+    "GroupConfig",
     "KafkaEventReader",
     "KafkaEventWriter",
+    "KafkaGroupReader",
     "ReaderConfig",
     "WriterConfig",
     "check_broker",
+    "connect_group_reader",
     "connect_reader",
     "connect_writer",
     "delete_topics",

@@ -27,6 +27,9 @@ from recsys.events.kafka.config import (
 from recsys.events.log import Record, TopicPartition
 from recsys.settings import Settings
 
+_COMMIT_TIMEOUT_MS = 5_000
+"""A coordinator that is away must not hold up reading."""
+
 
 def share_of(
     partitions: Sequence[TopicPartition], *, index: int, num_workers: int
@@ -104,7 +107,7 @@ class KafkaEventReader:
     ) -> None:
         self._consumer = consumer
         self._endpoints = endpoints
-        self._partitions = tuple(partitions)
+        self._partitions: tuple[TopicPartition, ...] = tuple(partitions)
         self._group = group
         self._positions: dict[TopicPartition, int] = {}
         self._is_tansu = is_tansu(endpoints)
@@ -182,7 +185,7 @@ class KafkaEventReader:
 
     def lag(self) -> dict[TopicPartition, int]:
         """See ``EventReader.lag``."""
-        clients = {at: ClientPartition(*at) for at in self._partitions}
+        clients = {at: ClientPartition(*at) for at in self._positions}
         with explained(self._endpoints, "read the end of the partitions"):
             ends = self._consumer.end_offsets(list(clients.values()))
         lags: dict[TopicPartition, int] = {}
@@ -194,6 +197,26 @@ class KafkaEventReader:
             lags[at] = max(0, end - self._positions[at])
         return lags
 
+    def bounds(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+        """See ``EventReader.bounds``; of any partitions, read or not."""
+        clients = {at: ClientPartition(*at) for at in partitions}
+        with explained(self._endpoints, "read the bounds of the partitions"):
+            first = self._consumer.beginning_offsets(list(clients.values()))
+            ends = self._consumer.end_offsets(list(clients.values()))
+        if self._is_tansu:
+            ends |= self._true_ends({at: ends[client] for at, client in clients.items()})
+        return {at: (first[client], ends[client]) for at, client in clients.items()}
+
+    def _true_ends(self, ends: dict[TopicPartition, int]) -> dict[ClientPartition, int]:
+        """Read what Tansu's answer leaves out: it stops at the last batch's first record."""
+        before = dict(self._positions)
+        self.seek(ends)
+        while self.poll(timeout_ms=300, max_records=10_000):
+            pass
+        found = {ClientPartition(*at): self._positions[at] for at in ends}
+        self.seek(before)
+        return found
+
     def commit(self, positions: Mapping[TopicPartition, int]) -> None:
         """See ``EventReader.commit``."""
         with explained(self._endpoints, f"store the positions of group {self._group!r}"):
@@ -201,7 +224,8 @@ class KafkaEventReader:
                 {
                     ClientPartition(*at): OffsetAndMetadata(offset, "", -1)
                     for at, offset in positions.items()
-                }
+                },
+                timeout_ms=_COMMIT_TIMEOUT_MS,
             )
 
     def close(self) -> None:

@@ -1,0 +1,94 @@
+"""How old events are when their features can be read, and how far the stream has come in time.
+
+Two histograms for each view: from the moment an event happened, and from the moment the log took
+it. A feature is servable when its write returned, which is the same moment for a whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from recsys.events.log import Record, TopicPartition
+from recsys.events.schema import Event
+from recsys.features import names
+from recsys.features.plan import Plan
+from recsys.telemetry import (
+    APPEND_TO_SERVABLE_SECONDS,
+    EVENT_TO_SERVABLE_SECONDS,
+    FRESHNESS_SECONDS,
+    STREAM_EVENTS,
+    STREAM_LATE_EVENTS,
+    STREAM_WATERMARK,
+)
+
+LATE_MS = 60_000
+"""An event this far behind the newest of its partition is counted as late."""
+
+_KIND_OF_VIEW = {
+    names.USER_HISTORY: ("interaction",),
+    names.USER_PROFILE: ("user",),
+    names.ITEM_PROFILE: ("item",),
+}
+
+
+def views_of_kinds(plan: Plan) -> dict[str, list[str]]:
+    """Give the names of the views that each kind of event changes."""
+    views: dict[str, list[str]] = {}
+    for view in plan.views:
+        kinds = _KIND_OF_VIEW.get(view.name) or sorted(
+            {aggregate.column.split("__")[0] for aggregate in view.aggregates}
+        )
+        for kind in kinds:
+            views.setdefault(kind, []).append(view.name)
+    return views
+
+
+class Freshness:
+    """Observes the batches of one run."""
+
+    def __init__(self, views: Mapping[str, Sequence[str]]) -> None:
+        """Take what ``views_of_kinds`` gives."""
+        self._views = views
+        self._watermark_ms: dict[TopicPartition, int] = {}
+
+    def observe(self, applied: Sequence[tuple[Record, Event]], now_ms: int) -> None:
+        """Take note that these records are servable from ``now_ms`` on."""
+        if not applied:
+            return
+        by_kind: dict[type, list[int]] = {}
+        by_partition: dict[tuple[str, int], list[int]] = {}
+        for n, (record, event) in enumerate(applied):
+            by_kind.setdefault(type(event), []).append(n)
+            by_partition.setdefault(record[:2], []).append(n)
+        count = len(applied)
+        appended = np.fromiter((r.timestamp_ms for r, _ in applied), np.int64, count)
+        told = np.fromiter((e.event_time_ms for _, e in applied), np.int64, count)
+        # No event happened after the log had it, whatever its sender's clock says.
+        happened = np.minimum(told, appended)
+        since_append_s = np.maximum(now_ms - appended, 0) / 1000
+        since_event_s = np.maximum(now_ms - happened, 0) / 1000
+        FRESHNESS_SECONDS.observe(float(since_append_s.max()))
+        for kind, rows in by_kind.items():
+            name = str(kind.__struct_config__.tag)  # type: ignore[attr-defined]
+            STREAM_EVENTS.labels(kind=name).inc(len(rows))
+            for view in self._views.get(name, ()):
+                APPEND_TO_SERVABLE_SECONDS.observe(view, since_append_s[rows])
+                EVENT_TO_SERVABLE_SECONDS.observe(view, since_event_s[rows])
+        for (topic, partition), rows in by_partition.items():
+            self._passed(TopicPartition(topic, partition), happened[rows])
+
+    def _passed(
+        self, at: TopicPartition, happened: np.ndarray[tuple[int], np.dtype[np.int64]]
+    ) -> None:
+        before_ms = self._watermark_ms.get(at, int(happened[0]))
+        newest = np.maximum.accumulate(np.concatenate([[before_ms], happened]))
+        STREAM_LATE_EVENTS.inc(int((happened < newest[:-1] - LATE_MS).sum()))
+        self._watermark_ms[at] = int(newest[-1])
+        STREAM_WATERMARK.labels(topic=at.topic, partition=at.partition).set(newest[-1] / 1000)
+
+    def forget(self, at: TopicPartition) -> None:
+        """Show nothing of a partition that another worker has now."""
+        if self._watermark_ms.pop(at, None) is not None:
+            STREAM_WATERMARK.remove(at.topic, str(at.partition))

@@ -1,0 +1,244 @@
+"""Writes hashes in Redis if they are still as they were, and only into the store one began with.
+
+One script writes many hashes in one call. It refuses a hash whose version is not the one its state
+was read at (``hashes.py``), which is what several workers of one entity need. And it writes nothing
+at all when the store itself is another than at ``begin``, because then its versions and positions
+speak of another past:
+
+- the server was restarted or another took its place (its ``run_id`` differs): the last writes may
+  be gone, and who goes on from memory would leave a gap that no version shows;
+- the store was emptied, or computed anew by a backfill (its *epoch* differs, a random word in the
+  progress hash).
+
+``StoreChangedError`` then says: forget everything, read the progress, go on from there.
+
+A cut connection or a time-out leaves it open whether the script ran. It is simply sent again: what
+was written the first time has another version now and is refused, and whoever reads that state
+again finds its records applied. Scripts are sent whole (1 KB beside some 100 KB of fields), so a
+server that forgot them is no case of its own.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import hiredis
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from recsys.errors import RecsysError, ServerError
+from recsys.features.hashes import Write
+from recsys.features.patience import give_up, is_passing
+from recsys.features.progress import BACKFILL_FIELD, EPOCH_FIELD, LAYOUT_FIELD, progress_key
+from recsys.features.redis_hashes import TIMEOUT_S
+from recsys.telemetry import STREAM_REFUSED_WRITES
+
+_CHUNK_HASHES = 256
+_CHUNK_BYTES = 512 * 1024
+"""Of one script call: bounds how long Redis serves nobody else to a few ms."""
+
+_RUN = "local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')\n"
+_LOOK = _RUN + "return {run, redis.call('HGET', KEYS[1], 'epoch')}"
+# The one hash that is told of first is the progress, which holds the epoch.
+_GUARD = (
+    _RUN
+    + """
+if run ~= ARGV[1] then return redis.error_reply('STORECHANGED the server is another') end
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then
+  return redis.error_reply('STORECHANGED its features are others')
+end
+"""
+)
+_WRITE = (
+    _GUARD
+    + """
+local at, refused = 3, {}
+for i = 2, #KEYS do
+  local version, n = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  local stored = tonumber(redis.call('HGET', KEYS[i], '~w') or 0)
+  if version ~= stored and version ~= -1 then
+    refused[#refused + 1] = i - 2
+  elseif n < 0 then
+    redis.call('UNLINK', KEYS[i])
+  else
+    local first, last = at + 2, at + 1 + n
+    while last - first >= 4000 do -- what Lua can unpack is bounded
+      redis.call('HSET', KEYS[i], unpack(ARGV, first, first + 3999))
+      first = first + 4000
+    end
+    redis.call('HSET', KEYS[i], '~w', stored + 1, unpack(ARGV, first, last))
+  end
+  at = at + 2 + (n < 0 and 0 or n)
+end
+return refused
+"""
+)
+_ADVANCE = (
+    _GUARD
+    + """
+for i = 3, #ARGV, 2 do
+  local stored = redis.call('HGET', KEYS[1], ARGV[i])
+  if not stored or tonumber(stored) < tonumber(ARGV[i + 1]) then
+    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+  end
+end
+return 0
+"""
+)
+_FOUND = """
+if redis.call('HSETNX', KEYS[1], 'epoch', ARGV[1]) == 1 then
+  redis.call('HSET', KEYS[1], 'layout', ARGV[2])
+end
+return 0
+"""
+
+
+class StoreChangedError(RecsysError):
+    """The online store is not the one this run began with; forget it and begin again."""
+
+
+class GuardedWriter:
+    """Writes the hashes of one namespace (``HashWriter``). One connection; not thread-safe."""
+
+    def __init__(
+        self,
+        url: str,
+        namespace: str,
+        *,
+        pause: Callable[[Exception], None] = give_up,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """Connect lazily.
+
+        Args:
+            url: ``redis://`` or ``rediss://``.
+            namespace: Whose progress guards the writes.
+            pause: Called before a command is tried again because the store was full, read-only,
+                slow or away; ends the trying by raising (``patience.py``).
+            timeout_s: Longest wait for an answer.
+        """
+        self._url = url
+        self._key = progress_key(namespace)
+        self._pause = pause
+        self._pool = redis.ConnectionPool.from_url(
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._run = self._epoch = b""
+
+    def begin(self) -> bool:
+        """Take note of the store as it is now; False when it holds no features of this namespace.
+
+        Call it before reading anything that later writes are made from.
+        """
+        found = self._call(_LOOK, [self._key], [])
+        self._run, epoch = found
+        self._epoch = epoch or b""
+        return epoch is not None
+
+    def found(self, layout: str) -> None:
+        """Begin an empty store, unless another process just did, and take note of it."""
+        self._call(_FOUND, [self._key], [uuid.uuid4().hex.encode(), layout.encode()])
+        self.begin()
+
+    def seize(self, layout: str) -> None:
+        """Begin a new epoch with the mark of a backfill: every write of others is refused."""
+        epoch = uuid.uuid4().hex.encode()
+        fields = [EPOCH_FIELD, epoch, LAYOUT_FIELD, layout.encode(), BACKFILL_FIELD, b"1"]
+        self._call("return redis.call('HSET', KEYS[1], unpack(ARGV))", [self._key], fields)
+        self.begin()
+        if self._epoch != epoch:
+            raise StoreChangedError("wanted to compute features alone, found another beginning to")
+
+    def write(self, writes: Sequence[Write]) -> list[bytes]:
+        """See ``HashWriter.write``.
+
+        Raises:
+            StoreChangedError: when the store is another than at ``begin``; nothing after that
+                point was written.
+            ServerError: when it cannot be written and ``pause`` has had enough.
+        """
+        refused: list[bytes] = []
+        keys, args, size = [self._key], self._guard(), 0
+        for key, fields, version, remove in writes:
+            keys.append(key)
+            args.append(b"%d" % version)
+            if remove:
+                args.append(b"-1")
+            else:
+                args.append(b"%d" % (2 * len(fields)))
+                args.extend(chain.from_iterable(fields.items()))
+                size += sum(map(len, fields.values()))
+            if len(keys) > _CHUNK_HASHES or size >= _CHUNK_BYTES:
+                refused += self._write(keys, args)
+                keys, args, size = [self._key], self._guard(), 0
+        if len(keys) > 1:
+            refused += self._write(keys, args)
+        return refused
+
+    def advance(self, numbers: Mapping[bytes, int]) -> None:
+        """Raise numbers of the progress hash; one that is greater there already stays.
+
+        Raises:
+            StoreChangedError: as ``write``.
+        """
+        args = self._guard()
+        for name, value in numbers.items():
+            args += (name, b"%d" % value)
+        self._call(_ADVANCE, [self._key], args)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._pool.disconnect()
+
+    def _guard(self) -> list[bytes]:
+        return [self._run, self._epoch]
+
+    def _write(self, keys: list[bytes], args: list[bytes]) -> list[bytes]:
+        places: list[int] = self._call(_WRITE, keys, args)
+        if places:
+            STREAM_REFUSED_WRITES.inc(len(places))
+        return [keys[place + 1] for place in places]
+
+    def _call(self, script: str, keys: list[bytes], args: list[bytes]) -> Any:
+        packed = hiredis.pack_command((b"EVAL", script, len(keys), *keys, *args))  # type: ignore[arg-type]
+        while True:
+            connection: Any = None
+            try:
+                connection = self._pool.get_connection()
+                connection.send_packed_command([packed])
+                answer = connection.read_response()
+            except redis.RedisError as error:
+                if connection is not None and not isinstance(error, redis.ResponseError):
+                    connection.disconnect()  # an answer on its way must not be taken for the next
+                if isinstance(error, redis.exceptions.ReadOnlyError):
+                    self._pool.disconnect()  # a fail-over: the address may lead to another now
+                if str(error).startswith("STORECHANGED"):
+                    raise StoreChangedError(
+                        f"wanted the online store this run began with, found "
+                        f"{str(error).removeprefix('STORECHANGED ')}"
+                    ) from error
+                if not is_passing(error):
+                    raise self._unwritable(error) from error
+                try:
+                    self._pause(error)
+                except ServerError as end:
+                    raise self._unwritable(error) from end
+            else:
+                return answer
+            finally:
+                if connection is not None:
+                    self._pool.release(connection)
+
+    def _unwritable(self, error: Exception) -> ServerError:
+        return ServerError(
+            f"wanted to write features to Redis at {self._url.rpartition('@')[2]}, found "
+            f"{type(error).__name__}: {error}; see `recsys status`"
+        )

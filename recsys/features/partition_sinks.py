@@ -1,0 +1,183 @@
+"""The event log of the partitions a worker owns, one sink each, taken and given up as they move.
+
+Features do not wait for the event log. A partition whose sink cannot write (disk full) or cannot be
+had (another process still holds it) is *stalled*: its records are applied and left out here, the
+sink is tried again every few seconds, and then they are read from the log once more from where the
+sink stands. They are safe there meanwhile, for as long as the log keeps records.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Protocol
+
+from recsys.errors import ConfigurationError
+from recsys.events.log import Record, TopicPartition
+from recsys.events.schema import Event
+from recsys.telemetry import EVENT_LOG_STALLED
+
+logger = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """What of ``events.sink.EventSink`` is used here."""
+
+    def positions(self) -> dict[TopicPartition, int]:
+        """Give the next offset to read of every partition ever written to."""
+
+    def write(self, records: Iterable[tuple[Record, Event | None]]) -> None:
+        """Take records in the order of their offsets; ``None`` for one that is no event."""
+
+    def flush_if_due(self) -> None:
+        """Write the buffers that are full or old."""
+
+    def flush(self) -> None:
+        """Write everything that is buffered."""
+
+    def begin_anew(self, at: TopicPartition) -> None:
+        """Take the log's offset 0 for the next record."""
+
+    def close(self) -> None:
+        """Flush and let another own the partition."""
+
+
+class PartitionSinks:
+    """Writes to the event log whatever it can of the partitions it was given."""
+
+    def __init__(
+        self,
+        open_sink: Callable[[TopicPartition], Sink],
+        *,
+        retry_s: float = 2.0,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Own nothing yet.
+
+        Args:
+            open_sink: Opens the sink of one partition; ConfigurationError when it cannot be had.
+            retry_s: Pause between tries of a stalled sink.
+            monotonic_s: A clock that never goes back.
+        """
+        self._open_sink = open_sink
+        self._retry_s = retry_s
+        self._monotonic_s = monotonic_s
+        self._sinks: dict[TopicPartition, Sink | None] = {}
+        self._stalled: set[TopicPartition] = set()
+        self._forgot: set[TopicPartition] = set()
+        self._tried_s = 0.0
+
+    def take(self, partitions: Iterable[TopicPartition]) -> None:
+        """Own these partitions from now on."""
+        for at in partitions:
+            if at not in self._sinks:
+                self._sinks[at] = None
+                self._stalled.add(at)
+                self._revive(at)
+        self._show()
+
+    def give_up(self, partitions: Iterable[TopicPartition]) -> None:
+        """Write what is buffered and let others own them; what cannot be written they read anew."""
+        for at in partitions:
+            sink = self._sinks.pop(at, None)
+            self._stalled.discard(at)
+            self._forgot.discard(at)
+            if sink is not None:
+                try:
+                    sink.close()
+                except ConfigurationError as error:
+                    self._say(at, error)
+        self._show()
+
+    def position(self, at: TopicPartition) -> int | None:
+        """Give the first offset the event log lacks; ``None``: nothing is known to be there."""
+        sink = self._sinks.get(at)
+        return None if sink is None else sink.positions().get(at)
+
+    def needs(self, at: TopicPartition) -> bool:
+        """Say whether records of the partition are to be written here, from ``position`` on."""
+        return at in self._sinks and at not in self._stalled
+
+    def begin_anew(self, at: TopicPartition) -> None:
+        """Take the log's offset 0 for the next record of a partition: the broker forgot its log."""
+        self._forgot.add(at)
+        sink = self._sinks.get(at)
+        if sink is not None and at not in self._stalled:
+            self._do(at, lambda: self._begin_anew(at, sink))
+
+    def _begin_anew(self, at: TopicPartition, sink: Sink) -> None:
+        sink.begin_anew(at)
+        self._forgot.discard(at)
+
+    def write(self, records: Sequence[tuple[Record, Event | None]]) -> None:
+        """Take records, those of a partition one after the other; flushes what became due."""
+        by_partition = groupby(records, key=lambda r: TopicPartition(*itemgetter(0, 1)(r[0])))
+        for at, rows in by_partition:
+            sink = self._sinks.get(at)
+            if sink is not None and at not in self._stalled:
+                part = list(rows)
+                self._do(at, lambda sink=sink, part=part: sink.write(part))  # type: ignore[misc]
+
+    def flush_if_due(self) -> None:
+        """Write what is full or old."""
+        self._each(lambda sink: sink.flush_if_due())
+
+    def flush(self) -> None:
+        """Write everything that is buffered."""
+        self._each(lambda sink: sink.flush())
+
+    def retry(self) -> list[TopicPartition]:
+        """Try stalled sinks again; gives the partitions to be read once more from ``position``."""
+        now_s = self._monotonic_s()
+        if not self._stalled or now_s - self._tried_s < self._retry_s:
+            return []
+        self._tried_s = now_s
+        revived = [at for at in sorted(self._stalled) if self._revive(at)]
+        self._show()
+        return revived
+
+    def close(self) -> None:
+        """Give up everything."""
+        self.give_up(list(self._sinks))
+
+    def _revive(self, at: TopicPartition) -> bool:
+        try:
+            sink = self._sinks[at]
+            if sink is None:
+                sink = self._sinks[at] = self._open_sink(at)
+            else:
+                sink.flush()
+            if at in self._forgot:
+                self._begin_anew(at, sink)
+        except ConfigurationError as error:
+            self._say(at, error)
+            return False
+        self._stalled.discard(at)
+        return True
+
+    def _each(self, deed: Callable[[Sink], None]) -> None:
+        for at, sink in self._sinks.items():
+            if sink is not None and at not in self._stalled:
+                self._do(at, lambda sink=sink: deed(sink))  # type: ignore[misc]
+
+    def _do(self, at: TopicPartition, deed: Callable[[], None]) -> None:
+        try:
+            deed()
+        except ConfigurationError as error:
+            self._stalled.add(at)
+            self._tried_s = self._monotonic_s()
+            self._say(at, error)
+            self._show()
+
+    def _show(self) -> None:
+        EVENT_LOG_STALLED.set(len(self._stalled))
+
+    @staticmethod
+    def _say(at: TopicPartition, error: ConfigurationError) -> None:
+        logger.error(
+            "event log cannot be written",
+            extra={"topic": at.topic, "partition": at.partition, "reason": str(error)},
+        )
