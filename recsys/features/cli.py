@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compile": (_FEAST, "compile the plan"),
     "env": (_FEAST, "print the exports Feast needs"),
     "feast": (_FEAST, "run a Feast command with them"),
+    "audit": ("recsys.features.audit.cli", "compare what was served with what training sees"),
     "check": (f"{_QUALITY}.check_cli", "judge the declared expectations at a moment"),
 }
 """Name to module and help."""

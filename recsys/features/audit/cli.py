@@ -1,0 +1,193 @@
+"""``recsys features audit``: does training see the features that were served?
+
+Recomputes the user features of logged exposures from the event log at the same moment and says, per
+feature, how many are equal, and why the others are not. Exposures are read from Kafka, or from a
+file of JSON lines. Exit code 1 when more than ``--max-unexplained`` are unexplained, 2 when the
+audit cannot be done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from recsys.bundle.manifest import read_manifest
+from recsys.bundle.served import VOCABULARY_FILE
+from recsys.bundle.store import BundleStore
+from recsys.data.vocabulary_file import load_vocabulary
+from recsys.endpoints import resolve
+from recsys.errors import BundleError, ConfigurationError, InputError, RecsysError
+from recsys.events import event_log
+from recsys.events.topics import Topics
+from recsys.features import plan as plans
+from recsys.features.audit.classify import AuditedBundle, Auditor, Judged, Verdict
+from recsys.features.plan import Plan
+from recsys.feedback.exposure import Exposure, decode_exposure
+from recsys.settings import Settings
+
+_NUM_EXAMPLES = 5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Audit; 0 when explained, 1 when too much is not, 2 when it cannot be done."""
+    parser = argparse.ArgumentParser(
+        prog="recsys features audit",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--exposures", type=Path, help="JSON lines; without it the Kafka topic")
+    parser.add_argument("--limit", type=int, default=10_000, help="exposures at most, the newest")
+    parser.add_argument("--max-unexplained", type=int, default=0, help="allowed before failing")
+    parser.add_argument("--json", action="store_true", help="the report as JSON")
+    options = parser.parse_args(argv)
+    settings = Settings()
+    try:
+        if options.exposures is None:
+            exposures = read_topic(settings, options.limit)
+        else:
+            exposures = read_lines(options.exposures)[-options.limit :]
+        plan = plans.ensure(settings.state_dir, project=settings.namespace)
+        log = _log_for(settings, plan, exposures)
+        auditor = Auditor(log, plan, bundles_of(settings.bundle_dir, exposures))
+        judged = list(auditor.judge(exposures))
+    except RecsysError as error:
+        sys.stderr.write(f"recsys features audit: {error}\n")
+        return 2
+    num_unexplained = sum(j.verdict is Verdict.UNEXPLAINED for j in judged)
+    if options.json:
+        sys.stdout.write(msgspec.json.encode(report(judged)).decode() + "\n")
+    else:
+        _print(judged)
+    return 1 if num_unexplained > options.max_unexplained else 0
+
+
+def read_lines(path: Path) -> list[Exposure]:
+    """Read exposures, one of JSON in each line.
+
+    Raises:
+        ConfigurationError: when the file cannot be read.
+        InputError: when a line is none; its number is in the message.
+    """
+    exposures: list[Exposure] = []
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigurationError(f"wanted exposures in {path}, found: {error.strerror}") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            exposures.append(decode_exposure(line))
+        except msgspec.MsgspecError as error:
+            raise InputError(f"{path}:{number}: wanted an exposure, found {error}") from error
+    return exposures
+
+
+def read_topic(settings: Settings, limit: int, *, timeout_s: float = 60.0) -> list[Exposure]:
+    """Read the newest exposures of the topic, at most ``limit`` from each partition."""
+    from recsys.events.kafka import connect_reader
+
+    endpoints = resolve(settings)
+    topic = Topics(namespace=settings.namespace).exposures
+    # A group without committed positions stands at the beginning.
+    reader = connect_reader(
+        settings, endpoints, topics=[topic], group=f"{settings.namespace}.audit"
+    )
+    try:
+        first = reader.positions()
+        ends = {at: first[at] + lag for at, lag in reader.lag().items()}
+        reader.seek({at: max(first[at], end - limit) for at, end in ends.items()})
+        exposures: list[Exposure] = []
+        deadline = time.monotonic() + timeout_s
+        while any(position < ends[at] for at, position in reader.positions().items()):
+            polled = reader.poll(timeout_ms=500, max_records=5_000)
+            exposures += [decode_exposure(record.value) for record in polled]
+            if time.monotonic() > deadline:
+                raise ConfigurationError(f"{topic} could not be read within {timeout_s:g} s")
+        return sorted(exposures, key=lambda e: e.now_ms)[-limit:]
+    finally:
+        reader.close()
+
+
+def bundles_of(bundle_dir: Path, exposures: Iterable[Exposure]) -> dict[str, AuditedBundle]:
+    """Give the bundles the exposures name; one that is gone is left out."""
+    store = BundleStore(bundle_dir)
+    bundles: dict[str, AuditedBundle] = {}
+    for bundle_id in sorted({exposure.bundle for exposure in exposures}):
+        try:
+            folder = store.path(bundle_id)
+            manifest = read_manifest(folder)
+            vocabulary = load_vocabulary(folder / VOCABULARY_FILE)
+        except BundleError:
+            continue
+        bundles[bundle_id] = AuditedBundle(
+            bundle_id=bundle_id,
+            plan_schema_hash=manifest.plan_schema_hash,
+            vocabulary=vocabulary,
+            encoding=manifest.encoding,
+        )
+    return bundles
+
+
+def _log_for(settings: Settings, plan: Plan, exposures: Sequence[Exposure]) -> pl.DataFrame:
+    if not exposures:
+        raise ConfigurationError(
+            "wanted exposures, found none: the API writes one for each answer (`recsys up`)"
+        )
+    topics = Topics(namespace=plan.project)
+    users = sorted({exposure.user_id for exposure in exposures})
+    scan = event_log.scan(settings.event_log_dir, [topics.items, topics.behaviour])
+    is_theirs = pl.col("user_id").is_in(users) | (pl.col("kind") == "item")
+    return scan.filter(is_theirs).collect()
+
+
+def report(judged: Sequence[Judged]) -> dict[str, object]:
+    """Give counts by feature and verdict, and examples of what is not equal."""
+    features: dict[str, Counter[str]] = {}
+    examples: list[dict[str, object]] = []
+    shown: Counter[tuple[str, Verdict]] = Counter()
+    for j in judged:
+        name = f"{j.view}:{j.feature}"
+        features.setdefault(name, Counter())[j.verdict.value] += 1
+        shown[name, j.verdict] += 1
+        if j.verdict is not Verdict.EQUAL and shown[name, j.verdict] <= _NUM_EXAMPLES:
+            examples.append(j._asdict())
+    total = Counter(j.verdict.value for j in judged)
+    num = len({j.request_id for j in judged})
+    return {"num_exposures": num, "total": total, "features": features, "examples": examples}
+
+
+def _print(judged: Sequence[Judged]) -> None:
+    console = Console()
+    table = Table()
+    table.add_column("feature")
+    for verdict in Verdict:
+        table.add_column(verdict.value, justify="right")
+    counts: dict[tuple[str, str], Counter[Verdict]] = {}
+    for j in judged:
+        counts.setdefault((j.view, j.feature), Counter())[j.verdict] += 1
+    for (view, feature), found in counts.items():
+        table.add_row(f"{view}:{feature}", *(str(found[v] or "") for v in Verdict))
+    console.print(table)
+    odd = [j for j in judged if j.verdict is not Verdict.EQUAL]
+    order = list(Verdict)
+    for j in sorted(odd, key=lambda j: -order.index(j.verdict))[:_NUM_EXAMPLES]:
+        console.print(
+            f"{j.verdict.value}: request {j.request_id}, user {j.user_id}, {j.view}:{j.feature}: "
+            f"served {j.served or '?'}, recomputed {j.recomputed or '?'}",
+            highlight=False, markup=False,
+        )  # fmt: skip
+    num = len({j.request_id for j in judged})
+    equal = len(judged) - len(odd)
+    console.print(f"{num} exposures, {len(judged)} features: {equal} equal, {len(odd)} not")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
