@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = ("event_codec",)
+BENCHMARKS = ("event_codec", "features.offline_join")
 
 
 def main(argv: list[str] | None = None) -> int:

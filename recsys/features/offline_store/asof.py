@@ -14,6 +14,8 @@ every label and needs no more memory than that, however long the source is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -32,7 +34,9 @@ class AsOf:
         codes: Key of each label (L,), dense from 0; -1 for a label that matches nothing.
         latest: The label's moment (L,): no row after it counts.
         earliest: No row before it counts (L,), or None without a limit (no TTL).
-        knowledge: Whether a row also must have been created by ``latest``.
+        created_of: Created times of rows by their positions, ``NO_TIME`` for null; asked only for
+            rows of equal key and event time, which most sources have few of. None when the source
+            has no created time.
     """
 
     def __init__(
@@ -40,8 +44,7 @@ class AsOf:
         codes: Int64s,
         latest: Int64s,
         earliest: Int64s | None = None,
-        *,
-        knowledge: bool = False,
+        created_of: Callable[[Int64s], Int64s] | None = None,
     ) -> None:
         # Sorted once by (key, moment): binary search then walks the rows forward, which is an order
         # of magnitude faster than jumping about, and the order serves every chunk.
@@ -49,46 +52,38 @@ class AsOf:
         self._codes = codes[self._order]
         self._latest = latest[self._order]
         self._earliest = None if earliest is None else earliest[self._order]
-        self._knowledge = knowledge
+        self._created_of = created_of
         self._event = np.full(len(codes), NO_TIME)
-        self._created = np.full(len(codes), NO_TIME)
         self._row = np.full(len(codes), -1)
 
-    def add(self, codes: Int64s, event: Int64s, created: Int64s | None, rows: Int64s) -> None:
+    def add(self, codes: Int64s, event: Int64s, rows: Int64s, known: Int64s | None = None) -> None:
         """Look at a chunk of rows (N,).
 
         Args:
             codes: Keys, in the labels' coding; none negative.
             event: Event times.
-            created: Created times, ``NO_TIME`` for null; None when the source has none.
             rows: Positions in the source, ascending, and above those of all earlier chunks.
+            known: Created times, when a row counts only from then on; a row of ``NO_TIME`` never
+                does. None when a row is taken to have been known since its event time.
         """
-        if self._knowledge and created is not None:
-            known = created != NO_TIME
-            if not known.all():
-                codes, event, created, rows = (
-                    codes[known],
-                    event[known],
-                    created[known],
-                    rows[known],
-                )
+        if known is not None and (absent := known == NO_TIME).any():
+            codes, event, rows, known = (a[~absent] for a in (codes, event, rows, known))
         if not len(codes):
             return
-        found = self._newest(codes, event, created)
+        found = self._newest(codes, event, rows, known)
         has = found >= 0
         found[~has] = 0
         has &= codes[found] == self._codes
-        chosen_event = event[found]
+        chosen = event[found]
         if self._earliest is not None:
-            has &= chosen_event >= self._earliest
-        chosen_created = created[found] if created is not None else self._created
-        # Positions ascend from chunk to chunk, so an equal pair of times goes to the newcomer.
-        has &= (chosen_event > self._event) | (
-            (chosen_event == self._event) & (chosen_created >= self._created)
-        )
-        np.copyto(self._event, chosen_event, where=has)
-        if created is not None:
-            np.copyto(self._created, chosen_created, where=has)
+            has &= chosen >= self._earliest
+        has &= chosen >= self._event
+        level = np.flatnonzero(has & (chosen == self._event) & (self._row >= 0))
+        if len(level) and self._created_of is not None:
+            # Positions ascend from chunk to chunk: also of equal created times the newcomer wins.
+            before = self._created_of(self._row[level])
+            has[level] = self._created_of(rows[found[level]]) >= before
+        np.copyto(self._event, chosen, where=has)
         np.copyto(self._row, rows[found], where=has)
 
     def rows(self) -> Int64s:
@@ -97,10 +92,13 @@ class AsOf:
         answer[self._order] = self._row
         return answer
 
-    def _newest(self, codes: Int64s, event: Int64s, created: Int64s | None) -> Int64s:
+    def _newest(self, codes: Int64s, event: Int64s, rows: Int64s, known: Int64s | None) -> Int64s:
         """Index of the newest row at or before each label, of any key; -1 before all."""
-        order, packed, packing = _order(codes, event, created)
-        if not self._knowledge or created is None:
+        created_of = self._created_of
+        order, packed, packing = _order(
+            codes, event, None if created_of is None else lambda tied: created_of(rows[tied])
+        )
+        if known is None:
             at = packing.search(packed, self._codes, self._latest)
             return np.where(at >= 0, order[np.maximum(at, 0)], -1)
         # A row counts from the moment both its times have come. Walking the rows by that moment,
@@ -108,7 +106,7 @@ class AsOf:
         # grow with the key too, so one running maximum serves all keys.
         rank = np.empty(len(order), dtype=np.int64)
         rank[order] = np.arange(len(order))
-        by_known, packed, packing = _order(codes, np.maximum(event, created), None)
+        by_known, packed, packing = _order(codes, np.maximum(event, known), None)
         best = np.maximum.accumulate(rank[by_known])
         at = packing.search(packed, self._codes, self._latest)
         return np.where(at >= 0, order[best[np.maximum(at, 0)]], -1)
@@ -128,9 +126,13 @@ class _Packing:
         self._bits = span.bit_length()
 
     def pack(self, codes: Int64s, times: Int64s) -> Int64s:
+        packed = codes << self._bits
         if self._distinct is not None:
-            return (codes << self._bits) + np.searchsorted(self._distinct, times)
-        return (codes << self._bits) + (times - self._lowest)
+            packed += np.searchsorted(self._distinct, times)
+        else:
+            packed -= self._lowest  # wraps around and back again
+            packed += times
+        return packed
 
     def search(self, packed: Int64s, codes: Int64s, latest: Int64s) -> Int64s:
         """Index of the last of sorted ``packed`` at or before each (key, moment); -1 for none."""
@@ -145,7 +147,9 @@ class _Packing:
         return np.searchsorted(packed, (codes << self._bits) + offset, side="right") - 1
 
 
-def _order(codes: Int64s, times: Int64s, created: Int64s | None) -> tuple[Int64s, Int64s, _Packing]:
+def _order(
+    codes: Int64s, times: Int64s, created_of: Callable[[Int64s], Int64s] | None
+) -> tuple[Int64s, Int64s, _Packing]:
     """Sort by (key, time, created, position).
 
     NumPy's vectorised quicksort does 2M packed values in 70 ms but is not stable; the rows it left
@@ -168,6 +172,6 @@ def _order(codes: Int64s, times: Int64s, created: Int64s | None) -> tuple[Int64s
         tied[1:] = equal
         tied[:-1] |= equal
         members = order[tied]
-        criteria = [members] if created is None else [members, created[members]]
+        criteria = [members] if created_of is None else [members, created_of(members)]
         order[tied] = members[np.lexsort((*criteria, packed[tied]))]
     return order, packed, packing

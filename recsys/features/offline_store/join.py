@@ -6,6 +6,9 @@ and the answer; the length of the source does not matter.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -16,7 +19,7 @@ from recsys.features.offline_store.asof import NO_TIME, AsOf, Int64s
 from recsys.features.offline_store.gather import gather
 from recsys.features.offline_store.keys import KeyCodes
 from recsys.features.offline_store.parts import Parts, RowGroup
-from recsys.features.offline_store.times import limits, times_of, unit_of
+from recsys.features.offline_store.times import Unit, limits, times_of, unit_of
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,25 @@ class ViewJoin:
     ttl: timedelta | None
     features: tuple[tuple[str, str], ...]
     knowledge: bool = False
+
+
+def join_views(
+    labels: pa.Table, moment: str, views: Sequence[ViewJoin], max_bytes: int
+) -> pa.Table:
+    """The labels with the features of all views, in the views' order.
+
+    Views are joined side by side on the machine's cores (Arrow and NumPy let go of the
+    interpreter's lock) and share ``max_bytes``.
+    """
+    workers = max(min(len(views), os.cpu_count() or 1), 1)
+    with ThreadPoolExecutor(workers, thread_name_prefix="point-in-time-join") as pool:
+        answers = pool.map(
+            lambda view: join_view(labels, moment, view, max_bytes // workers), views
+        )
+        for features in answers:
+            for name in features.column_names:
+                labels = labels.append_column(name, features.column(name))
+    return labels
 
 
 def join_view(labels: pa.Table, moment: str, view: ViewJoin, max_bytes: int) -> pa.Table:
@@ -77,29 +99,38 @@ def chosen_rows(labels: pa.Table, moment: str, view: ViewJoin, max_bytes: int) -
         [labels.column(name) for _, name in view.keys], parts.types(names), names, len(latest)
     )
     codes = np.where(has_moment, keys.codes, -1)
-    joined = AsOf(codes, latest, earliest, knowledge=view.knowledge)
+    joined = AsOf(codes, latest, earliest, _created_of(parts, view.created, unit, max_bytes))
     matching = codes >= 0
     if not matching.any():
         return joined.rows()
     highest = int(latest[matching].max())
     lowest = int(NO_TIME) + 1 if earliest is None else int(earliest[matching].min())
     groups = parts.between(view.timestamp, lowest, highest, unit)
+    columns = [*names, view.timestamp]
     if view.knowledge and view.created:
         known = set(parts.between(view.created, int(NO_TIME) + 1, highest, unit))
         groups = tuple(group for group in groups if group in known)
+        columns.append(view.created)
     groups = _of_keys(parts, groups, names, keys)
-    for table, positions in parts.chunks(groups, [*names, *times], max_bytes):
+    for table, positions in parts.chunks(groups, columns, max_bytes):
         event = times_of(table.column(view.timestamp), unit, view.timestamp)
         row_codes = keys.of([table.column(name) for name in names], len(event))
-        kept = np.flatnonzero((row_codes >= 0) & (event >= lowest) & (event <= highest))
-        created = times_of(table.column(view.created), unit, view.created) if view.created else None
-        joined.add(
-            row_codes[kept],
-            event[kept],
-            None if created is None else created[kept],
-            positions[kept],
-        )
+        kept = (row_codes >= 0) & (event >= lowest) & (event <= highest)
+        arrays = [row_codes, event, positions]
+        if view.knowledge and view.created:
+            arrays.append(times_of(table.column(view.created), unit, view.created))
+        joined.add(*(arrays if kept.all() else (array[kept] for array in arrays)))
     return joined.rows()
+
+
+def _created_of(
+    parts: Parts, created: str | None, unit: Unit, max_bytes: int
+) -> Callable[[Int64s], Int64s] | None:
+    if created is None:
+        return None
+    return lambda rows: times_of(
+        gather(parts, rows, [created], max_bytes).column(created), unit, created
+    )
 
 
 def _of_keys(

@@ -111,5 +111,7 @@ def _as_kind(column: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.Chunke
 
 
 def _codes(column: pa.ChunkedArray, distinct: pa.Array) -> Int64s:
-    at = pc.fill_null(pc.index_in(column, value_set=distinct), -1)
+    at = pc.index_in(column, value_set=distinct)
+    if at.null_count:
+        at = pc.fill_null(at, -1)
     return np.asarray(at.to_numpy(), dtype=np.int64)

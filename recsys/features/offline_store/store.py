@@ -21,7 +21,7 @@ from feast.utils import compute_non_entity_date_range
 from pydantic import Field
 
 from recsys.errors import ConfigurationError, InputError
-from recsys.features.offline_store.join import ViewJoin, join_view
+from recsys.features.offline_store.join import join_views
 from recsys.features.offline_store.latest import everything, latest
 from recsys.features.offline_store.request import Labels, labels_in_range, utc, view_joins
 from recsys.features.offline_store.retrieval_job import PointInTimeRetrievalJob
@@ -88,7 +88,7 @@ class PointInTimeOfflineStore(OfflineStore):
         chunk_bytes = config.offline_store.chunk_bytes
 
         def evaluate() -> pa.Table:
-            return _joined(labels.table, labels.moment, views, chunk_bytes)
+            return join_views(labels.table, labels.moment, views, chunk_bytes)
 
         return PointInTimeRetrievalJob(
             evaluate,
@@ -125,10 +125,7 @@ class PointInTimeOfflineStore(OfflineStore):
                 created_timestamp_column or None, utc(start_date), utc(end_date),
                 config.offline_store.chunk_bytes,
             )  # fmt: skip
-            if not join_key_columns:  # Feast's key of a view without entities
-                dummy = pa.array([DUMMY_ENTITY_VAL] * table.num_rows, pa.string())
-                table = table.append_column(DUMMY_ENTITY_ID, dummy)
-            return table
+            return _with_key(table, join_key_columns)
 
         return PointInTimeRetrievalJob(evaluate, repo_path=config.repo_path)
 
@@ -146,12 +143,13 @@ class PointInTimeOfflineStore(OfflineStore):
         """All rows in the range, in the source's order."""
 
         def evaluate() -> pa.Table:
-            return everything(
+            table = everything(
                 parts_of(data_source, config.repo_path),
                 join_key_columns, feature_name_columns, timestamp_field,
                 created_timestamp_column or None, start_date, end_date,
                 config.offline_store.chunk_bytes,
             )  # fmt: skip
+            return _with_key(table, join_key_columns)
 
         return PointInTimeRetrievalJob(evaluate, repo_path=config.repo_path)
 
@@ -216,9 +214,10 @@ class PointInTimeOfflineStore(OfflineStore):
         return [(field.name, str(field.type)) for field in schema]
 
 
-def _joined(labels: pa.Table, moment: str, views: list[ViewJoin], chunk_bytes: int) -> pa.Table:
-    for view in views:
-        features = join_view(labels, moment, view, chunk_bytes)
-        for name in features.column_names:
-            labels = labels.append_column(name, features.column(name))
-    return labels
+def _with_key(table: pa.Table, join_keys: list[str]) -> pa.Table:
+    """Rows of a view without entities have the key Feast gives such views when it writes them."""
+    if join_keys:
+        return table
+    return table.append_column(
+        DUMMY_ENTITY_ID, pa.repeat(pa.scalar(DUMMY_ENTITY_VAL, pa.string()), table.num_rows)
+    )

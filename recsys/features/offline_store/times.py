@@ -49,7 +49,9 @@ def times_of(column: pa.ChunkedArray, unit: Unit, name: str) -> Int64s:
         )
     whole = column.cast(pa.int64())
     absent = whole.is_null() if whole.null_count else None
-    values = np.asarray(whole.fill_null(0).to_numpy(), dtype=np.int64)
+    if absent is not None:
+        whole = whole.fill_null(0)
+    values = np.asarray(whole.to_numpy(), dtype=np.int64)
     if column.type.unit != unit:
         values = _in_unit(values, column.type.unit, unit, up=False)
     if absent is not None:

@@ -1,0 +1,1 @@
+"""Benchmarks of the feature platform: joins, reads, writes, streams."""
