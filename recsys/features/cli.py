@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compile": (_FEAST, "compile the plan"),
     "env": (_FEAST, "print the exports Feast needs"),
     "feast": (_FEAST, "run a Feast command with them"),
+    "show": ("recsys.features.show", "print the features of one user or item, and why"),
     "audit": ("recsys.features.audit.cli", "compare what was served with what training sees"),
     "check": (f"{_QUALITY}.check_cli", "judge the declared expectations at a moment"),
 }

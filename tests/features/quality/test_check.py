@@ -48,7 +48,8 @@ def write_log(folder: Path) -> None:
 
 def world() -> list:  # type: ignore[type-arg]
     rng = np.random.default_rng(5)
-    return in_log(random_events(rng, start_ms=T0, span_ms=DAY_MS, num_events=200))
+    log = in_log(random_events(rng, start_ms=T0, span_ms=DAY_MS, num_events=200))
+    return [(record._replace(timestamp_ms=event.event_time_ms), event) for record, event in log]
 
 
 def expecting(*expectations: Expectation) -> Plan:
