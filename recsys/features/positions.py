@@ -1,8 +1,9 @@
-"""How far an entity has been told: the log positions its state carries.
+"""How far a view of an entity has been told: the log positions its state carries.
 
-A record at or behind its entity's position was applied before and is skipped, which turns delivery
-at least once into an effect exactly once: state, features and positions of an entity are written
-in one step, so wherever a process dies, the next one continues from what was written.
+A record at or behind its position was applied before and is skipped, which turns delivery at least
+once into an effect exactly once: a view's state, features and positions are written in one step, so
+wherever a process dies, the next one continues from what was written. Each view has its own, so
+that one that is made anew from the log does not disturb the others.
 
 A source is one partition of the behaviour topic (its number) or of the item topic (its number
 with the high bit set).
@@ -13,28 +14,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recsys.features.aggregates import split_records
+from recsys.events.topics import Topics
 from recsys.features.batch import Bools, Int64s
 
-POSITIONS_FIELD = b"~positions"
 ITEM_SOURCES = 0x8000
 """Added to a partition of the item topic."""
-_DTYPE = np.dtype([("source", "<u2"), ("next", "<i8")])
+_OFFSET_BITS = 48
+_OFFSET_MASK = (1 << _OFFSET_BITS) - 1
+
+
+class Sources(dict[tuple[str, int], int]):
+    """Numbers the partitions of the two topics."""
+
+    def __init__(self, topics: Topics) -> None:
+        super().__init__()
+        self._bases = {topics.behaviour: 0, topics.items: ITEM_SOURCES}
+
+    def __missing__(self, at: tuple[str, int]) -> int:
+        self[at] = self._bases[at[0]] + at[1]
+        return self[at]
 
 
 class Positions:
-    """Positions of many entities while one batch is applied to them."""
+    """Positions of one view of many entities while a batch is applied to them."""
 
-    def __init__(self, blobs: Sequence[bytes | None], sources: Int64s) -> None:
+    def __init__(self, blobs: Sequence[bytes], sources: Int64s) -> None:
         """Decode the positions of entities ``0 … len(blobs) - 1``; batch from ``sources``."""
-        lengths = np.fromiter((len(b) if b else 0 for b in blobs), np.int64, len(blobs))
-        stored = np.frombuffer(b"".join([b for b in blobs if b]), dtype=_DTYPE)
-        owner = np.repeat(np.arange(len(blobs)), lengths // _DTYPE.itemsize)
-        self._sources = np.unique(np.concatenate([sources, stored["source"].astype(np.int64)]))
+        lengths = np.fromiter(map(len, blobs), np.int64, len(blobs)) // 8
+        stored = np.frombuffer(b"".join(blobs), dtype="<u8")
+        owner = np.repeat(np.arange(len(blobs)), lengths)
+        source = (stored >> np.uint64(_OFFSET_BITS)).astype(np.int64)
+        self._sources = np.unique(np.concatenate([np.unique(sources), source]))
         self._next = np.zeros((len(blobs), len(self._sources)), dtype=np.int64)
-        self._next[owner, np.searchsorted(self._sources, stored["source"])] = stored["next"]
+        offset = (stored & np.uint64(_OFFSET_MASK)).astype(np.int64)
+        self._next[owner, np.searchsorted(self._sources, source)] = offset
 
     def fresh(self, owner: Int64s, source: Int64s, offset: Int64s) -> Bools:
         """Give which records their entities have not been told yet."""
@@ -48,7 +62,9 @@ class Positions:
     def blobs(self) -> list[bytes]:
         """Encode, one blob for each entity."""
         owner, column = np.nonzero(self._next)
-        records: NDArray[np.void] = np.empty(len(owner), dtype=_DTYPE)
-        records["source"] = self._sources[column]
-        records["next"] = self._next[owner, column]
-        return split_records(records, owner, len(self._next))
+        words = (self._sources[column].astype(np.uint64) << np.uint64(_OFFSET_BITS)) | self._next[
+            owner, column
+        ].astype(np.uint64)
+        data = words.astype("<u8").tobytes()
+        ends = (np.searchsorted(owner, np.arange(len(self._next) + 1)) * 8).tolist()
+        return [data[ends[n] : ends[n + 1]] for n in range(len(self._next))]

@@ -1,0 +1,74 @@
+"""The frame around the state of one view of one entity: what made it, and how new it is.
+
+A blob is ``u16 n | n x u64 (source << 48 | next offset) | i64 newest event time in ms | payload``,
+little-endian. The positions make the state exact by itself (``positions.py``), whatever becomes of
+the entity's other views; the newest time is what a TTL is measured from. What the payload means is
+the view's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys.errors import FeatureError
+from recsys.features.batch import Int64s
+
+NEVER_MS = -(2**60)
+"""Stands for the time of an event that never was."""
+_COUNT, _POSITION, _TIME = 2, 8, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Framed:
+    """The parts of ``N`` blobs; an absent one has no positions, ``NEVER_MS`` and no payload."""
+
+    positions: list[bytes]
+    newest_ms: Int64s
+    payloads: list[bytes]
+
+    def take(self, places: Int64s) -> Framed:
+        """Give some of them."""
+        at = places.tolist()
+        return Framed(
+            [self.positions[n] for n in at], self.newest_ms[places], [self.payloads[n] for n in at]
+        )
+
+
+def frame(framed: Framed) -> list[bytes]:
+    """Put the parts together, one blob each."""
+    times = framed.newest_ms.astype("<i8").tobytes()
+    return [
+        (len(p) // _POSITION).to_bytes(_COUNT, "little") + p + times[n * _TIME : n * _TIME + _TIME]
+        + payload
+        for n, (p, payload) in enumerate(zip(framed.positions, framed.payloads, strict=True))
+    ]  # fmt: skip
+
+
+def unframe(blobs: Sequence[bytes | None]) -> Framed:
+    """Take blobs apart; ``None`` stands for one that was never written.
+
+    Raises:
+        FeatureError: when one is cut off.
+    """
+    never = NEVER_MS.to_bytes(_TIME, "little", signed=True)
+    positions, times, payloads = [], [], []
+    for blob in blobs:
+        if blob is None:
+            positions.append(b"")
+            times.append(never)
+            payloads.append(b"")
+            continue
+        head = _COUNT + _POSITION * int.from_bytes(blob[:_COUNT], "little")
+        if len(blob) < head + _TIME:
+            raise FeatureError(
+                f"state of a view: wanted a frame of at least {head + _TIME} bytes, found "
+                f"{len(blob)}; run `recsys backfill`"
+            )
+        positions.append(blob[_COUNT:head])
+        times.append(blob[head : head + _TIME])
+        payloads.append(blob[head + _TIME :])
+    newest = np.frombuffer(b"".join(times), dtype="<i8").astype(np.int64)
+    return Framed(positions, newest, payloads)
