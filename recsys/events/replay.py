@@ -20,10 +20,12 @@ from recsys.errors import InputError
 from recsys.events.codec import encode
 from recsys.events.durable_files import make_directory, write_durably
 from recsys.events.log import EventWriter
-from recsys.events.schema import Event
+from recsys.events.schema import Event, ItemEvent
 from recsys.events.topics import Topics
 from recsys.telemetry import EVENTS_ACCEPTED
 
+_BEFORE_S = 0.002
+"""Pause between item events and behaviour: the log tells times apart by the millisecond."""
 Progress = Callable[[int, int], None]
 """Called with the events acknowledged so far and the newest event time (ms)."""
 
@@ -89,7 +91,8 @@ def replay(
     monotonic_s: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Send ``events`` in their order and give how many are in the log in the end.
+    """Send ``events`` in their order, but each burst's item events first, and before the behaviour
+    by the log's clock; give how many are in the log in the end.
 
     Args:
         events: The whole history, the same at each attempt.
@@ -113,7 +116,14 @@ def replay(
     num_sent = 0
     kinds: Counter[str] = Counter()
     while batch := list(islice(events, config.burst)):
+        # Items of a burst go first: behaviour counts in the category that was known before it.
+        batch.sort(key=_is_behaviour)
+        items_on_the_way = not _is_behaviour(batch[0])
         for event in batch:
+            if items_on_the_way and _is_behaviour(event):
+                writer.flush()
+                sleep(_BEFORE_S)
+                items_on_the_way = False
             topic, key = route(event)
             append(topic, key, encode(event))
             kinds[event.__struct_config__.tag] += 1  # type: ignore[index]  # ours are strings
@@ -134,6 +144,10 @@ def replay(
         if progress:
             progress(num_done, last_ms)
     return num_done
+
+
+def _is_behaviour(event: Event) -> bool:
+    return not isinstance(event, ItemEvent)
 
 
 def _acknowledge(writer: EventWriter, kinds: Counter[str]) -> int:

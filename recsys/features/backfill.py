@@ -23,7 +23,8 @@ from recsys.events.schema import ItemEvent, UserEvent
 from recsys.events.topics import Topics
 from recsys.features.aggregates import KINDS, Rows, units_of
 from recsys.features.batch import Int64s
-from recsys.features.batch_columns import BatchColumns
+from recsys.features.batch_columns import BatchColumns, Told
+from recsys.features.event_times import with_times
 from recsys.features.hashes import MemoryHashes
 from recsys.features.log_rows import codes_of, without_duplicates
 from recsys.features.plan import Plan
@@ -34,7 +35,8 @@ BATCH_EVENTS = 500_000
 """Events applied in one step: enough to share the work per entity, some 300 MB."""
 
 _COLUMNS = (
-    "topic", "partition", "offset", "kind", "event_id", "event_time_ms", "schema_version",
+    "topic", "partition", "offset", "kind", "event_id", "event_time_ms", "ingest_time_ms",
+    "schema_version",
     "user_id", "item_id", "type", "value", "items", "title", "category", "price", "born_ms",
     "available", "attributes", "text",
 )  # fmt: skip
@@ -106,7 +108,7 @@ def _ends(
 
 def columns_of_frame(frame: pl.DataFrame, source_base: int) -> BatchColumns:
     """Turn rows of the event log into what ``batch_columns.columns_of`` makes of events."""
-    numbered = frame.with_columns(
+    numbered = with_times(frame).with_columns(
         source=pl.col("partition").cast(pl.Int64) + source_base,
         type=pl.col("type").fill_null(""),
     )
@@ -130,37 +132,30 @@ def columns_of_frame(frame: pl.DataFrame, source_base: int) -> BatchColumns:
         item=codes_of(item_ids, behaviour["item_id"]),
         rows=Rows(
             owner=user,
-            time_ms=_int64(behaviour, "event_time_ms"),
+            time_ms=_int64(behaviour, "effective_ms"),
             units=units_of(behaviour["value"].to_numpy()),
             kind=behaviour["kind"].replace_strict(kinds, return_dtype=pl.UInt8).to_numpy(),
             event_type=codes_of(types, behaviour["type"]),
             types=types.to_list(),
         ),
+        known_ms=_int64(behaviour, "known_ms"),
         source=_int64(behaviour, "source"),
         offset=_int64(behaviour, "offset"),
-        user_events=[
-            (int(code), int(source), int(offset), event)
-            for code, source, offset, event in zip(
-                codes_of(user_ids, users["user_id"]),
-                users["source"],
-                users["offset"],
-                to_events(users),
-                strict=True,
-            )
-            if isinstance(event, UserEvent)
-        ],
-        item_events=[
-            (int(code), int(source), int(offset), event)
-            for code, source, offset, event in zip(
-                codes_of(item_ids, items["item_id"]),
-                items["source"],
-                items["offset"],
-                to_events(items),
-                strict=True,
-            )
-            if isinstance(event, ItemEvent)
-        ],
+        user_events=_told(users, codes_of(user_ids, users["user_id"])),
+        item_events=_told(items, codes_of(item_ids, items["item_id"])),
     )
+
+
+def _told(frame: pl.DataFrame, owner: Int64s) -> list[Told]:
+    names = ("source", "offset", "effective_ms", "known_ms")
+    columns = zip(owner.tolist(), *(frame[name].to_list() for name in names), strict=True)
+    return [
+        Told(code, source, offset, effective_ms, known_ms, event)
+        for (code, source, offset, effective_ms, known_ms), event in zip(
+            columns, to_events(frame), strict=True
+        )
+        if isinstance(event, UserEvent | ItemEvent)
+    ]
 
 
 def _int64(frame: pl.DataFrame, name: str) -> Int64s:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,17 +19,21 @@ from recsys.events.schema import (
 )
 from recsys.features.aggregates import KINDS, Rows, units_of
 from recsys.features.batch import Int64s
+from recsys.features.event_times import effective_at_ms, known_at_ms
 
 _INTERACTION, _IMPRESSION, _FEEDBACK = range(len(KINDS))
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
-    """Which record told which entity, ``[N]``."""
+class Told(NamedTuple):
+    """One profile event."""
 
-    owner: Int64s
-    source: Int64s
-    offset: Int64s
+    owner: int
+    """Place in ``user_ids`` or ``item_ids``."""
+    source: int
+    offset: int
+    effective_ms: int
+    known_ms: int
+    event: UserEvent | ItemEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,32 +45,13 @@ class BatchColumns:
     user: Int64s
     item: Int64s
     rows: Rows
-    """Owner is ``user``."""
+    """Owner is ``user``; times are effective (``event_times.py``)."""
+    known_ms: Int64s
+    """When the log received each row's record."""
     source: Int64s
     offset: Int64s
-    user_events: list[tuple[int, int, int, UserEvent]]
-    """``(user, source, offset, event)``."""
-    item_events: list[tuple[int, int, int, ItemEvent]]
-    """``(item, source, offset, event)``."""
-
-    def user_log(self) -> Log:
-        """Give which record told which user."""
-        return _log(self.user, self.source, self.offset, [e[:3] for e in self.user_events])
-
-    def item_log(self) -> Log:
-        """Give which record told which item."""
-        return _log(self.item, self.source, self.offset, [e[:3] for e in self.item_events])
-
-
-def _log(owner: Int64s, source: Int64s, offset: Int64s, more: list[tuple[int, int, int]]) -> Log:
-    if not more:
-        return Log(owner, source, offset)
-    extra = np.array(more, dtype=np.int64)
-    return Log(
-        np.concatenate([owner, extra[:, 0]]),
-        np.concatenate([source, extra[:, 1]]),
-        np.concatenate([offset, extra[:, 2]]),
-    )
+    user_events: list[Told]
+    item_events: list[Told]
 
 
 def columns_of(
@@ -83,8 +69,9 @@ def columns_of(
     event_types: list[int] = []
     sources: list[int] = []
     offsets: list[int] = []
-    user_events: list[tuple[int, int, int, UserEvent]] = []
-    item_events: list[tuple[int, int, int, ItemEvent]] = []
+    received: list[int] = []
+    user_events: list[Told] = []
+    item_events: list[Told] = []
     for record, event in batch:
         source = source_of[record.topic, record.partition]
         kind_of_event = type(event)
@@ -97,6 +84,7 @@ def columns_of(
             event_types.append(types.setdefault(event.type, len(types)))  # type: ignore[union-attr]
             sources.append(source)
             offsets.append(record.offset)
+            received.append(record.timestamp_ms)
         elif isinstance(event, ImpressionEvent):
             count = len(event.items)
             user += [users.setdefault(event.user_id, len(users))] * count
@@ -107,16 +95,19 @@ def columns_of(
             event_types += [0] * count
             sources += [source] * count
             offsets += [record.offset] * count
+            received += [record.timestamp_ms] * count
         elif isinstance(event, UserEvent):
             code = users.setdefault(event.user_id, len(users))
-            user_events.append((code, source, record.offset, event))
+            user_events.append(_told(code, source, record, event))
         elif isinstance(event, ItemEvent):
             code = items.setdefault(event.item_id, len(items))
-            item_events.append((code, source, record.offset, event))
+            item_events.append(_told(code, source, record, event))
+    event_ms = np.array(times, dtype=np.int64)
+    received_ms = np.array(received, dtype=np.int64)
     user_codes = np.array(user, dtype=np.int64)
     rows = Rows(
         owner=user_codes,
-        time_ms=np.array(times, dtype=np.int64),
+        time_ms=effective_at_ms(event_ms, received_ms),
         units=units_of(values),
         kind=np.array(kinds, dtype=np.uint8),
         event_type=np.array(event_types, dtype=np.int64),
@@ -128,8 +119,15 @@ def columns_of(
         user=user_codes,
         item=np.array(item, dtype=np.int64),
         rows=rows,
+        known_ms=known_at_ms(event_ms, received_ms),
         source=np.array(sources, dtype=np.int64),
         offset=np.array(offsets, dtype=np.int64),
         user_events=user_events,
         item_events=item_events,
     )
+
+
+def _told(owner: int, source: int, record: Record, event: UserEvent | ItemEvent) -> Told:
+    known_ms = record.timestamp_ms if record.timestamp_ms > 0 else event.event_time_ms
+    effective_ms = min(event.event_time_ms, known_ms)
+    return Told(owner, source, record.offset, effective_ms, known_ms, event)

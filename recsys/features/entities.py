@@ -1,95 +1,153 @@
-"""What the stream remembers of an entity, as it lies in the entity's own hash in Redis."""
+"""Which views lie in one hash: those keyed alike; and what is remembered of one entity."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import msgspec
 
+from recsys.errors import FeatureError
 from recsys.features import names
+from recsys.features.categories import Said
 from recsys.features.hashes import VERSION_FIELD, version_of
-from recsys.features.layout import EntityKeys, decode_timestamp, decode_value
+from recsys.features.layout import EntityKeys
 from recsys.features.plan import Plan, View
-from recsys.features.positions import POSITIONS_FIELD
+from recsys.features.view_updates import Update, update_of
 
-CATEGORIES_FIELD = b"~categories"
-"""Which category an item was in from when on: JSON ``[[event_time_ms, category], …]``."""
-NEVER_MS = -(2**60)
-"""Stands for the time of an event that never was."""
+CATEGORIES_FIELD = b"~c"
+"""What item events said of an item: JSON ``[[effective_ms, known_ms, category], …]``, sorted."""
+KEYS = ("category", "item_id", "user_id")
+"""What views can be keyed by, alone or together: what behaviour carries."""
+Ids = tuple[str, ...]
+"""Values of the join keys of one entity, in their order."""
 
-_categories = msgspec.json.Decoder(list[tuple[int, str]])
-Loaded = Sequence[bytes | None]
-
-
-@dataclass(slots=True)
-class UserState:
-    """A user's tiles, recent interactions, and what they are known until."""
-
-    key: bytes
-    version: int
-    positions: bytes | None
-    tiles: bytes | None
-    newest_ms: int
-    events: bytes | None
-    events_newest_ms: int
-    profile_ms: int
-    known_items: list[str] | None
-    """Items named in the stored history: state keeps only their hashes."""
+_timeline = msgspec.json.Decoder(list[Said])
 
 
 @dataclass(slots=True)
-class ItemState:
-    """An item's tiles and the categories it was in."""
+class EntityState:
+    """One hash, as far as the stream made it."""
 
     key: bytes
     version: int
-    positions: bytes | None
-    tiles: bytes | None
-    newest_ms: int
-    profile_ms: int
-    categories: list[tuple[int, str]]
-    """By time; a category counts from its time on, the first one also before."""
-
-    def category_at(self, time_ms: int) -> str:
-        """Give the category at a time, ``""`` for none."""
-        chosen = ""
-        for number, (since_ms, category) in enumerate(self.categories):
-            if number and since_ms > time_ms:
-                break
-            chosen = category
-        return chosen
+    blobs: list[bytes | None]
+    """State of each view of the group."""
+    timeline: list[Said]
+    """What item events said of its category; empty for what is no item."""
 
 
-@dataclass(slots=True)
-class PairState:
-    """Tiles of a user in a category."""
+class KeyGroup:
+    """All views of the same join keys; those of all plans together."""
 
-    key: bytes
-    version: int
-    positions: bytes | None
-    tiles: bytes | None
-    newest_ms: int
+    def __init__(self, join_keys: tuple[str, ...], updates: Sequence[Update], project: str) -> None:
+        self.join_keys = join_keys
+        self.updates = tuple(updates)
+        self._key_of = EntityKeys(join_keys, project).of
+        self.states: dict[Ids, EntityState] = {}
+        """What is remembered."""
+        self._ids_of_key: dict[bytes, Ids] = {}
+        self._slices: list[slice] = []
+        fields = [VERSION_FIELD, CATEGORIES_FIELD] if self.is_items else [VERSION_FIELD]
+        self._first_state = len(fields)
+        fields += [update.view.state_field for update in self.updates]
+        for update in self.updates:
+            self._slices.append(slice(len(fields), len(fields) + len(update.more_fields)))
+            fields += update.more_fields
+        self.fields = tuple(fields)
+        """What is read of an entity."""
+
+    @property
+    def is_items(self) -> bool:
+        """Whether its entities are the items, whose categories are kept with them."""
+        return self.join_keys == ("item_id",)
+
+    def key_of(self, ids: Ids) -> bytes:
+        """Give the name of the hash."""
+        return self._key_of(*ids)
+
+    def remember(self, ids: Ids, key: bytes, loaded: Sequence[bytes | None]) -> None:
+        """Take in what was read under ``fields``."""
+        for update, more in zip(self.updates, self._slices, strict=True):
+            if update.more_fields:
+                update.remember(list(loaded[more]))
+        first = self._first_state
+        said = loaded[1] if self.is_items else None
+        self.states[ids] = EntityState(
+            key,
+            version_of(loaded[0]),
+            list(loaded[first : first + len(self.updates)]),
+            _timeline.decode(said) if said else [],
+        )
+        self._ids_of_key[key] = ids
+
+    def forget(self, keys: Iterable[bytes] | None = None) -> None:
+        """Drop what is remembered of these hashes; ``None`` for all."""
+        if keys is None:
+            self.states.clear()
+            self._ids_of_key.clear()
+            return
+        for key in keys:
+            ids = self._ids_of_key.pop(key, None)
+            if ids is not None:
+                del self.states[ids]
 
 
-class TiledState(Protocol):
-    """What the three have in common."""
+def groups_of(plans: Sequence[Plan]) -> list[KeyGroup]:
+    """Give the groups of all views of ``plans`` that the stream makes, items first.
 
-    key: bytes
-    version: int
-    """``Write.version`` of the next write."""
-    positions: bytes | None
-    tiles: bytes | None
-    newest_ms: int
+    A view in the same layout in several plans is made once. Feast's own fields are those of the
+    last plan that has the view.
+
+    Raises:
+        FeatureError: when a view has other keys than behaviour carries.
+    """
+    views: dict[bytes, View] = {}
+    serving: dict[str, bytes] = {}
+    for plan in plans:
+        for view in streamed_views(plan):
+            views[view.state_field] = view
+            serving[view.name] = view.state_field
+    of_keys: dict[tuple[str, ...], list[Update]] = {("item_id",): []}
+    for field, view in sorted(views.items(), key=lambda one: (one[1].name, one[0])):
+        update = update_of(view, serves=serving[view.name] == field)
+        of_keys.setdefault(view.join_keys, []).append(update)
+    return [KeyGroup(keys, updates, plans[0].project) for keys, updates in of_keys.items()]
 
 
-def _time(loaded: bytes | None) -> int:
-    return NEVER_MS if loaded is None else decode_timestamp(loaded)
+def streamed_views(plan: Plan) -> list[View]:
+    """Give the views the stream makes. Raises FeatureError when one cannot be made."""
+    views = [view for view in plan.views if view.is_streamed]
+    for view in views:
+        check_keys(view)
+    return views
 
 
-class Entities:
-    """Keys and fields of the three kinds of entity, and how their state is decoded."""
+def check_keys(view: View) -> None:
+    """Raise FeatureError unless behaviour carries the view's join keys."""
+    wanted = {
+        names.USER_PROFILE: ("user_id",),
+        names.USER_HISTORY: ("user_id",),
+        names.ITEM_PROFILE: ("item_id",),
+    }.get(view.name)
+    if view.is_streamed and wanted and not view.aggregates and view.join_keys != wanted:
+        raise FeatureError(
+            f'view "{view.name}": wanted the join key {wanted[0]}, found {view.join_keys}'
+        )
+    if view.is_streamed and (not view.join_keys or not set(view.join_keys) <= set(KEYS)):
+        raise FeatureError(
+            f'view "{view.name}" has aggregations over the join keys {list(view.join_keys)}: '
+            f"wanted one or more of {', '.join(KEYS)}, which is what an event carries"
+        )
+
+
+def layout_of(plans: Sequence[Plan]) -> str:
+    """Give which states are kept for ``plans``: changes with the declarations of any of them."""
+    return "-".join(sorted({v.state_name for plan in plans for v in streamed_views(plan)}))
+
+
+class DefaultViews:
+    """The views that models are fed from, and the keys of their entities."""
 
     def __init__(self, plan: Plan) -> None:
         self.user_activity: View = plan.view(names.USER_ACTIVITY)
@@ -98,67 +156,11 @@ class Entities:
         self.item_activity: View = plan.view(names.ITEM_ACTIVITY)
         self.item_profile: View = plan.view(names.ITEM_PROFILE)
         self.pair_activity: View = plan.view(names.USER_CATEGORY_ACTIVITY)
-        self.layout = "-".join(
-            view.layout_hash
-            for view in (
-                self.user_activity, self.user_history, self.item_activity, self.pair_activity
-            )
-        )  # fmt: skip
-        self.user_key = EntityKeys(self.user_activity, plan.project).of
-        self.item_key = EntityKeys(self.item_activity, plan.project).of
-        self._pair_key = EntityKeys(self.pair_activity, plan.project).of
-        # Join keys are sorted in the Redis key: category, then user_id.
-        self._category_first = self.pair_activity.join_keys[0] == "category"
-        self.user_fields = (
-            VERSION_FIELD,
-            POSITIONS_FIELD,
-            self.user_activity.state_field,
-            self.user_activity.timestamp_field,
-            self.user_history.state_field,
-            self.user_history.timestamp_field,
-            self.user_history.feature("item_ids").field_bytes,
-            self.user_profile.timestamp_field,
-        )
-        self.item_fields = (
-            VERSION_FIELD,
-            POSITIONS_FIELD,
-            self.item_activity.state_field,
-            self.item_activity.timestamp_field,
-            self.item_profile.timestamp_field,
-            CATEGORIES_FIELD,
-        )
-        self.pair_fields = (
-            VERSION_FIELD,
-            POSITIONS_FIELD,
-            self.pair_activity.state_field,
-            self.pair_activity.timestamp_field,
-        )
+        self.layout = layout_of([plan])
+        self.user_key = EntityKeys(self.user_activity.join_keys, plan.project).of
+        self.item_key = EntityKeys(self.item_activity.join_keys, plan.project).of
+        self._pair_key = EntityKeys(self.pair_activity.join_keys, plan.project).of
 
     def pair_key(self, user_id: str, category: str) -> bytes:
         """Give the key of a user in a category."""
-        if self._category_first:
-            return self._pair_key(category, user_id)
-        return self._pair_key(user_id, category)
-
-    def user_state(self, key: bytes, loaded: Loaded) -> UserState:
-        """Decode what was read under ``user_fields``."""
-        version, positions, tiles, newest, events, events_newest, item_ids, profile = loaded
-        known = decode_value(item_ids, "string_list")
-        return UserState(
-            key, version_of(version), positions, tiles, _time(newest), events,
-            _time(events_newest), _time(profile),
-            known if isinstance(known, list) else None,  # type: ignore[arg-type]
-        )  # fmt: skip
-
-    def item_state(self, key: bytes, loaded: Loaded) -> ItemState:
-        """Decode what was read under ``item_fields``."""
-        version, positions, tiles, newest, profile, categories = loaded
-        timeline = _categories.decode(categories) if categories else []
-        return ItemState(
-            key, version_of(version), positions, tiles, _time(newest), _time(profile), timeline
-        )
-
-    def pair_state(self, key: bytes, loaded: Loaded) -> PairState:
-        """Decode what was read under ``pair_fields``."""
-        version, positions, tiles, newest = loaded
-        return PairState(key, version_of(version), positions, tiles, _time(newest))
+        return self._pair_key(category, user_id)  # join keys are sorted

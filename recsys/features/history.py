@@ -76,7 +76,9 @@ class UserHistory:
 
     def _index_categories(self, rows: Rows) -> None:
         categories = self._vocabulary.categories
-        category = self._log.item_category.at(self._log.item, rows.time_ms, categories)
+        category = self._log.item_category.at(
+            self._log.item, rows.time_ms, self._log.known_ms, categories
+        )
         some = np.flatnonzero(category >= 0)
         pair = rows.owner[some] * max(len(categories), 1) + category[some]
         pairs, owner = np.unique(pair, return_inverse=True)

@@ -37,10 +37,10 @@ def key_prefix(join_keys: Sequence[str]) -> bytes:
 
 
 class EntityKeys:
-    """Redis keys of the entities of one view."""
+    """Redis keys of the entities of a view, or of (sorted) join keys."""
 
-    def __init__(self, view: View, project: str) -> None:
-        self._prefix = key_prefix(view.join_keys)
+    def __init__(self, view: View | Sequence[str], project: str) -> None:
+        self._prefix = key_prefix(view.join_keys if isinstance(view, View) else view)
         self._project = project.encode()
 
     def of(self, *values: str) -> bytes:

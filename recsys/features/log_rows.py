@@ -2,7 +2,8 @@
 
 A frame of the log has one row for each event with the fields of ``events/schema.py`` as columns
 (``kind`` tells them apart), in log order within a partition. ``topic``, ``partition`` and
-``offset`` are used when they are there. The same event id twice counts once: the first in the log
+``offset`` are used when they are there, and so is ``ingest_time_ms``: an event counts at its
+effective time (``event_times.py``). The same event id twice counts once: the first in the log
 (within the horizon of ``duplicates.py``, as in the stream, where offsets are known).
 """
 
@@ -18,13 +19,16 @@ import polars as pl
 
 from recsys.features.aggregates import KINDS, Rows, units_of
 from recsys.features.batch import Int64s, Ragged
+from recsys.features.categories import Timelines
 from recsys.features.duplicates import HORIZON
+from recsys.features.event_times import with_times
 from recsys.features.names import identity_hashes, token_hashes, tokens_of
 
 _DEFAULTS: dict[str, pl.DataType] = {
     "kind": pl.String(),
     "event_id": pl.String(),
     "event_time_ms": pl.Int64(),
+    "ingest_time_ms": pl.Int64(),
     "user_id": pl.String(),
     "item_id": pl.String(),
     "type": pl.String(),
@@ -47,7 +51,9 @@ class LogRows:
     user: Int64s
     item: Int64s
     rows: Rows
-    """Times, units, kinds and types; ``owner`` is ``user``."""
+    """Effective times, units, kinds and types; ``owner`` is ``user``."""
+    known_ms: Int64s
+    """When the log received each row."""
     item_category: CategoryTimeline
     user_first_ms: Int64s
     """Per user code: the first event of any kind."""
@@ -94,30 +100,21 @@ class Timeline:
         place = np.searchsorted(keys, wanted, side="right") - 1
         return np.where((owner >= 0) & (place >= self._starts[np.maximum(owner, 0)]), place, -1)
 
-    def first(self, owner: Int64s) -> Int64s:
-        """Give the place of the first version; -1 when there is none at all."""
-        some = (owner >= 0) & (
-            self._starts[np.maximum(owner, 0)] < self._starts[np.maximum(owner, 0) + 1]
-        )
-        return np.where(some, self._starts[np.maximum(owner, 0)], -1)
-
 
 @dataclass(frozen=True)
 class CategoryTimeline:
-    """Which category an item was in when."""
+    """Which category an item was in when, and from when on that was known."""
 
-    timeline: Timeline
+    timelines: Timelines
     category: pl.Series
-    """Of each version, ``""`` for none."""
+    """Of each entry, ``""`` for none."""
 
-    def at(self, item: Int64s, t: Int64s, categories: Sequence[str]) -> Int64s:
-        """Give the place in ``categories`` of each item's category at ``t``; -1 for none.
+    def at(self, item: Int64s, t: Int64s, known: Int64s, categories: Sequence[str]) -> Int64s:
+        """Give the place in ``categories`` of each item's category; -1 for none.
 
-        Before its first item event an item is in the category that event gives it: catalogues
-        are often loaded after the behaviour they explain.
+        At ``t``, as far as was known before ``known`` (``categories.py``).
         """
-        place = self.timeline.latest(item, t)
-        place = np.where(place >= 0, place, self.timeline.first(item))
+        place = self.timelines.at(item, t, known)
         column = {category: column for column, category in enumerate(categories) if category}
         columns = np.array([column.get(c, -1) for c in self.category] + [-1], dtype=np.int64)
         return columns[place]  # -1 takes the appended one
@@ -157,17 +154,18 @@ def read_rows(log: pl.DataFrame | pl.LazyFrame) -> LogRows:
     ]
     order = [name for name in ("topic", "partition", "offset") if name in present]
     frame = lazy.select(*wanted, *order).collect()
-    frame = without_duplicates(frame)
+    frame = with_times(without_duplicates(frame))
 
     acted = frame.filter(pl.col("kind").is_in(["interaction", "feedback"])).select(
-        "user_id", "item_id", "event_time_ms", "kind", "type", "value"
+        "user_id", "item_id", "effective_ms", "known_ms", "kind", "type", "value"
     )
     shown = (
         frame.filter(pl.col("kind") == "impression")
         .select(
             "user_id",
             pl.col("items").alias("item_id"),
-            "event_time_ms",
+            "effective_ms",
+            "known_ms",
             "kind",
             pl.lit("").alias("type"),
             pl.lit(1.0).alias("value"),
@@ -177,15 +175,17 @@ def read_rows(log: pl.DataFrame | pl.LazyFrame) -> LogRows:
     behaviour = pl.concat([acted, shown]).with_columns(
         pl.col("type").fill_null(""), pl.col("value").fill_null(1.0)
     )
-    items = frame.filter(pl.col("kind") == "item").select("item_id", "event_time_ms", "category")
-    users = frame.filter(pl.col("kind") == "user").select("user_id", "event_time_ms", "attributes")
+    items = frame.filter(pl.col("kind") == "item").select(
+        "item_id", "effective_ms", "known_ms", pl.col("category").fill_null("")
+    )
+    users = frame.filter(pl.col("kind") == "user").select("user_id", "effective_ms", "attributes")
 
     user_ids = pl.concat([behaviour["user_id"], users["user_id"]]).unique().sort()
     item_ids = pl.concat([behaviour["item_id"], items["item_id"]]).unique().sort()
     types = behaviour["type"].unique().sort()
     user = codes_of(user_ids, behaviour["user_id"])
     item = codes_of(item_ids, behaviour["item_id"])
-    time_ms = behaviour["event_time_ms"].to_numpy().astype(np.int64)
+    time_ms = behaviour["effective_ms"].to_numpy().astype(np.int64)
     rows = Rows(
         owner=user,
         time_ms=time_ms,
@@ -198,10 +198,12 @@ def read_rows(log: pl.DataFrame | pl.LazyFrame) -> LogRows:
     )
 
     item_of_event = codes_of(item_ids, items["item_id"])
-    item_time = items["event_time_ms"].to_numpy().astype(np.int64)
-    item_order = np.lexsort((np.arange(len(item_time)), item_time, item_of_event))
+    item_time = items["effective_ms"].to_numpy().astype(np.int64)
+    item_known = items["known_ms"].to_numpy().astype(np.int64)
+    names = np.argsort(items["category"].arg_sort().to_numpy())  # as Python orders strings
+    item_order = np.lexsort((names, item_known, item_time, item_of_event))
     user_of_event = codes_of(user_ids, users["user_id"])
-    user_time = users["event_time_ms"].to_numpy().astype(np.int64)
+    user_time = users["effective_ms"].to_numpy().astype(np.int64)
     user_order = np.lexsort((np.arange(len(user_time)), user_time, user_of_event))
     return LogRows(
         user_ids=user_ids,
@@ -209,9 +211,15 @@ def read_rows(log: pl.DataFrame | pl.LazyFrame) -> LogRows:
         user=user,
         item=item,
         rows=rows,
+        known_ms=behaviour["known_ms"].to_numpy().astype(np.int64),
         item_category=CategoryTimeline(
-            Timeline(item_of_event[item_order], item_time[item_order], len(item_ids)),
-            items["category"].fill_null("")[item_order],
+            Timelines(
+                item_of_event[item_order],
+                item_time[item_order],
+                item_known[item_order],
+                len(item_ids),
+            ),
+            items["category"][item_order],
         ),
         user_first_ms=_first_ms(len(user_ids), (user, time_ms), (user_of_event, user_time)),
         item_first_ms=_first_ms(len(item_ids), (item, time_ms), (item_of_event, item_time)),

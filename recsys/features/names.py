@@ -20,6 +20,8 @@ USER_ACTIVITY = "user_activity"
 ITEM_ACTIVITY = "item_activity"
 USER_CATEGORY_ACTIVITY = "user_category_activity"
 USER_HISTORY = "user_history"
+STREAMED = frozenset({USER_PROFILE, ITEM_PROFILE, USER_HISTORY})
+"""Views without aggregates that the stream makes all the same."""
 
 HISTORY_LENGTH = 256
 """Distinct items a user's history gives, the most recent ones."""

@@ -1,10 +1,10 @@
 """Features as they are: the reader of the online store.
 
 Gives what ``history.py`` gives for the same moment, to the bit. Windows are finalised from their
-tiles at the moment asked for, not at the last write, so a value falls by itself. Two things only
-an online reader can see are decided here: events that lie after ``now_ms`` (a sender's clock may be
-five minutes ahead) are left out of the history, and of an aggregate unless they fall in the tile
-that ``now_ms`` lies in.
+tiles at the moment asked for, not at the last write, so a value falls by itself. State holds no
+event from the future (``event_times.py``); a reader whose clock is behind the log's, or who asks
+about the past, leaves later events out of the history, and of an aggregate unless they fall in the
+tile that ``now_ms`` lies in.
 
 Everything above the bytes is ``_Decoder``; three readers share it: ``OnlineReader`` (blocking),
 ``AsyncOnlineReader`` (event loop) and ``MemoryOnlineReader`` (unit tests). All read with one round
@@ -25,7 +25,8 @@ from recsys.errors import FeatureError
 from recsys.features import names
 from recsys.features.aggregates import finalise, state_of_blobs
 from recsys.features.batch import Bools, Float32s, Int64s, ItemActivity, Ragged, UserFeatures
-from recsys.features.entities import Entities
+from recsys.features.entities import DefaultViews
+from recsys.features.framing import unframe
 from recsys.features.hashes import Found, MemoryHashes, Wanted
 from recsys.features.layout import Value, decode_timestamp, decode_value
 from recsys.features.plan import Plan, View
@@ -87,28 +88,17 @@ class _Decoder:
     """Which fields to read, and what the bytes found mean."""
 
     def __init__(self, plan: Plan) -> None:
-        e = self._entities = Entities(plan)
+        e = self._entities = DefaultViews(plan)
         self._project = plan.project
         tokens = e.user_profile.feature("tokens").field_bytes
         self._user_fields = (
             e.user_activity.state_field,
-            e.user_activity.timestamp_field,
             e.user_history.state_field,
-            e.user_history.timestamp_field,
             tokens,
-            e.user_profile.timestamp_field,
+            e.user_profile.timestamp_field,  # a profile is read as Feast has it
         )
-        pair = e.pair_activity
-        self._pair_fields = (
-            (pair.state_field, pair.timestamp_field) if pair.expires else (pair.state_field,)
-        )
-        # Fewer fields are read sooner: a time only where a TTL may hide something.
-        item = e.item_activity
-        self._item_fields = (
-            item.state_field,
-            e.item_profile.timestamp_field,
-            *((item.timestamp_field,) if item.expires else ()),
-        )
+        self._pair_fields = (e.pair_activity.state_field,)
+        self._item_fields = (e.item_activity.state_field, e.item_profile.timestamp_field)
         self._history_fields = (
             *(f.field_bytes for f in e.user_history.features),
             *(f.field_bytes for f in e.user_profile.features),
@@ -134,11 +124,9 @@ class _Decoder:
         e = self._entities
         rows = found[:num_users]
         now = np.full(num_users, now_ms, dtype=np.int64)
-        activity = _activity(e.user_activity, [(r[0], r[1]) for r in rows], now)
-        expired = [_status(e.user_history, r[3], now_ms) is not Status.PRESENT for r in rows]
-        events = RecentEvents.of_blobs(
-            [None if gone else row[2] for row, gone in zip(rows, expired, strict=True)]
-        ).until(now)
+        activity = _activity(e.user_activity, [r[0] for r in rows], now)
+        events = RecentEvents.of_blobs(_payloads(e.user_history, [r[1] for r in rows], now))
+        events = events.until(now)
         recent = events.recent_items()
         index = rows_of_hashes(vocabulary, recent.item)
         if not (index > 0).all():
@@ -150,7 +138,7 @@ class _Decoder:
             dtype=np.float32,
         )
         if columns and num_users:
-            pairs = [(r[0], r[1] if len(r) > 1 else None) for r in found[num_users:]]
+            pairs = [r[0] for r in found[num_users:]]
             values = _activity(e.pair_activity, pairs, np.full(len(pairs), now_ms, np.int64))
             category_activity[:, columns] = values.reshape(num_users, len(columns), -1)
         return UserFeatures(
@@ -167,8 +155,9 @@ class _Decoder:
     def _tokens(self, rows: Found, now_ms: int) -> Ragged:
         hashes: list[Int64s] = []
         for row in rows:
-            present = _status(self._entities.user_profile, row[5], now_ms) is Status.PRESENT
-            tokens = decode_value(row[4], "string_list") if present else None
+            at = _decoded(row[3])
+            present = _status(self._entities.user_profile, at, now_ms) is Status.PRESENT
+            tokens = decode_value(row[2], "string_list") if present else None
             hashes.append(names.token_hashes(tokens if isinstance(tokens, list) else ()))  # type: ignore[arg-type]
         offsets = np.cumsum([0, *(len(h) for h in hashes)], dtype=np.int64)
         values = np.concatenate(hashes) if hashes else np.empty(0, dtype=np.int64)
@@ -185,12 +174,12 @@ class _Decoder:
         return ItemActivity(
             as_of_ms=now_ms,
             known=known,
-            activity=_activity(view, [(r[0], r[2] if view.expires else None) for r in found], now),
+            activity=_activity(view, [r[0] for r in found], now),
         )
 
     def check_layout(self, found: Found, namespace: str) -> None:
         stored, wanted = stored_layout(found), self._entities.layout
-        if stored not in (None, wanted):
+        if stored is not None and not set(wanted.split("-")) <= set(stored.split("-")):
             raise FeatureError(
                 f"wanted features of layout {wanted}, as in the plan of the bundle; found {stored} "
                 "in the store: the stream worker computes other declarations; run `recsys train` "
@@ -206,11 +195,7 @@ class _Decoder:
 
     def wanted_profile(self, user_id: str, vocabulary: Vocabulary) -> Wanted:
         user, *pairs = self.wanted_users([user_id], vocabulary)
-        timestamp = self._entities.pair_activity.timestamp_field
-        return [
-            (user[0], (*user[1], *self._history_fields)),
-            *((key, (fields[0], timestamp)) for key, fields in pairs),
-        ]
+        return [(user[0], (*user[1], *self._history_fields)), *pairs]
 
     def profile(
         self, found: Found, vocabulary: Vocabulary, now_ms: int
@@ -218,11 +203,11 @@ class _Decoder:
         e = self._entities
         user = found[0]
         records = {
-            names.USER_PROFILE: _record(e.user_profile, user[5], now_ms),
-            names.USER_ACTIVITY: _record(e.user_activity, user[1], now_ms),
-            names.USER_HISTORY: _record(e.user_history, user[3], now_ms),
+            names.USER_PROFILE: _record(e.user_profile, _decoded(user[3]), now_ms),
+            names.USER_ACTIVITY: _record(e.user_activity, _newest(user[0]), now_ms),
+            names.USER_HISTORY: _record(e.user_history, _newest(user[1]), now_ms),
         }
-        feast_values = dict(zip(self._history_fields, user[6:], strict=True))
+        feast_values = dict(zip(self._history_fields, user[4:], strict=True))
         for view in (e.user_history, e.user_profile):
             if records[view.name].status is Status.PRESENT:
                 for feature in view.features:
@@ -230,15 +215,15 @@ class _Decoder:
                     records[view.name].values[feature.name] = value
         now = np.full(1, now_ms, dtype=np.int64)
         if records[names.USER_ACTIVITY].status is Status.PRESENT:
-            values = _activity(e.user_activity, [(user[0], user[1])], now)[0]
+            values = _activity(e.user_activity, [user[0]], now)[0]
             records[names.USER_ACTIVITY].values.update(_named(e.user_activity, values))
         categories = [category for category in vocabulary.categories if category]
-        for category, (tiles, timestamp) in zip(categories, found[1:], strict=True):
-            record = _record(e.pair_activity, timestamp, now_ms)
+        for category, (state,) in zip(categories, found[1:], strict=True):
+            record = _record(e.pair_activity, _newest(state), now_ms)
             if record.status is Status.MISSING:
                 continue
             if record.status is Status.PRESENT:
-                values = _activity(e.pair_activity, [(tiles, timestamp)], now)[0]
+                values = _activity(e.pair_activity, [state], now)[0]
                 record.values.update(_named(e.pair_activity, values))
             records[f"{names.USER_CATEGORY_ACTIVITY}/{category}"] = record
         return records
@@ -248,33 +233,42 @@ def _named(view: View, values: Float32s) -> dict[str, Value]:
     return dict(zip(view.feature_names, values.tolist(), strict=True))
 
 
-def _activity(
-    view: View, stored: Sequence[tuple[bytes | None, bytes | None]], now: Int64s
-) -> Float32s:
-    """Finalise ``(tiles, timestamp)`` of many entities at ``now``."""
-    blobs = [tiles for tiles, _ in stored]
-    if view.expires:
-        blobs = [
-            tiles if _status(view, timestamp, at) is Status.PRESENT else None
-            for (tiles, timestamp), at in zip(stored, now.tolist(), strict=True)
-        ]
-    return finalise(view, state_of_blobs(view, blobs), now)
+def _activity(view: View, states: Sequence[bytes | None], now: Int64s) -> Float32s:
+    """Finalise the states of many entities at ``now``."""
+    return finalise(view, state_of_blobs(view, _payloads(view, states, now)), now)
 
 
-def _status(view: View, timestamp: bytes | None, now_ms: int) -> Status:
-    if timestamp is None:
+def _payloads(view: View, states: Sequence[bytes | None], now: Int64s) -> list[bytes]:
+    """Give what the states hold; nothing where the view's TTL ran out."""
+    framed = unframe(states)
+    if not view.expires:
+        return framed.payloads
+    expired = now - framed.newest_ms > view.ttl_ms
+    return [b"" if gone else p for p, gone in zip(framed.payloads, expired, strict=True)]
+
+
+def _newest(state: bytes | None) -> int | None:
+    """Give the time of the newest event in a state."""
+    return None if state is None else int(unframe([state]).newest_ms[0])
+
+
+def _decoded(timestamp: bytes | None) -> int | None:
+    return None if timestamp is None else decode_timestamp(timestamp)
+
+
+def _status(view: View, at_ms: int | None, now_ms: int) -> Status:
+    if at_ms is None:
         return Status.MISSING
-    if view.ttl_ms and now_ms - decode_timestamp(timestamp) > view.ttl_ms:
+    if view.ttl_ms and now_ms - at_ms > view.ttl_ms:
         return Status.EXPIRED
     return Status.PRESENT
 
 
-def _record(view: View, timestamp: bytes | None, now_ms: int) -> ViewRecord:
-    at = None if timestamp is None else decode_timestamp(timestamp)
+def _record(view: View, at_ms: int | None, now_ms: int) -> ViewRecord:
     return ViewRecord(
-        status=_status(view, timestamp, now_ms),
-        event_time_ms=at,
-        age_ms=None if at is None else now_ms - at,
+        status=_status(view, at_ms, now_ms),
+        event_time_ms=at_ms,
+        age_ms=None if at_ms is None else now_ms - at_ms,
         values={},
     )
 

@@ -158,7 +158,17 @@ class View(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def state_field(self) -> bytes:
         """Redis hash field of our state. Another layout has another name, so they never mix."""
-        return f"~{self.name}:{self.layout_hash}".encode()
+        return b"~" + bytes.fromhex(self.state_name)
+
+    @cached_property
+    def state_name(self) -> str:
+        """Eight hex digits that say which state this is: of this view, in this layout."""
+        return hashlib.sha256(f"{self.name}:{self.layout_hash}".encode()).hexdigest()[:8]
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the stream makes it: views of aggregates, and the three it knows by name."""
+        return bool(self.aggregates) or self.name in names.STREAMED
 
     @cached_property
     def series(self) -> tuple[Series, ...]:

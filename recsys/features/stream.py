@@ -1,65 +1,46 @@
 """From events to features: applies batches of the log to the state of their entities.
 
 Pure but for reading state it does not remember: given the same hashes and the same log it makes
-the same writes, whatever the batches and however often it was stopped in between. One pass of a
-batch is a handful of array operations over all its entities together, so that ten thousand events
-cost little more than ten.
+the same writes, whatever the batches and however often it was stopped in between. Every view of
+the plans goes the same way: the batch's entities are found, what each view was not told yet is
+picked out by its positions (``positions.py``), merged into its state (``view_updates.py``), framed
+(``framing.py``), and written with Feast's fields. One pass of a batch is a handful of array
+operations over all its entities together, so that ten thousand events cost little more than ten.
 
-An interaction counts in the category its item was in at that time. The worker reads item events
-before behaviour, so an item's category is known; an item the log has not told of has none.
+Several plans may be kept at once: a new version of a view beside the one that serves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
 
 from recsys.events.log import Record, TopicPartition
-from recsys.events.schema import Event, ItemEvent, UserEvent
+from recsys.events.schema import Event, ItemEvent
 from recsys.events.topics import Topics
-from recsys.features.aggregates import (
-    Rows,
-    blobs_of_state,
-    finalise,
-    merge,
-    state_of_blobs,
-    state_of_rows,
-    trim,
-)
-from recsys.features.batch import Bools, Int64s
-from recsys.features.batch_columns import BatchColumns, Log, columns_of
+from recsys.features.batch import Int64s
+from recsys.features.batch_columns import BatchColumns, columns_of
+from recsys.features.categories import Said, Timelines, with_said
 from recsys.features.duplicates import HORIZON, DuplicateWindow
 from recsys.features.entities import (
     CATEGORIES_FIELD,
-    Entities,
-    ItemState,
-    Loaded,
-    PairState,
-    TiledState,
-    UserState,
+    EntityState,
+    Ids,
+    KeyGroup,
+    groups_of,
+    layout_of,
 )
+from recsys.features.framing import Framed, frame, unframe
 from recsys.features.hashes import HashReader, Write
-from recsys.features.layout import (
-    encode_bool,
-    encode_float32_rows,
-    encode_float64,
-    encode_int64,
-    encode_int64_lists,
-    encode_string,
-    encode_strings,
-    encode_timestamp,
-)
-from recsys.features.names import identity_hash, tokens_of
-from recsys.features.plan import Plan, View
-from recsys.features.positions import ITEM_SOURCES, POSITIONS_FIELD, Positions
-from recsys.features.recency import RecentEvents
+from recsys.features.plan import Plan
+from recsys.features.positions import Positions, Sources
+from recsys.features.view_updates import Log, Update
 
-S = TypeVar("S")
-TState = TypeVar("TState")
 _to_json = msgspec.json.Encoder().encode
+_Fields = dict[int, dict[bytes, bytes]]
+"""What to write, by place of the entity."""
 
 MAX_REMEMBERED = 500_000
 """Entities kept in memory, some 1 KB each; beyond it all are forgotten and read again as needed."""
@@ -68,51 +49,45 @@ MAX_REMEMBERED = 500_000
 class FeatureStream:
     """Applies the log to the online store. Not thread-safe.
 
-    Valid only while nobody else writes: hold the lease, and ``forget`` when it was lost.
+    What it remembers of a hash is what it wrote last: ``forget_entities`` those that were refused,
+    and ``forget`` all when it is not known what was written.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        plan: Plan | Sequence[Plan],
         store: HashReader,
         topics: Topics,
         *,
         horizon: int = HORIZON,
         max_remembered: int = MAX_REMEMBERED,
     ) -> None:
-        self._entities = Entities(plan)
+        """Keep the views of one plan, or of several: the last one's are Feast's."""
+        plans = [plan] if isinstance(plan, Plan) else list(plan)
+        self.layout = layout_of(plans)
+        """Which states it keeps: changes with the declarations of any stateful view."""
+        self._plans = plans
         self._store = store
-        self._topics = topics
+        self._sources = Sources(topics)
         self._horizon = horizon
         self._max_remembered = max_remembered
         self._windows: dict[TopicPartition, DuplicateWindow] = {}
         self.forget()
 
-    @property
-    def layout(self) -> str:
-        """Layout of the state it writes: changes with the declarations of any stateful view."""
-        return self._entities.layout
-
     def forget(self) -> None:
         """Drop everything remembered of the store; it is read again as needed."""
-        self._users: dict[str, UserState] = {}
-        self._items: dict[str, ItemState] = {}
-        self._pairs: dict[tuple[str, str], PairState] = {}
-        self._item_of_hash: dict[int, str] = {}
-        self._hash_of_item: dict[str, int] = {}
+        self._groups = groups_of(self._plans)
+
+    def forget_entities(self, keys: Iterable[bytes]) -> None:
+        """Drop what is remembered of these hashes: another wrote them."""
+        gone = list(keys)
+        for group in self._groups:
+            group.forget(gone)
 
     def forget_duplicates(self, partitions: Iterable[TopicPartition] | None = None) -> None:
         """Drop the event ids noted; note the records before the next one to apply again."""
         for at in list(self._windows if partitions is None else partitions):
             self._windows.pop(at, None)
-
-    def forget_entities(self, keys: Iterable[bytes]) -> None:
-        """Drop what is remembered of these hashes: another wrote them."""
-        gone = set(keys)
-        remembered: tuple[dict[Any, Any], ...] = (self._users, self._items, self._pairs)
-        for states in remembered:
-            for id_ in [id_ for id_, state in states.items() if state.key in gone]:
-                del states[id_]
 
     def note(self, record: Record, event: Event) -> bool:
         """Note a record's event id; gives whether it is a duplicate.
@@ -140,271 +115,167 @@ class FeatureStream:
         note = self.note
         everything = list(batch)
         fresh = [(record, event) for record, event in everything if not note(record, event)]
-        return columns_of(fresh, _Sources(self._topics)), len(everything) - len(fresh)
+        return columns_of(fresh, self._sources), len(everything) - len(fresh)
 
     def apply_columns(self, batch: BatchColumns) -> list[Write]:
-        """Apply events as columns, duplicates already removed; gives what to write."""
-        if len(self._users) + len(self._items) + len(self._pairs) > self._max_remembered:
+        """Apply events as columns, duplicates already removed; gives what to write.
+
+        Of what was applied before, nothing; so it may be called again after some of the writes
+        were refused and forgotten, and gives those anew.
+        """
+        if sum(len(group.states) for group in self._groups) > self._max_remembered:
             self.forget()
-        e = self._entities
-        users = self._load(
-            self._users, batch.user_ids, e.user_key, e.user_fields, self._decode_user
-        )
-        items = self._load(self._items, batch.item_ids, e.item_key, e.item_fields, e.item_state)
-        writes = self._apply_items(batch, items)
-        owner, some, pair_ids = self._pairs_of(batch, items)
-        pairs = self._load(
-            self._pairs, pair_ids, lambda pair: e.pair_key(*pair), e.pair_fields, e.pair_state
-        )
-        writes += self._apply_users(batch, users)
-        writes += self._apply_pairs(batch.rows.take(some, owner), batch, some, pairs)
+        items, *others = self._groups
+        item_rows = _Entities([(item_id,) for item_id in batch.item_ids], None, batch.item)
+        item_states = self._load(items, item_rows.ids)
+        fields = _tell_categories(batch, item_states)
+        writes = _tell(items, batch, item_rows, item_states, fields)
+        category: _Category | None = None
+        for group in others:
+            if "category" in group.join_keys and category is None:
+                category = _categories(batch, item_states)
+            found = _entities(group, batch, category)
+            writes += _tell(group, batch, found, self._load(group, found.ids), {})
         return writes
 
-    def _load(
-        self,
-        remembered: dict[S, TState],
-        ids: Sequence[S],
-        key_of: Callable[[S], bytes],
-        fields: Sequence[bytes],
-        decode: Callable[[bytes, Loaded], TState],
-    ) -> list[TState]:
-        missing = [id_ for id_ in ids if id_ not in remembered]
+    def _load(self, group: KeyGroup, ids: Sequence[Ids]) -> list[EntityState]:
+        remembered = group.states
+        missing = [one for one in ids if one not in remembered]
         if missing:
-            keys = [key_of(id_) for id_ in missing]
-            found = self._store.read([(key, fields) for key in keys])
-            for id_, key, loaded in zip(missing, keys, found, strict=True):
-                remembered[id_] = decode(key, loaded)
-        return [remembered[id_] for id_ in ids]
-
-    def _decode_user(self, key: bytes, loaded: Loaded) -> UserState:
-        state = self._entities.user_state(key, loaded)
-        for item_id in state.known_items or ():
-            self._hash(item_id)
-        state.known_items = None
-        return state
-
-    def _hash(self, item_id: str) -> int:
-        value = self._hash_of_item.get(item_id)
-        if value is None:
-            value = self._hash_of_item[item_id] = identity_hash(item_id)
-            self._item_of_hash[value] = item_id
-        return value
-
-    def _apply_items(self, batch: BatchColumns, items: list[ItemState]) -> list[Write]:
-        log = batch.item_log()
-        fresh, positions = _advance(items, log)
-        num_rows = len(batch.item)
-        mask = fresh[:num_rows]
-        fields = self._activity(
-            self._entities.item_activity, items, _some(batch.rows, batch.item, mask)
-        )
-        for (code, _, _, event), is_fresh in zip(batch.item_events, fresh[num_rows:], strict=True):
-            if is_fresh:
-                fields.setdefault(code, {}).update(self._item_profile(items[code], event))
-        return _writes(items, fields, positions, log.owner[fresh])
-
-    def _item_profile(self, item: ItemState, event: ItemEvent) -> dict[bytes, bytes]:
-        fields: dict[bytes, bytes] = {}
-        timeline = [v for v in item.categories if v[0] != event.event_time_ms]
-        timeline = sorted([*timeline, (event.event_time_ms, event.category)])
-        item.categories = [
-            v for n, v in enumerate(timeline) if n == 0 or v[1] != timeline[n - 1][1]
-        ]
-        fields[CATEGORIES_FIELD] = _to_json(item.categories)
-        if event.event_time_ms >= item.profile_ms:
-            item.profile_ms = event.event_time_ms
-            born_ms = event.event_time_ms if event.born_ms is None else event.born_ms
-            view = self._entities.item_profile
-            encoded = {
-                "title": encode_string(event.title),
-                "category": encode_string(event.category),
-                "price": encode_float64(event.price),
-                "born_ms": encode_int64(born_ms),
-                "available": encode_bool(event.available),
-                "tokens": encode_strings(tokens_of(event.attributes)),
-            }
-            for name, value in encoded.items():
-                fields[view.feature(name).field_bytes] = value
-            fields[view.timestamp_field] = encode_timestamp(event.event_time_ms)
-        return fields
-
-    def _apply_users(self, batch: BatchColumns, users: list[UserState]) -> list[Write]:
-        log = batch.user_log()
-        fresh, positions = _advance(users, log)
-        num_rows = len(batch.user)
-        mask = fresh[:num_rows]
-        rows = _some(batch.rows, batch.user, mask)
-        fields = self._activity(self._entities.user_activity, users, rows)
-        acted = rows.select("interaction")
-        if acted.any():
-            item = batch.item if mask.all() else batch.item[mask]
-            self._history(
-                users, rows.owner[acted], item[acted], rows.time_ms[acted], batch.item_ids, fields
-            )
-        for (code, _, _, event), is_fresh in zip(batch.user_events, fresh[num_rows:], strict=True):
-            if is_fresh:
-                fields.setdefault(code, {}).update(self._user_profile(users[code], event))
-        return _writes(users, fields, positions, log.owner[fresh])
-
-    def _user_profile(self, user: UserState, event: UserEvent) -> dict[bytes, bytes]:
-        if event.event_time_ms < user.profile_ms:
-            return {}
-        user.profile_ms = event.event_time_ms
-        view = self._entities.user_profile
-        return {
-            view.feature("tokens").field_bytes: encode_strings(tokens_of(event.attributes)),
-            view.timestamp_field: encode_timestamp(event.event_time_ms),
-        }
-
-    def _history(
-        self,
-        users: list[UserState],
-        owner: Int64s,
-        item: Int64s,
-        time_ms: Int64s,
-        item_ids: list[str],
-        fields: dict[int, dict[bytes, bytes]],
-    ) -> None:
-        codes, local = np.unique(owner, return_inverse=True)
-        touched = [users[code] for code in codes.tolist()]
-        hash_of_code = np.array([self._hash(item_id) for item_id in item_ids], dtype=np.int64)
-        stored = RecentEvents.of_blobs([user.events for user in touched])
-        events = stored.with_events(local.astype(np.int64), hash_of_code[item], time_ms)
-        newest = np.array([user.events_newest_ms for user in touched], dtype=np.int64)
-        np.maximum.at(newest, local, time_ms)
-        recent = events.recent_items()
-        counts = encode_int64_lists(recent.count.astype(np.int64), recent.offsets)
-        last_ms = encode_int64_lists(recent.last_ms, recent.offsets)
-        names = [self._item_of_hash[h] for h in recent.item.tolist()]
-        ends = recent.offsets.tolist()
-        view = self._entities.user_history
-        counts_field = view.feature("counts").field_bytes
-        items_field = view.feature("item_ids").field_bytes
-        last_field = view.feature("last_ms").field_bytes
-        for n, (code, user, blob, at) in enumerate(
-            zip(codes.tolist(), touched, events.blobs(), newest.tolist(), strict=True)
-        ):
-            user.events = blob
-            user.events_newest_ms = at
-            fields[code].update(
-                {
-                    view.state_field: blob,
-                    counts_field: counts[n],
-                    items_field: encode_strings(names[ends[n] : ends[n + 1]]),
-                    last_field: last_ms[n],
-                    view.timestamp_field: encode_timestamp(at),
-                }
-            )
-
-    def _pairs_of(
-        self, batch: BatchColumns, items: list[ItemState]
-    ) -> tuple[Int64s, Int64s, list[tuple[str, str]]]:
-        """Give the pair of each row that has one, those rows, and the pairs."""
-        categories: dict[str, int] = {}
-        column = np.full(len(items), -1, dtype=np.int64)
-        changing: list[int] = []
-        for code, item in enumerate(items):
-            if len(item.categories) == 1:
-                category = item.categories[0][1]
-                if category:
-                    column[code] = categories.setdefault(category, len(categories))
-            elif item.categories:
-                changing.append(code)
-        of_row = column[batch.item]
-        for code in changing:
-            for row in np.flatnonzero(batch.item == code).tolist():
-                category = items[code].category_at(int(batch.rows.time_ms[row]))
-                if category:
-                    of_row[row] = categories.setdefault(category, len(categories))
-        some = np.flatnonzero(of_row >= 0)
-        width = max(len(categories), 1)
-        pairs, owner = np.unique(batch.user[some] * width + of_row[some], return_inverse=True)
-        labels = list(categories)
-        ids = [(batch.user_ids[pair // width], labels[pair % width]) for pair in pairs.tolist()]
-        return owner.astype(np.int64), some, ids
-
-    def _apply_pairs(
-        self, rows: Rows, batch: BatchColumns, some: Int64s, pairs: list[PairState]
-    ) -> list[Write]:
-        log = Log(rows.owner, batch.source[some], batch.offset[some])
-        fresh, positions = _advance(pairs, log)
-        fields = self._activity(self._entities.pair_activity, pairs, _some(rows, rows.owner, fresh))
-        return _writes(pairs, fields, positions, log.owner[fresh])
-
-    @staticmethod
-    def _activity(
-        view: View, states: Sequence[TiledState], rows: Rows
-    ) -> dict[int, dict[bytes, bytes]]:
-        """Merge rows into tiles; gives the fields of each state that has one, by place."""
-        if not len(rows.owner):
-            return {}
-        codes, local = np.unique(rows.owner, return_inverse=True)
-        touched = [states[code] for code in codes.tolist()]
-        newest = np.array([state.newest_ms for state in touched], dtype=np.int64)
-        np.maximum.at(newest, local, rows.time_ms)
-        mine = Rows(
-            local.astype(np.int64), rows.time_ms, rows.units, rows.kind, rows.event_type, rows.types
-        )
-        stored = state_of_blobs(view, [state.tiles for state in touched])
-        tiles = trim(view, merge(view, stored, state_of_rows(view, mine)), newest)
-        values = encode_float32_rows(finalise(view, tiles, newest))
-        names = [feature.field_bytes for feature in view.features]
-        fields: dict[int, dict[bytes, bytes]] = {}
-        for code, state, blob, at, encoded in zip(
-            codes.tolist(),
-            touched,
-            blobs_of_state(view, tiles, len(touched)),
-            newest.tolist(),
-            values,
-            strict=True,
-        ):
-            state.tiles = blob
-            state.newest_ms = at
-            own = fields[code] = dict(zip(names, encoded, strict=True))
-            own[view.state_field] = blob
-            own[view.timestamp_field] = encode_timestamp(at)
-        return fields
+            keys = [group.key_of(one) for one in missing]
+            found = self._store.read([(key, group.fields) for key in keys])
+            for one, key, loaded in zip(missing, keys, found, strict=True):
+                group.remember(one, key, loaded)
+        return [remembered[one] for one in ids]
 
 
-class _Sources(dict[tuple[str, int], int]):
-    """Numbers the partitions of the two topics."""
+class _Entities:
+    """The entities of one group in a batch, and whose each row of behaviour is."""
 
-    def __init__(self, topics: Topics) -> None:
-        super().__init__()
-        self._bases = {topics.behaviour: 0, topics.items: ITEM_SOURCES}
+    def __init__(self, ids: list[Ids], rows: Int64s | None, owner: Int64s) -> None:
+        self.ids = ids
+        self.rows = np.arange(len(owner)) if rows is None else rows
+        """Rows that are of an entity at all: those of no category are of none."""
+        self.owner = owner
 
-    def __missing__(self, at: tuple[str, int]) -> int:
-        self[at] = self._bases[at[0]] + at[1]
-        return self[at]
-
-
-def _advance(states: Sequence[TiledState], log: Log) -> tuple[Bools, list[bytes]]:
-    """Give which records are fresh to their entities, and the entities' positions after them."""
-    positions = Positions([state.positions for state in states], log.source)
-    fresh = positions.fresh(log.owner, log.source, log.offset)
-    positions.advance(log.owner, log.source, log.offset)
-    return fresh, positions.blobs()
+    def log(self, batch: BatchColumns) -> Log:
+        return Log(self.owner, batch.source[self.rows], batch.offset[self.rows], self.rows)
 
 
-def _some(rows: Rows, owner: Int64s, mask: Bools) -> Rows:
-    if mask.all():
-        return rows.take(slice(None), owner)  # type: ignore[arg-type]
-    return rows.take(mask, owner[mask])
+class _Category:
+    """Category of each row, as a place in ``names``; -1 for none."""
+
+    def __init__(self, names: list[str], of_row: Int64s) -> None:
+        self.names = names
+        self.of_row = of_row
 
 
-def _writes(
-    states: Sequence[TiledState],
-    fields: dict[int, dict[bytes, bytes]],
-    positions: list[bytes],
-    fresh_owners: Int64s,
+def _categories(batch: BatchColumns, items: Sequence[EntityState]) -> _Category:
+    said: list[tuple[int, Said]] = [
+        (n, one) for n, item in enumerate(items) for one in item.timeline
+    ]
+    timelines = Timelines(
+        np.array([n for n, _ in said], dtype=np.int64),
+        np.array([one[0] for _, one in said], dtype=np.int64),
+        np.array([one[1] for _, one in said], dtype=np.int64),
+        len(items),
+    )
+    names: dict[str, int] = {}
+    codes = [names.setdefault(one[2], len(names)) if one[2] else -1 for _, one in said]
+    place = timelines.at(batch.item, batch.rows.time_ms, batch.known_ms)
+    return _Category(list(names), np.array([*codes, -1], dtype=np.int64)[place])
+
+
+def _entities(group: KeyGroup, batch: BatchColumns, category: _Category | None) -> _Entities:
+    if group.join_keys == ("user_id",):
+        return _Entities([(user_id,) for user_id in batch.user_ids], None, batch.user)
+    columns: dict[str, tuple[Int64s, list[str]]] = {
+        "user_id": (batch.user, batch.user_ids),
+        "item_id": (batch.item, batch.item_ids),
+    }
+    rows = np.arange(len(batch.user))
+    if category is not None and "category" in group.join_keys:
+        columns["category"] = (category.of_row, category.names)
+        rows = np.flatnonzero(category.of_row >= 0)
+    combined = np.zeros(len(rows), dtype=np.int64)
+    for name in group.join_keys:
+        codes, values = columns[name]
+        combined = combined * max(len(values), 1) + codes[rows]
+    distinct, owner = np.unique(combined, return_inverse=True)
+    parts: list[list[str]] = []
+    for name in reversed(group.join_keys):
+        values = columns[name][1]
+        width = max(len(values), 1)
+        parts.append([values[code] for code in (distinct % width).tolist()])
+        distinct = distinct // width
+    return _Entities(list(zip(*reversed(parts), strict=True)), rows, owner.astype(np.int64))
+
+
+def _tell_categories(batch: BatchColumns, items: Sequence[EntityState]) -> _Fields:
+    said: dict[int, list[Said]] = {}
+    for told in batch.item_events:
+        if isinstance(told.event, ItemEvent):
+            one = (told.effective_ms, told.known_ms, told.event.category)
+            said.setdefault(told.owner, []).append(one)
+    fields: _Fields = {}
+    for owner, more in said.items():
+        timeline = with_said(items[owner].timeline, more)
+        if timeline != items[owner].timeline:
+            items[owner].timeline = timeline
+            fields[owner] = {CATEGORIES_FIELD: _to_json(timeline)}
+    return fields
+
+
+def _tell(
+    group: KeyGroup,
+    batch: BatchColumns,
+    found: _Entities,
+    states: Sequence[EntityState],
+    fields: _Fields,
 ) -> list[Write]:
-    """Give one write for each entity that a fresh record told something."""
+    """Tell all views of a group what is fresh to them; gives one write for each entity told."""
+    rows = found.log(batch)
+    for place, update in enumerate(group.updates):
+        _tell_view(place, update, batch, update.log(batch, rows), states, fields)
     writes: list[Write] = []
-    for code in np.unique(fresh_owners).tolist():
-        state = states[code]
-        state.positions = positions[code]
-        own = fields.get(code, {})
-        own[POSITIONS_FIELD] = positions[code]
-        writes.append(Write(state.key, own, state.version))
-        state.version += 1
+    for owner in sorted(fields):
+        state = states[owner]
+        writes.append(Write(state.key, fields[owner], state.version))
+        state.version += 1  # as it will be when the write is done
     return writes
+
+
+def _tell_view(
+    place: int,
+    update: Update,
+    batch: BatchColumns,
+    log: Log,
+    states: Sequence[EntityState],
+    fields: _Fields,
+) -> None:
+    if not len(log.owner):
+        return
+    touched, local = np.unique(log.owner, return_inverse=True)
+    stored = unframe([states[owner].blobs[place] for owner in touched.tolist()])
+    positions = Positions(stored.positions, log.source)
+    fresh = positions.fresh(local, log.source, log.offset)
+    if not fresh.any():
+        return
+    positions.advance(local, log.source, log.offset)
+    after = positions.blobs()
+    if not fresh.all():
+        some, local = np.unique(local[fresh], return_inverse=True)
+        touched, stored = touched[some], stored.take(some)
+        after = [after[n] for n in some.tolist()]
+        log = log.some(fresh, local)
+    else:
+        log = log._replace(owner=local)
+    told, feast = update.apply(batch, log, stored)
+    blobs = frame(Framed(after, told.newest_ms, told.payloads))
+    field = update.view.state_field
+    for n, (owner, blob) in enumerate(zip(touched.tolist(), blobs, strict=True)):
+        states[owner].blobs[place] = blob
+        own = fields.setdefault(owner, {})
+        own[field] = blob
+        if feast:
+            own.update(feast[n])

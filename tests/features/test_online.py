@@ -17,7 +17,7 @@ from recsys.errors import FeatureError, ServerError
 from recsys.events.log import Record
 from recsys.events.schema import Event, InteractionEvent, ItemEvent, UserEvent
 from recsys.features import names
-from recsys.features.entities import Entities
+from recsys.features.entities import layout_of
 from recsys.features.hashes import MemoryHashes
 from recsys.features.layout import EntityKeys, project_of_key
 from recsys.features.online import (
@@ -60,10 +60,10 @@ def stored(plan: Plan) -> MemoryHashes:
         )
         for n, item in enumerate(["i1", "i2", "i1", "unknown"])
     ]
-    log = [(Record(TOPICS.route(e)[0], 0, n, None, b"", T0), e) for n, e in enumerate(events)]
+    log = [(Record(TOPICS.route(e)[0], 0, n, None, b"", T0 + n), e) for n, e in enumerate(events)]
     hashes = MemoryHashes()
     hashes.write(FeatureStream(plan, hashes, TOPICS).apply(log)[0])
-    for namespace, layout in (("test", Entities(plan).layout), ("moved", "0-1-2-3")):
+    for namespace, layout in (("test", layout_of([plan])), ("moved", "0-1-2-3")):
         hashes.write([StoredProgress(hashes, namespace).fields({}, {}, layout)])
     return hashes
 

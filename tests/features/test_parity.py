@@ -55,8 +55,8 @@ def test_stream_and_offline_agree_at_any_moment(seed: int) -> None:
     rows = read_rows(to_frame(log))
     users, items = UserHistory(rows, plan, vocab), ItemHistory(rows, plan, vocab)
     for t in sorted(rng.integers(T0 - 2, T0 + 2 * span, 6).tolist()):
-        # What was known at t, delivered in the order of arrival. Item events are read first.
-        known = [(record, event) for record, event in log if event.event_time_ms <= t]
+        # What happened by then, in the order of arrival. Item events are read first.
+        known = [(r, e) for r, e in log if min(e.event_time_ms, r.timestamp_ms) <= t]
         hashes = MemoryHashes()
         stream_into(hashes, plan, known, rng)
         reader = MemoryOnlineReader(plan, hashes)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from recsys.clock import DAY_MS, HOUR_MS
+from recsys.features.categories import Timelines
 from recsys.features.duplicates import DuplicateWindow
-from recsys.features.entities import ItemState
 from recsys.features.feast_repository import feast_connection_string
 from recsys.features.hashes import ANY_VERSION, VERSION_FIELD, MemoryHashes, Write
 from recsys.features.names import identity_hash, token_hash, tokens_of
@@ -49,12 +49,19 @@ def test_a_duplicate_is_one_within_the_horizon() -> None:
     assert not window.seen_before("a", 100)
 
 
-def test_an_item_is_in_the_category_of_its_time() -> None:
-    item = ItemState(b"", 0, None, None, 0, 0, [(10, "tea"), (20, ""), (30, "mugs")])
-    assert [item.category_at(t) for t in (0, 10, 19, 20, 30, 99)] == [
-        "tea", "tea", "tea", "", "mugs", "mugs",
+def test_an_item_is_in_the_category_known_for_its_time() -> None:
+    # (effective, known): item 0 moved from tea to mugs at 20, which came to be known at 50.
+    said = np.array([(0, 10, 10), (0, 15, 60), (0, 20, 50), (2, 5, 5)])
+    timelines = Timelines(said[:, 0], said[:, 1], said[:, 2], 3)
+    questions = [  # item, time, received: entry that counts
+        (0, 5, 5, -1), (0, 10, 10, -1), (0, 10, 11, 0), (0, 5, 40, 0), (0, 30, 50, 0),
+        (0, 30, 51, 2), (0, 17, 60, 0), (0, 17, 61, 1), (0, 19, 99, 1), (0, 99, 99, 2),
+        (0, 12, 51, 0), (1, 9, 99, -1), (2, 4, 6, 3), (2, 4, 5, -1),
     ]  # fmt: skip
-    assert ItemState(b"", 0, None, None, 0, 0, []).category_at(5) == ""
+    item, time, known, wanted = np.array(questions).T
+    assert timelines.at(item, time, known).tolist() == wanted.tolist()
+    none = np.empty(0, dtype=np.int64)
+    assert Timelines(none, none, none, 3).at(item, time, known).tolist() == [-1] * len(item)
 
 
 @pytest.mark.parametrize(

@@ -189,18 +189,22 @@ def random_events(
 def in_log(
     events: list[Event], *, num_partitions: int = 2, rng: np.random.Generator | None = None
 ) -> list[tuple[Record, Event]]:
-    """Lay events in the log; with ``rng`` some are sent twice."""
+    """Lay events in the log, received in order; with ``rng`` some are sent twice, or by a sender
+    whose clock is ahead."""
     if rng is not None:
         twice = [e for e in events if not isinstance(e, ItemEvent) and rng.random() < 0.1]
         events = events + twice
     ends: dict[tuple[str, int], int] = {}
     laid = []
+    now_ms = 0
     for event in events:
+        ahead_ms = 0 if rng is None or rng.random() < 0.8 else int(rng.integers(0, 100_000))
+        now_ms = max(now_ms + 1, event.event_time_ms - ahead_ms)
         topic, key = TOPICS.route(event)
         partition = partition_of(key, num_partitions)
         offset = ends.get((topic, partition), 0)
         ends[topic, partition] = offset + 1
-        laid.append((Record(topic, partition, offset, key, encode(event), 0), event))
+        laid.append((Record(topic, partition, offset, key, encode(event), now_ms), event))
     return laid
 
 

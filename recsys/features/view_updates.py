@@ -1,0 +1,258 @@
+"""How each kind of view takes in what it was not told yet: the one thing in which views differ.
+
+``stream.py`` finds the entities of a batch, their stored states and which records are fresh; an
+update turns old payloads and fresh records into new payloads and Feast's fields. All work on many
+entities at once: ``N`` of them, records ``[R]`` with the owner of each, ``0 … N - 1``.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from recsys.events.schema import ItemEvent, UserEvent
+from recsys.features import names
+from recsys.features.aggregates import (
+    Rows,
+    blobs_of_state,
+    finalise,
+    merge,
+    state_of_blobs,
+    state_of_rows,
+    trim,
+)
+from recsys.features.batch import Int64s
+from recsys.features.batch_columns import BatchColumns, Told
+from recsys.features.framing import Framed
+from recsys.features.layout import (
+    decode_value,
+    encode_bool,
+    encode_float32_rows,
+    encode_float64,
+    encode_int64,
+    encode_int64_lists,
+    encode_string,
+    encode_strings,
+    encode_timestamp,
+)
+from recsys.features.names import identity_hash, tokens_of
+from recsys.features.plan import View
+from recsys.features.recency import RecentEvents
+
+Fields = list[dict[bytes, bytes]]
+
+
+class Log(NamedTuple):
+    """Records that tell entities something, ``[R]`` each."""
+
+    owner: Int64s
+    source: Int64s
+    offset: Int64s
+    place: Int64s
+    """Of the row, or of the profile event, in the batch."""
+
+    def some(self, rows: np.ndarray[tuple[int], np.dtype[np.bool_]], owner: Int64s) -> Log:
+        """Give some of them; ``owner`` is already cut."""
+        return Log(owner, self.source[rows], self.offset[rows], self.place[rows])
+
+
+class Update(Protocol):
+    """One view, kept up to date."""
+
+    view: View
+    more_fields: tuple[bytes, ...]
+    """What it wants to see of an entity besides its state, when that is loaded."""
+
+    def remember(self, loaded: list[bytes | None]) -> None:
+        """Look at ``more_fields`` of an entity that was loaded."""
+
+    def log(self, batch: BatchColumns, rows: Log) -> Log:
+        """Give what tells this view something; ``rows`` are the group's rows of behaviour."""
+
+    def apply(self, batch: BatchColumns, log: Log, stored: Framed) -> tuple[Framed, Fields]:
+        """Give new payloads and times (positions are not looked at), and Feast's fields."""
+
+
+@dataclass
+class AggregateUpdate:
+    """Windowed aggregates: tiles."""
+
+    view: View
+    serves: bool
+    """Whether Feast's fields are its."""
+    more_fields: tuple[bytes, ...] = ()
+
+    def remember(self, loaded: list[bytes | None]) -> None:
+        """Nothing to remember."""
+
+    def log(self, batch: BatchColumns, rows: Log) -> Log:
+        """Give every row: one of a column it has not still makes the entity known."""
+        return rows
+
+    def apply(self, batch: BatchColumns, log: Log, stored: Framed) -> tuple[Framed, Fields]:
+        """Merge rows into tiles."""
+        view, num_owners = self.view, len(stored.payloads)
+        whole = len(log.place) == len(batch.rows.owner)
+        rows: Rows = batch.rows.take(slice(None) if whole else log.place, log.owner)  # type: ignore[arg-type]
+        newest = stored.newest_ms.copy()
+        np.maximum.at(newest, log.owner, rows.time_ms)
+        tiles = state_of_blobs(view, stored.payloads)
+        tiles = trim(view, merge(view, tiles, state_of_rows(view, rows)), newest)
+        framed = Framed(stored.positions, newest, blobs_of_state(view, tiles, num_owners))
+        if not self.serves:
+            return framed, []
+        features = [feature.field_bytes for feature in view.features]
+        fields = [
+            dict(zip(features, values, strict=True))
+            for values in encode_float32_rows(finalise(view, tiles, newest))
+        ]
+        return framed, _stamped(view, fields, newest)
+
+
+class HistoryUpdate:
+    """The latest interactions and their items."""
+
+    def __init__(self, view: View, serves: bool) -> None:
+        self.view = view
+        self.serves = serves
+        self._items, self._counts, self._last_ms = (
+            view.feature(name).field_bytes for name in ("item_ids", "counts", "last_ms")
+        )
+        self.more_fields: tuple[bytes, ...] = (self._items,) if serves else ()
+        self._item_of_hash: dict[int, str] = {}
+        self._hash_of_item: dict[str, int] = {}
+
+    def _hash(self, item_id: str) -> int:
+        value = self._hash_of_item.get(item_id)
+        if value is None:
+            value = self._hash_of_item[item_id] = identity_hash(item_id)
+            self._item_of_hash[value] = item_id
+        return value
+
+    def remember(self, loaded: list[bytes | None]) -> None:
+        """Take note of the items of a stored history: state keeps only their hashes."""
+        for stored in loaded:
+            known = decode_value(stored, "string_list")
+            for item_id in known if isinstance(known, list) else ():
+                self._hash(str(item_id))
+
+    def log(self, batch: BatchColumns, rows: Log) -> Log:
+        """Give the interactions."""
+        acted = batch.rows.select("interaction")[rows.place]
+        return rows if acted.all() else rows.some(acted, rows.owner[acted])
+
+    def apply(self, batch: BatchColumns, log: Log, stored: Framed) -> tuple[Framed, Fields]:
+        """Add interactions."""
+        time_ms = batch.rows.time_ms[log.place]
+        hash_of_code = np.array([self._hash(i) for i in batch.item_ids], dtype=np.int64)
+        events = RecentEvents.of_blobs(stored.payloads)
+        events = events.with_events(log.owner, hash_of_code[batch.item[log.place]], time_ms)
+        newest = stored.newest_ms.copy()
+        np.maximum.at(newest, log.owner, time_ms)
+        framed = Framed(stored.positions, newest, events.blobs())
+        if not self.serves:
+            return framed, []
+        recent = events.recent_items()
+        counts = encode_int64_lists(recent.count.astype(np.int64), recent.offsets)
+        last_ms = encode_int64_lists(recent.last_ms, recent.offsets)
+        item_ids = [self._item_of_hash[h] for h in recent.item.tolist()]
+        ends = recent.offsets.tolist()
+        fields = [
+            {
+                self._counts: counts[n],
+                self._items: encode_strings(item_ids[ends[n] : ends[n + 1]]),
+                self._last_ms: last_ms[n],
+            }
+            for n in range(len(stored.payloads))
+        ]
+        return framed, _stamped(self.view, fields, newest)
+
+
+_WINNER = struct.Struct("<HQ")
+
+
+@dataclass
+class ProfileUpdate:
+    """What the newest event says: by effective time, then by position in the log.
+
+    The payload is the position of that event.
+    """
+
+    view: View
+    serves: bool
+    told: Callable[[BatchColumns], list[Told]]
+    encode: Callable[[View, Told], dict[bytes, bytes]]
+    more_fields: tuple[bytes, ...] = ()
+
+    def remember(self, loaded: list[bytes | None]) -> None:
+        """Nothing to remember."""
+
+    def log(self, batch: BatchColumns, rows: Log) -> Log:
+        """Give the profile events."""
+        told = self.told(batch)
+        columns = np.array([t[:3] for t in told], dtype=np.int64).reshape(-1, 3)
+        return Log(columns[:, 0], columns[:, 1], columns[:, 2], np.arange(len(told)))
+
+    def apply(self, batch: BatchColumns, log: Log, stored: Framed) -> tuple[Framed, Fields]:
+        """Take the newest."""
+        told = self.told(batch)
+        best: list[tuple[int, int, int]] = [
+            (at, *(_WINNER.unpack(payload) if payload else (0, 0)))
+            for at, payload in zip(stored.newest_ms.tolist(), stored.payloads, strict=True)
+        ]
+        winners: dict[int, Told] = {}
+        for owner, place in zip(log.owner.tolist(), log.place.tolist(), strict=True):
+            this = told[place]
+            order = (this.effective_ms, this.source, this.offset)
+            if order >= best[owner]:
+                best[owner] = order
+                winners[owner] = this
+        newest = np.array([at for at, _, _ in best], dtype=np.int64)
+        payloads = [_WINNER.pack(source, offset) for _, source, offset in best]
+        fields: Fields = [{} for _ in best]
+        if self.serves:
+            for owner, this in winners.items():
+                fields[owner] = self.encode(self.view, this)
+                fields[owner][self.view.timestamp_field] = encode_timestamp(this.effective_ms)
+        return Framed(stored.positions, newest, payloads), fields
+
+
+def update_of(view: View, *, serves: bool) -> Update:
+    """Give what keeps ``view`` up to date."""
+    if view.aggregates:
+        return AggregateUpdate(view, serves)
+    if view.name == names.USER_HISTORY:
+        return HistoryUpdate(view, serves)
+    if view.name == names.USER_PROFILE:
+        return ProfileUpdate(view, serves, lambda batch: batch.user_events, _user_profile)
+    assert view.name == names.ITEM_PROFILE, view.name
+    return ProfileUpdate(view, serves, lambda batch: batch.item_events, _item_profile)
+
+
+def _user_profile(view: View, told: Told) -> dict[bytes, bytes]:
+    assert isinstance(told.event, UserEvent)
+    return {view.feature("tokens").field_bytes: encode_strings(tokens_of(told.event.attributes))}
+
+
+def _item_profile(view: View, told: Told) -> dict[bytes, bytes]:
+    event = told.event
+    assert isinstance(event, ItemEvent)
+    encoded = {
+        "title": encode_string(event.title),
+        "category": encode_string(event.category),
+        "price": encode_float64(event.price),
+        "born_ms": encode_int64(told.effective_ms if event.born_ms is None else event.born_ms),
+        "available": encode_bool(event.available),
+        "tokens": encode_strings(tokens_of(event.attributes)),
+    }
+    return {view.feature(name).field_bytes: value for name, value in encoded.items()}
+
+
+def _stamped(view: View, fields: Fields, newest_ms: Int64s) -> Fields:
+    for own, at in zip(fields, newest_ms.tolist(), strict=True):
+        own[view.timestamp_field] = encode_timestamp(at)
+    return fields
