@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,25 @@ from recsys.features.offline_store.gather import gather
 from recsys.features.offline_store.keys import KeyCodes
 from recsys.features.offline_store.parts import Parts, RowGroup
 from recsys.features.offline_store.times import Unit, limits, times_of, unit_of
+
+
+class Joined(Protocol):
+    """What can be joined to labels: rows of a source, or values computed at the labels' moments."""
+
+    @property
+    def name(self) -> str:
+        """Of the view."""
+
+    @property
+    def label_keys(self) -> tuple[str, ...]:
+        """Columns of the labels that hold the key."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Columns of the answer."""
+
+    def features_at(self, labels: pa.Table, moment: str, max_bytes: int) -> pa.Table:
+        """Features of each label (L,), in the labels' order."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +66,22 @@ class ViewJoin:
     features: tuple[tuple[str, str], ...]
     knowledge: bool = False
 
+    @property
+    def label_keys(self) -> tuple[str, ...]:
+        """Columns of the labels that hold the key."""
+        return tuple(label for _, label in self.keys)
 
-def join_views(
-    labels: pa.Table, moment: str, views: Sequence[ViewJoin], max_bytes: int
-) -> pa.Table:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Columns of the answer."""
+        return tuple(name for _, name in self.features)
+
+    def features_at(self, labels: pa.Table, moment: str, max_bytes: int) -> pa.Table:
+        """The chosen rows' features."""
+        return join_view(labels, moment, self, max_bytes)
+
+
+def join_views(labels: pa.Table, moment: str, views: Sequence[Joined], max_bytes: int) -> pa.Table:
     """The labels with the features of all views, in the views' order.
 
     Views are joined side by side on the machine's cores (Arrow and NumPy let go of the
@@ -58,7 +90,7 @@ def join_views(
     workers = max(min(len(views), os.cpu_count() or 1), 1)
     with ThreadPoolExecutor(workers, thread_name_prefix="point-in-time-join") as pool:
         answers = pool.map(
-            lambda view: join_view(labels, moment, view, max_bytes // workers), views
+            lambda view: view.features_at(labels, moment, max_bytes // workers), views
         )
         for features in answers:
             for name in features.column_names:

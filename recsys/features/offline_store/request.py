@@ -15,7 +15,7 @@ from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_
 from feast.utils import _parse_feature_ref
 
 from recsys.errors import FeatureError, InputError
-from recsys.features.offline_store.join import ViewJoin
+from recsys.features.offline_store.join import Joined, ViewJoin
 from recsys.features.offline_store.latest import everything
 from recsys.features.offline_store.parts import Parts
 from recsys.features.offline_store.sources import parts_of
@@ -61,7 +61,7 @@ class Labels:
         frame = entity_df.assign(**{self.moment: moments})
         self.table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
 
-    def require(self, views: Sequence[ViewJoin]) -> None:
+    def require(self, views: Sequence[Joined]) -> None:
         """Check that every key is there and that no column would be there twice.
 
         Raises:
@@ -69,13 +69,13 @@ class Labels:
             InputError: a feature has the name of a column of the frame.
         """
         have = set(self.table.column_names)
-        wanted = {name for view in views for _, name in view.keys}
+        wanted = {name for view in views for name in view.label_keys}
         if wanted - have:
             raise FeastEntityDFMissingColumnsError(  # type: ignore[no-untyped-call]
                 wanted, wanted - have
             )
         for view in views:
-            twice = have & {name for _, name in view.features}
+            twice = have & set(view.names)
             if twice:
                 raise InputError(
                     f"features {sorted(twice)} of view {view.name!r} have the names of columns of "

@@ -38,6 +38,9 @@ class PointInTimeOfflineStoreConfig(FeastConfigBaseModel):
     memory_limit_mb: int = Field(default=512, ge=16)
     """MiB to work in, beyond the labels and the answer: how much of a source is held at once."""
 
+    ray_partitions: int = Field(default=0, ge=0)
+    """Join each view in so many Ray tasks (``RAY_ADDRESS`` names a cluster); 0: in this process."""
+
     @property
     def chunk_bytes(self) -> int:
         """Bytes of a source to read at once; its codes, times and sorted copies take the rest."""
@@ -86,8 +89,13 @@ class PointInTimeOfflineStore(OfflineStore):
             first, last = labels.first, labels.last
         labels.require(views)
         chunk_bytes = config.offline_store.chunk_bytes
+        partitions = config.offline_store.ray_partitions
 
         def evaluate() -> pa.Table:
+            if partitions:
+                from recsys.features.offline_store.ray_tasks import join_on_ray
+
+                return join_on_ray(labels.table, labels.moment, views, chunk_bytes, partitions)
             return join_views(labels.table, labels.moment, views, chunk_bytes)
 
         return PointInTimeRetrievalJob(

@@ -1,0 +1,51 @@
+"""A computed view falls between events, where a row of the last event would stand still."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from recsys.features.offline_store.computed import ComputedView
+from recsys.features.offline_store.join import join_views
+
+HOUR_MS = 3_600_000
+
+
+class ClicksOfAnHour:
+    """Counts (user, moment) pairs of the last hour, by definition."""
+
+    names = ("clicks_1h", "clicks")
+
+    def __init__(self, clicks: Sequence[tuple[str, int]]) -> None:
+        self._clicks = clicks
+
+    def at(self, keys: Sequence[tuple[str, ...]], times_ms: Any) -> Any:
+        values = [
+            [
+                sum(u == user and t - HOUR_MS < at <= t for u, at in self._clicks),
+                sum(u == user and at <= t for u, at in self._clicks),
+            ]
+            for (user,), t in zip(keys, times_ms, strict=True)
+        ]
+        known = [any(u == user for u, _ in self._clicks) for (user,) in keys]
+        return np.array(values, dtype=np.float32), np.array(known)
+
+
+def test_values_are_those_of_the_moment_in_the_labels_order() -> None:
+    history = ClicksOfAnHour([("a", 0), ("a", 1000), ("b", 5)])
+    view = ComputedView("clicks", history, ("user",), (("clicks_1h", "hour"),))
+    moments = [HOUR_MS * 1000 + 999_999, 0, None, 1_000_999, 999_999, 10_000]
+    labels = pa.table(
+        {
+            "user": ["a", "a", "a", "a", "a", None],
+            "at": pa.array(moments, pa.timestamp("us", "UTC")),
+        }
+    )
+    answer = join_views(labels, "at", [view], 1 << 20)
+    assert answer.column_names == ["user", "at", "hour"]
+    assert answer.column("hour").to_pylist() == [1.0, 1.0, None, 2.0, 1.0, None]
+    unknown = labels.set_column(0, "user", pa.array(["?"] * 6))
+    assert view.features_at(unknown, "at", 1 << 20).column("hour").null_count == 6
