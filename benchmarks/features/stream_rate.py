@@ -1,0 +1,226 @@
+"""How fast the stream worker is against a bare loop that only consumes and decodes.
+
+Usage::
+
+    python -m benchmarks.features.stream_rate [--events 100000] [--users 10000] [--rounds 3]
+
+Needs a Kafka and a Redis (``recsys up --only redis,kafka``, or addresses in the environment). Makes
+topics and features in a namespace of its own and removes them. Both sides read the same topics in
+turns, in this process; the rate is per second of this process's CPU time, which does not count what
+the broker and the store do. ``--profile FILE`` writes a profile of one more turn of the worker.
+Prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import cProfile
+import json
+import os
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from recsys.clock import now_ms
+from recsys.endpoints import Endpoints, resolve
+from recsys.errors import ConfigurationError, RecsysError
+from recsys.events.codec import decode, encode
+from recsys.events.kafka import connect_reader, connect_writer, delete_topics, ensure_topics
+from recsys.events.log import FixedShare, TopicPartition
+from recsys.events.schema import Event, ImpressionEvent, InteractionEvent, ItemEvent
+from recsys.events.sink import EventSink
+from recsys.events.topics import Topics
+from recsys.features import plan as plans
+from recsys.features.freshness import Freshness, views_of_kinds
+from recsys.features.guarded_writer import GuardedWriter
+from recsys.features.layout import project_of_key
+from recsys.features.partition_sinks import PartitionSinks
+from recsys.features.plan import Plan
+from recsys.features.progress import progress_key
+from recsys.features.redis_hashes import RedisHashes, connect
+from recsys.features.stream import FeatureStream
+from recsys.features.worker import WorkerRun
+from recsys.settings import Settings
+
+NUM_ITEMS = 5_000
+_AT_ONCE = 20_000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; 0 when done, 1 with one line when it cannot be."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.features.stream_rate")
+    parser.add_argument("--events", type=int, default=100_000)
+    parser.add_argument("--users", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--profile", type=Path)
+    arguments = parser.parse_args(argv)
+    try:
+        settings = Settings(RECSYS_NAMESPACE=f"bench{uuid.uuid4().hex[:8]}")
+        endpoints = resolve(Settings())
+        with tempfile.TemporaryDirectory() as folder:
+            plan = plans.ensure(Path(folder), project=settings.namespace)
+        report = measure(settings, endpoints, plan, arguments)
+    except RecsysError as error:
+        sys.stderr.write(f"stream_rate: {error}\n")
+        return 1
+    sys.stdout.write(json.dumps(report) + "\n")
+    return 0
+
+
+def measure(
+    settings: Settings, endpoints: Endpoints, plan: Plan, arguments: argparse.Namespace
+) -> dict[str, object]:
+    """Fill the topics, then let both sides read them in turns."""
+    topics = Topics(namespace=settings.namespace)
+    ensure_topics(settings, endpoints, topics.all())
+    rounds: list[dict[str, tuple[float, float]]] = []
+    try:
+        _fill(settings, endpoints, topics, arguments.events, arguments.users)
+        for _ in range(arguments.rounds):
+            bare = _bare(settings, endpoints, topics)
+            with tempfile.TemporaryDirectory() as folder:
+                ours = _worker(settings, endpoints, plan, Path(folder))
+            half = _worker(settings, endpoints, plan, None)
+            rounds.append({"bare": bare, "worker": ours, "worker_without_event_log": half})
+        if arguments.profile:
+            profile = cProfile.Profile()
+            with tempfile.TemporaryDirectory() as folder:
+                profile.runcall(_worker, settings, endpoints, plan, Path(folder))
+            profile.dump_stats(arguments.profile)
+    finally:
+        delete_topics(settings, endpoints, topics.all())
+    count = arguments.events + NUM_ITEMS
+    cpu = {name: sorted(r[name][0] for r in rounds)[len(rounds) // 2] for name in rounds[0]}
+    wall = {name: sorted(r[name][1] for r in rounds)[len(rounds) // 2] for name in rounds[0]}
+    return {
+        "benchmark": "stream_rate",
+        "events": arguments.events,
+        "users": arguments.users,
+        "features": sum(len(view.features) for view in plan.views),
+        "events_per_cpu_second": {name: round(count / value) for name, value in cpu.items()},
+        "events_per_second": {name: round(count / value) for name, value in wall.items()},
+        "share_of_bare": round(cpu["bare"] / cpu["worker"], 3),
+        "share_of_bare_without_event_log": round(cpu["bare"] / cpu["worker_without_event_log"], 3),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def _fill(
+    settings: Settings, endpoints: Endpoints, topics: Topics, num_events: int, num_users: int
+) -> None:
+    rng = np.random.default_rng(1)
+    start_ms = now_ms() - 3_600_000
+    events: list[Event] = [
+        ItemEvent(
+            event_id=f"item-{k}", event_time_ms=start_ms, item_id=f"i{k}", category=f"c{k % 40}"
+        )
+        for k in range(NUM_ITEMS)
+    ]
+    users = rng.integers(0, num_users, num_events).tolist()
+    items = (rng.zipf(1.3, num_events) % NUM_ITEMS).tolist()
+    for n, (user, item) in enumerate(zip(users, items, strict=True)):
+        at_ms = start_ms + n * 3_600_000 // num_events
+        if n % 5 == 0:
+            shown = [f"i{(item + k) % NUM_ITEMS}" for k in range(5)]
+            events.append(
+                ImpressionEvent(
+                    event_id=f"e{n}", event_time_ms=at_ms, user_id=f"u{user}", request_id=f"r{n}",
+                    items=shown,
+                )
+            )  # fmt: skip
+        else:
+            events.append(
+                InteractionEvent(
+                    event_id=f"e{n}", event_time_ms=at_ms, user_id=f"u{user}", item_id=f"i{item}",
+                    type="click" if n % 7 else "purchase", value=1.0 + n % 90,
+                )
+            )  # fmt: skip
+    writer = connect_writer(settings, endpoints)
+    for event in events:
+        topic, key = topics.route(event)
+        writer.append(topic, key, encode(event))
+    writer.close()
+
+
+def _bare(settings: Settings, endpoints: Endpoints, topics: Topics) -> tuple[float, float]:
+    """Give CPU and wall seconds of consuming and decoding everything."""
+    reader = connect_reader(
+        settings, endpoints, topics=[topics.items, topics.behaviour], group=uuid.uuid4().hex
+    )
+    left = sum(reader.lag().values())
+    cpu_s, wall_s = time.process_time(), time.perf_counter()
+    while left > 0:
+        records = reader.poll(timeout_ms=500, max_records=_AT_ONCE)
+        for record in records:
+            decode(record.value)
+        left -= len(records)
+    spent = time.process_time() - cpu_s, time.perf_counter() - wall_s
+    reader.close()
+    return spent
+
+
+def _worker(
+    settings: Settings, endpoints: Endpoints, plan: Plan, event_log: Path | None
+) -> tuple[float, float]:
+    """Give CPU and wall seconds of the worker over everything, from an empty store."""
+    topics = Topics(namespace=settings.namespace)
+    url = endpoints.require_redis()
+    _remove_features(url, settings.namespace)
+    with contextlib.ExitStack() as stack:
+        group = uuid.uuid4().hex
+        items = connect_reader(settings, endpoints, topics=[topics.items], group=group)
+        behaviour = connect_reader(settings, endpoints, topics=[topics.behaviour], group=group)
+        letters = connect_writer(settings, endpoints)
+        store = RedisHashes(url)
+        writer = GuardedWriter(url, settings.namespace)
+        for part in (items, behaviour, letters, store, writer):
+            stack.callback(part.close)
+
+        def open_sink(at: TopicPartition) -> EventSink:
+            if event_log is None:
+                raise ConfigurationError("without an event log")
+            return EventSink(event_log, [at])
+
+        sinks = PartitionSinks(open_sink, retry_s=1e9)
+        stream = FeatureStream(plan, store, topics)
+        writer.found(stream.layout)
+        run = WorkerRun(
+            stream=stream,
+            store=store,
+            writer=writer,
+            items=items,
+            behaviour=FixedShare(behaviour),
+            dead_letters=letters,
+            sinks=sinks,
+            topics=topics,
+            clock=now_ms,
+            freshness=Freshness(views_of_kinds(plan)),
+        )
+        cpu_s, wall_s = time.process_time(), time.perf_counter()
+        run.start()
+        while run.lag():
+            run.step()
+        run.close()
+        spent = time.process_time() - cpu_s, time.perf_counter() - wall_s
+    _remove_features(url, settings.namespace)
+    return spent
+
+
+def _remove_features(url: str, namespace: str) -> None:
+    client = connect(url)
+    keys = [key for key in client.scan_iter(count=1000) if project_of_key(key) == namespace]
+    for start in range(0, len(keys), 1000):
+        client.unlink(*keys[start : start + 1000])
+    client.delete(progress_key(namespace))
+    client.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

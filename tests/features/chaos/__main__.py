@@ -1,0 +1,61 @@
+"""Chaos until it breaks or all points are passed.
+
+Usage::
+
+    python -m tests.features.chaos [--points 200] [--seed N] [--lose-redis]
+
+Starts an Apache Kafka and a Redis of its own. ``--lose-redis``: a store without persistence, which
+comes back empty. Prints the seed; the same seed hurts the same things in the same order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests import servers
+from tests.features.chaos.run import Chaos
+
+
+def main() -> int:
+    """Run; 0 when nothing differs."""
+    parser = argparse.ArgumentParser(prog="python -m tests.features.chaos")
+    parser.add_argument("--points", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    parser.add_argument("--lose-redis", action="store_true")
+    arguments = parser.parse_args()
+    session = servers.begin_session()
+    began_s = time.monotonic()
+    say(f"seed {arguments.seed}")
+    folder = Path(tempfile.mkdtemp(prefix="recsys-chaos-"))
+    settings = servers.session_settings(
+        "chaos", RECSYS_STATE_DIR=folder, RECSYS_NAMESPACE="chaos", RECSYS_PARTITIONS=4
+    )
+    try:
+        Chaos(
+            settings,
+            session,
+            seed=arguments.seed,
+            keep_redis=not arguments.lose_redis,
+            gap_s=3.0,  # a worker needs two seconds to begin: most points find it at work
+            say=say,
+        ).run(arguments.points)
+    except AssertionError as error:
+        say(f"seed {arguments.seed}: {error}; logs in {folder}")
+        return 1
+    finally:
+        servers.end_session(None)
+    say(f"passed in {time.monotonic() - began_s:.0f} s")
+    return 0
+
+
+def say(line: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
