@@ -20,24 +20,36 @@ Axes: ``N`` rows or tiles, ``Q`` questions, ``C`` components of a tile, ``F`` fe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from recsys.errors import FeatureError
-from recsys.features.batch import Bools, Float32s, Int64s
-from recsys.features.plan import Aggregate, Component, Function, View
+from recsys.features import distinct, sessions, tile_codec
+from recsys.features import newest as lists
+from recsys.features.batch import Bools, Float32s, Int64s, Ragged
+from recsys.features.distinct import Sets
+from recsys.features.functions import COMPONENTS_OF, SESSION_FUNCTIONS, Component
+from recsys.features.newest import Newest
+from recsys.features.plan import Aggregate, View
+from recsys.features.records import join_sections, split_sections
+from recsys.features.sessions import Runs
 
 QUANTUM = 2.0**-16
 """Resolution of an event's value (0.000015). A window's sum is exact while it stays below 1.4e14,
 140 events of the greatest value the event schema allows."""
 
+DECAYED: dict[str, Component] = {"decayed_count": "count", "decayed_sum": "sum"}
+"""What of a tile is weighted by its age."""
 MERGE: dict[Component, np.ufunc] = {
     "count": np.add, "sum": np.add, "min": np.minimum, "max": np.maximum,
 }  # fmt: skip
 """How a component of two tiles becomes that of both; ``last`` follows the order of events."""
+_NUM_SECTIONS = 5
+"""Of the blob of a view that keeps more than tiles: those, runs, small and large sets, lists."""
 KINDS = ("interaction", "impression", "feedback")
 """What a row can be: the first part of a column's name."""
 
@@ -53,7 +65,7 @@ def window_start_ms(t: Int64s, aggregate: Aggregate) -> Int64s:
     return (t // slide) * slide - aggregate.window_ms + slide
 
 
-def value_of(function: Function, parts: dict[Component, Int64s]) -> Float32s:
+def value_of(function: str, parts: Mapping[Component, Int64s]) -> Float32s:
     """Turn merged components into the feature's value, ``[Q]`` float32."""
     count = parts["count"]
     if function == "count":
@@ -63,8 +75,38 @@ def value_of(function: Function, parts: dict[Component, Int64s]) -> Float32s:
     if function == "mean":
         total = parts["sum"].astype(np.float64) * QUANTUM
         return (total / np.maximum(count, 1)).astype(np.float32)
-    values = parts[function].astype(np.float64) * QUANTUM
+    values = parts[cast(Component, function)].astype(np.float64) * QUANTUM
     return np.where(count > 0, values, 0.0).astype(np.float32)
+
+
+def decayed(
+    aggregate: Aggregate, question: Int64s, age: Int64s, part: Int64s, num_questions: int
+) -> Float32s:
+    """Give ``[Q]`` sums of tiles (oldest first for each question), each halved once a half-life.
+
+    The weight of a tile depends on its age in whole slides. ``bincount`` adds in the order of its
+    input, one after the other, so the float64 sum is the same for every reader.
+    """
+    slide, half_life = aggregate.slide_ms, aggregate.call.duration_ms
+    weights = np.array([2.0 ** (-(a * slide) / half_life) for a in range(aggregate.num_tiles)])
+    amount = part.astype(np.float64)
+    if aggregate.call.name == "decayed_sum":
+        amount *= QUANTUM
+    return np.bincount(question, amount * weights[age], num_questions).astype(np.float32)
+
+
+def with_ratios(view: View, values: Float32s) -> Float32s:
+    """Fill in the ratios, made of other columns of ``values`` (``[Q, F]``); x / 0 is 0."""
+    aggregates = view.scalar_aggregates
+    places = {a.name: f for f, a in enumerate(aggregates)}
+    for f, aggregate in enumerate(aggregates):
+        if aggregate.call.name == "ratio":
+            above, below = (
+                values[:, places[o]].astype(np.float64) for o in aggregate.call.operands
+            )
+            ratio = np.divide(above, below, out=np.zeros(len(values)), where=below != 0)
+            values[:, f] = ratio.astype(np.float32)
+    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +122,28 @@ class Rows:
     event_type: NDArray[np.int64]
     """Place in ``types``."""
     types: Sequence[str]
+    item: Int64s | None = None
+    """Identity hash of the item of the event; wanted by columns with the field ``item_id``."""
+    category: Int64s | None = None
+    """Identity hash of its category; wanted by columns with the field ``category``."""
+
+    def identity(self, column: str) -> Int64s:
+        """Give what ``column`` takes of each event: a hash, or its value in units.
+
+        Raises:
+            FeatureError: when whoever made these rows did not give it.
+        """
+        field = column.partition(".")[2]
+        if not field:
+            return self.units
+        found = self.item if field == "item_id" else self.category
+        if found is None:
+            raise FeatureError(f'column "{column}": wanted rows with the hashes of {field}')
+        return found
 
     def select(self, column: str) -> Bools:
         """Give which rows belong to ``column``."""
-        kind, _, event_type = column.partition("__")
+        kind, _, event_type = column.partition(".")[0].partition("__")
         mask: Bools = self.kind == KINDS.index(kind)
         if event_type:
             if event_type not in self.types:
@@ -100,27 +160,26 @@ class Rows:
             self.kind[rows],
             self.event_type[rows],
             self.types,
+            None if self.item is None else self.item[rows],
+            None if self.category is None else self.category[rows],
         )
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Tiles of many entities, ``[N]`` each, sorted by ``(owner, series, tile)`` and distinct."""
+    """State of many entities: tiles, ``[N]`` each, sorted by ``(owner, series, tile)``."""
 
     owner: Int64s
     series: NDArray[np.uint8]
     tile: Int64s
     parts: dict[Component, Int64s]
+    runs: Runs | None = None
+    """What session windows are read from; ``None`` where the view has none, as with the others."""
+    sets: Sets | None = None
+    newest: Newest | None = None
 
     def __len__(self) -> int:
         return len(self.owner)
-
-
-def tile_dtype(view: View) -> np.dtype[np.void]:
-    """Give the bytes of one tile of ``view`` as they lie in Redis."""
-    fields: list[tuple[str, str]] = [("series", "u1"), ("tile", "<u4")]
-    fields += [(c, "<u4" if c == "count" else "<i8") for c in view.components]
-    return np.dtype(fields)
 
 
 def state_of_rows(view: View, rows: Rows) -> State:
@@ -136,13 +195,16 @@ def state_of_rows(view: View, rows: Rows) -> State:
         units.append(rows.units if whole else rows.units[mask])
         tile.append(times[-1] // s.slide_ms)
         series.append(np.full(len(times[-1]), number, dtype=np.uint8))
+    extra = _extra_of_rows(view, rows)
     if not owner:
-        return _no_tiles(view)
+        return replace(_no_tiles(view), **extra)
     value = np.concatenate(units)
     at = np.concatenate(times)
-    source = {"count": np.ones(len(value), np.int64), "last_ms": at}
+    source = {"count": np.ones(len(value), np.int64), "last_ms": at, "first_ms": at}
     parts = {c: source.get(c, value) for c in view.components}
-    return State(np.concatenate(owner), np.concatenate(series), np.concatenate(tile), parts)
+    return State(
+        np.concatenate(owner), np.concatenate(series), np.concatenate(tile), parts, **extra
+    )  # fmt: skip
 
 
 def state_of_blobs(view: View, blobs: Sequence[bytes | None]) -> State:
@@ -151,40 +213,54 @@ def state_of_blobs(view: View, blobs: Sequence[bytes | None]) -> State:
     Raises:
         FeatureError: when one is not a whole number of tiles.
     """
-    dtype = tile_dtype(view)
-    lengths = np.fromiter((len(blob) if blob else 0 for blob in blobs), np.int64, len(blobs))
-    if (lengths % dtype.itemsize).any():
-        raise FeatureError(
-            f'state of view "{view.name}": wanted tiles of {dtype.itemsize} bytes, found a length '
-            f"of {lengths[lengths % dtype.itemsize > 0][0]}; run `recsys backfill`"
-        )
-    records = np.frombuffer(b"".join([blob for blob in blobs if blob]), dtype=dtype)
-    owner = np.repeat(np.arange(len(blobs), dtype=np.int64), lengths // dtype.itemsize)
-    parts: dict[Component, Int64s] = {c: records[c].astype(np.int64) for c in view.components}
-    return State(owner, records["series"], records["tile"].astype(np.int64), parts)
+    if not _is_rich(view):
+        return State(*tile_codec.decode(view, blobs))
+    tiles, runs, small, large, entries = split_sections(
+        blobs, _NUM_SECTIONS, f'state of view "{view.name}"'
+    )
+    return State(
+        *tile_codec.decode(view, tiles),
+        sessions.of_blobs(view, runs) if view.sessions else None,
+        distinct.of_blobs(view, small, large) if view.sketches else None,
+        lists.of_blobs(view, entries) if view.lists else None,
+    )
 
 
 def blobs_of_state(view: View, tiles: State, num_owners: int) -> list[bytes]:
-    """Encode tiles, one blob for each entity."""
-    records = np.empty(len(tiles), dtype=tile_dtype(view))
-    records["series"] = tiles.series
-    records["tile"] = tiles.tile
-    for component, values in tiles.parts.items():
-        records[component] = values
-    return split_records(records, tiles.owner, num_owners)
-
-
-def split_records(
-    records: NDArray[np.void], owner: Int64s, num_owners: int
-) -> list[bytes]:  # fmt: skip
-    """Cut records sorted by owner into one blob for each owner."""
-    data = records.tobytes()
-    ends = (np.searchsorted(owner, np.arange(num_owners + 1)) * records.dtype.itemsize).tolist()
-    return [data[ends[i] : ends[i + 1]] for i in range(num_owners)]
+    """Encode state, one blob for each entity."""
+    encoded = tile_codec.encode(
+        view, tiles.owner, tiles.series, tiles.tile, tiles.parts, num_owners
+    )  # fmt: skip
+    if not _is_rich(view):
+        return encoded
+    none = [b""] * num_owners
+    return join_sections(
+        [
+            encoded,
+            sessions.blobs_of(tiles.runs, num_owners) if tiles.runs else none,
+            *(distinct.blobs_of(tiles.sets, num_owners) if tiles.sets else (none, none)),
+            lists.blobs_of(tiles.newest, num_owners) if tiles.newest else none,
+        ]
+    )
 
 
 def merge(view: View, *many: State) -> State:
-    """Merge tiles of the same place into one. Order and grouping do not change the answer."""
+    """Merge states of the same entities. Order and grouping do not change the answer."""
+    tiles = _merge_tiles(view, many)
+    if not _is_rich(view):
+        return tiles
+    runs = [state.runs for state in many if state.runs is not None]
+    sets = [state.sets for state in many if state.sets is not None]
+    newest = [state.newest for state in many if state.newest is not None]
+    return replace(
+        tiles,
+        runs=sessions.merge(view, runs) if runs else None,
+        sets=distinct.merge(sets) if sets else None,
+        newest=lists.merge(view, newest) if newest else None,
+    )
+
+
+def _merge_tiles(view: View, many: Sequence[State]) -> State:
     owner = np.concatenate([t.owner for t in many])
     if not len(owner):
         return _no_tiles(view)
@@ -205,31 +281,62 @@ def merge(view: View, *many: State) -> State:
     ends = np.append(starts[1:], len(order)) - 1
     merged: dict[Component, Int64s] = {}
     for component, values in parts.items():
+        if component in ("first_ms", "first"):
+            continue
         values = values[order]
         if component in MERGE:
             merged[component] = MERGE[component].reduceat(values, starts)
         else:  # sorted by (last_ms, last) within a tile: its last row is the answer
             merged[component] = values[ends]
+    if "first" in parts:  # the least (first_ms, first) of each tile, by an order of its own
+        by_first = np.lexsort((parts["first"], parts["first_ms"], *keys[-3:]))[starts]
+        merged["first_ms"] = parts["first_ms"][by_first]
+        merged["first"] = parts["first"][by_first]
     return State(owner[starts], series[starts], tile[starts], merged)
 
 
 def trim(view: View, tiles: State, newest_ms: Int64s) -> State:
-    """Drop tiles no window can reach from ``newest_ms`` (``[owners]``) on."""
+    """Drop what no window can reach from ``newest_ms`` (``[owners]``) on."""
+    if _is_rich(view):
+        tiles = replace(
+            tiles,
+            runs=sessions.trim(view, tiles.runs, newest_ms) if tiles.runs else None,
+            sets=distinct.trim(view, tiles.sets, newest_ms) if tiles.sets else None,
+            newest=lists.trim(view, tiles.newest, newest_ms) if tiles.newest else None,
+        )
+    if not len(tiles):
+        return tiles
     slide, span = _slides_and_spans(view)
     keep = tiles.tile > newest_ms[tiles.owner] // slide[tiles.series] - span[tiles.series]
     if keep.all():
         return tiles
     parts = {c: values[keep] for c, values in tiles.parts.items()}
-    return State(tiles.owner[keep], tiles.series[keep], tiles.tile[keep], parts)
+    return replace(
+        tiles, owner=tiles.owner[keep], series=tiles.series[keep], tile=tiles.tile[keep],
+        parts=parts,
+    )  # fmt: skip
 
 
 def finalise(view: View, tiles: State, at_ms: Int64s) -> Float32s:
-    """Give the values of all aggregates of entities ``0 … Q - 1`` at ``at_ms``, ``[Q, F]``."""
-    values = np.zeros((len(at_ms), len(view.aggregates)), dtype=np.float32)
+    """Give the values of ``view.scalar_aggregates`` of entities ``0 … Q - 1`` at ``at_ms``.
+
+    ``[Q, F]``. ``finalise_lists`` gives the others.
+    """
+    values = np.zeros((len(at_ms), len(view.scalar_aggregates)), dtype=np.float32)
+    for f, aggregate in enumerate(view.scalar_aggregates):
+        name = aggregate.call.name
+        if name in SESSION_FUNCTIONS and tiles.runs is not None:
+            parts_now = sessions.current(view, tiles.runs, aggregate, at_ms)
+            values[:, f] = value_of(name.removeprefix("session_"), parts_now)
+        elif name == "count_distinct" and tiles.sets is not None:
+            values[:, f] = distinct.sizes(view, tiles.sets, aggregate, at_ms)
     if not len(tiles):
-        return values
+        return with_ratios(view, values)
     numbers = {(s.column, s.slide_ms): n for n, s in enumerate(view.series)}
-    for f, aggregate in enumerate(view.aggregates):
+    for f, aggregate in enumerate(view.scalar_aggregates):
+        call = aggregate.call
+        if call.name not in COMPONENTS_OF:
+            continue
         number = numbers[aggregate.column, aggregate.slide_ms]
         newest = at_ms // aggregate.slide_ms
         age = newest[tiles.owner] - tiles.tile
@@ -238,6 +345,10 @@ def finalise(view: View, tiles: State, at_ms: Int64s) -> Float32s:
         if not len(rows):
             continue
         owner = tiles.owner[rows]
+        if call.name in DECAYED:
+            part = tiles.parts[DECAYED[call.name]][rows]
+            values[:, f] = decayed(aggregate, owner, age[rows], part, len(at_ms))
+            continue
         starts = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
         ends = np.append(starts[1:], len(rows)) - 1
         parts: dict[Component, Int64s] = {}
@@ -245,9 +356,58 @@ def finalise(view: View, tiles: State, at_ms: Int64s) -> Float32s:
             part = all_parts[rows]
             # Tiles of one series are sorted by time, so the last event lies in the last of them.
             merge_with = MERGE.get(component)
-            parts[component] = merge_with.reduceat(part, starts) if merge_with else part[ends]
-        values[owner[starts], f] = value_of(aggregate.function, parts)
-    return values
+            if merge_with:
+                parts[component] = merge_with.reduceat(part, starts)
+            else:
+                parts[component] = part[starts if component.startswith("first") else ends]
+        values[owner[starts], f] = value_of(call.name, parts)
+    return with_ratios(view, values)
+
+
+def finalise_lists(view: View, state: State, at_ms: Int64s) -> dict[str, Ragged]:
+    """Give the lists of entities ``0 … Q - 1`` at ``at_ms``, by the name of the aggregate.
+
+    Rows are least recent first: int64 hashes where the column has a field, else float32 values.
+    """
+    none = Ragged(np.empty(0, dtype=np.int64), np.zeros(len(at_ms) + 1, dtype=np.int64))
+    found: dict[str, Ragged] = {}
+    for a in view.list_aggregates:
+        ragged = none if state.newest is None else lists.lists(view, state.newest, a, at_ms)
+        if not a.field:
+            values = (ragged.values.astype(np.float64) * QUANTUM).astype(np.float32)
+            ragged = Ragged(values, ragged.offsets)
+        found[a.name] = ragged
+    return found
+
+
+def _is_rich(view: View) -> bool:
+    """Whether a view keeps more than tiles."""
+    return bool(view.sessions or view.sketches or view.lists)
+
+
+def _extra_of_rows(view: View, rows: Rows) -> dict[str, Any]:
+    extra: dict[str, Any] = {}
+    if not _is_rich(view):
+        return extra
+
+    def events_of(column: str) -> tuple[Int64s, Int64s, Int64s]:
+        mask = rows.select(column)
+        return rows.owner[mask], rows.time_ms[mask], rows.identity(column)[mask]
+
+    if view.sessions:
+        runs = [sessions.of_events(n, *events_of(s.column)) for n, s in enumerate(view.sessions)]
+        extra["runs"] = sessions.merge(view, runs)
+    if view.sketches:
+        extra["sets"] = distinct.merge(
+            [
+                distinct.of_events(n, s.slide_ms, *events_of(s.column))
+                for n, s in enumerate(view.sketches)
+            ]
+        )
+    if view.lists:
+        entries = [lists.of_events(n, *events_of(s.column)) for n, s in enumerate(view.lists)]
+        extra["newest"] = lists.merge(view, entries)
+    return extra
 
 
 def _no_tiles(view: View) -> State:

@@ -177,8 +177,6 @@ def compile_view(view: Any, entities: Mapping[str, Any], stored_name: str | None
         )
         for a in getattr(view, "aggregations", None) or ()
     )
-    for aggregate in aggregates:
-        aggregate.check(view.name)
     if aggregates:
         by_name = {f.name: f for f in features}
         if sorted(by_name) != sorted(a.name for a in aggregates):
@@ -187,7 +185,7 @@ def compile_view(view: Any, entities: Mapping[str, Any], stored_name: str | None
                 f"{sorted(by_name)} and aggregations {sorted(a.name for a in aggregates)}"
             )
         features = [by_name[a.name] for a in aggregates]
-    return View(
+    compiled = View(
         name=view.name,
         join_keys=tuple(sorted(join_keys)),
         features=tuple(features),
@@ -196,6 +194,8 @@ def compile_view(view: Any, entities: Mapping[str, Any], stored_name: str | None
         key_types=tuple(key_types[name] for name in sorted(join_keys)),
         stored_name=stored_name or "",
     )
+    compiled.check()
+    return compiled
 
 
 def _key_types(view: Any, entities: Mapping[str, Any]) -> dict[str, KeyType]:

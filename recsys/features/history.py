@@ -200,7 +200,7 @@ class _ViewIndex:
 
     def __init__(self, view: View, rows: Rows) -> None:
         self._view = view
-        self._indexes = {s.column: EventIndex(rows, s.column) for s in view.series}
+        self._indexes = {column: EventIndex(rows, column) for column in view.columns}
         self._any = EventIndex(rows, None) if view.expires else None
 
     def at(self, owner: Int64s, t: Int64s) -> Float32s:

@@ -23,6 +23,15 @@ import msgspec
 
 from recsys.errors import ConfigurationError, FeatureError
 from recsys.features import names
+from recsys.features.functions import (
+    ALL_COMPONENTS,
+    COMPONENTS_OF,
+    IDENTITY_FUNCTIONS,
+    SESSION_FUNCTIONS,
+    Call,
+    Component,
+    parse,
+)
 from recsys.features.quality.expectations import Expectation
 
 PLAN_VERSION = 1
@@ -34,19 +43,11 @@ ValueType = Literal[
     "bytes_list", "timestamp_list",
 ]  # fmt: skip
 KeyType = Literal["string", "int64", "int32", "bytes", "timestamp"]
-Function = Literal["count", "sum", "mean", "min", "max", "last"]
 EventKind = Literal["interaction", "impression", "feedback"]
-Component = Literal["count", "sum", "min", "max", "last_ms", "last"]
 
-_COMPONENTS_OF: dict[Function, tuple[Component, ...]] = {
-    "count": ("count",),
-    "sum": ("sum",),
-    "mean": ("count", "sum"),
-    "min": ("count", "min"),
-    "max": ("count", "max"),
-    "last": ("count", "last_ms", "last"),
-}
-_ALL_COMPONENTS: tuple[Component, ...] = ("count", "sum", "min", "max", "last_ms", "last")
+IDENTITY_FIELDS = ("item_id", "category")
+STATE_CODEC = 2
+"""Number of the way state is written as bytes; another one has other fields in Redis."""
 
 
 class Feature(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,20 +71,37 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     column: str
-    """``interaction``, ``impression`` or ``feedback``; ``interaction__purchase`` for one type."""
-    function: Function
+    """``interaction``, ``impression`` or ``feedback``; ``interaction__purchase`` for one type;
+    ``interaction.item_id`` for what the event names instead of its value."""
+    function: str
+    """As declared, with its argument: ``last_n(20)``; ``functions.py`` reads it."""
     window_ms: int
     slide_ms: int
 
     @property
     def kind(self) -> EventKind:
         """Kind of event it is made of."""
-        return self.column.partition("__")[0]  # type: ignore[return-value]
+        return self.events.partition("__")[0]  # type: ignore[return-value]
 
     @property
     def event_type(self) -> str | None:
         """Type of event it is made of; ``None`` takes every type."""
-        return self.column.partition("__")[2] or None
+        return self.events.partition("__")[2] or None
+
+    @property
+    def events(self) -> str:
+        """Its column without the field: which events it is made of."""
+        return self.column.partition(".")[0]
+
+    @property
+    def field(self) -> str | None:
+        """What it takes of an event: ``item_id``, ``category``; ``None`` for its value."""
+        return self.column.partition(".")[2] or None
+
+    @property
+    def call(self) -> Call:
+        """Its function and argument. Raises FeatureError when there is no such function."""
+        return parse(self.function)
 
     @property
     def num_tiles(self) -> int:
@@ -98,9 +116,19 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True):
                 f"{where}: wanted a column named interaction, impression or feedback, with "
                 f'"__type" after it for one type of event; found "{self.column}"'
             )
-        if self.function not in _COMPONENTS_OF:
+        try:
+            call = self.call
+        except FeatureError as error:
+            raise FeatureError(f"{where}: {error}") from None
+        if "." in self.column and self.field not in IDENTITY_FIELDS:
             raise FeatureError(
-                f"{where}: wanted one of {', '.join(_COMPONENTS_OF)}; found {self.function!r}"
+                f"{where}: wanted a field of {', '.join(IDENTITY_FIELDS)} after the point; "
+                f'found "{self.column}"'
+            )
+        if self.field and call.name not in IDENTITY_FUNCTIONS:
+            raise FeatureError(
+                f"{where}: wanted a column without a field, since {call.name} takes the event's "
+                f'value; found "{self.column}"'
             )
         if self.slide_ms <= 0 or self.window_ms <= 0 or self.window_ms % self.slide_ms:
             raise FeatureError(
@@ -116,6 +144,20 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     slide_ms: int
     num_tiles: int
     """Tiles the longest of its windows spans; older ones are dropped."""
+
+
+class SessionSeries(Series, frozen=True, kw_only=True):
+    """Runs of events of one column, cut at the borders of tiles."""
+
+    gap_ms: int
+
+
+class ListSeries(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest events of one column."""
+
+    column: str
+    length: int
+    window_ms: int
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -175,18 +217,87 @@ class View(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """Tile series its aggregates are read from, whatever the order of those."""
         longest: dict[tuple[str, int], int] = {}
         for aggregate in self.aggregates:
-            key = (aggregate.column, aggregate.slide_ms)
-            longest[key] = max(longest.get(key, 0), aggregate.num_tiles)
+            if aggregate.call.name in COMPONENTS_OF:
+                key = (aggregate.column, aggregate.slide_ms)
+                longest[key] = max(longest.get(key, 0), aggregate.num_tiles)
         return tuple(
             Series(column=column, slide_ms=slide_ms, num_tiles=num_tiles)
             for (column, slide_ms), num_tiles in sorted(longest.items())
         )
 
     @cached_property
+    def sketches(self) -> tuple[Series, ...]:
+        """Tile series of sets: what ``count_distinct`` is read from."""
+        longest: dict[tuple[str, int], int] = {}
+        for aggregate in self.aggregates:
+            if aggregate.call.name == "count_distinct":
+                key = (aggregate.column, aggregate.slide_ms)
+                longest[key] = max(longest.get(key, 0), aggregate.num_tiles)
+        return tuple(
+            Series(column=column, slide_ms=slide_ms, num_tiles=num_tiles)
+            for (column, slide_ms), num_tiles in sorted(longest.items())
+        )
+
+    @cached_property
+    def sessions(self) -> tuple[SessionSeries, ...]:
+        """Runs of events its session windows are read from."""
+        longest: dict[tuple[str, int, int], int] = {}
+        for aggregate in self.aggregates:
+            if aggregate.call.name in SESSION_FUNCTIONS:
+                key = (aggregate.column, aggregate.slide_ms, aggregate.call.duration_ms)
+                longest[key] = max(longest.get(key, 0), aggregate.num_tiles)
+        return tuple(
+            SessionSeries(column=column, slide_ms=slide_ms, num_tiles=tiles, gap_ms=gap_ms)
+            for (column, slide_ms, gap_ms), tiles in sorted(longest.items())
+        )
+
+    @cached_property
+    def lists(self) -> tuple[ListSeries, ...]:
+        """Newest events its lists are read from."""
+        most: dict[str, tuple[int, int]] = {}
+        for a in self.aggregates:
+            if a.call.name == "last_n":
+                length, window_ms = most.get(a.column, (0, 0))
+                most[a.column] = (max(length, a.call.length), max(window_ms, a.window_ms))
+        return tuple(
+            ListSeries(column=column, length=length, window_ms=window_ms)
+            for column, (length, window_ms) in sorted(most.items())
+        )
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Columns its aggregates are made of, sorted."""
+        return tuple(sorted({a.column for a in self.aggregates if a.call.name != "ratio"}))
+
+    @cached_property
+    def scalar_aggregates(self) -> tuple[Aggregate, ...]:
+        """Aggregates that are one number: the columns ``F`` of ``aggregates.finalise``."""
+        return tuple(a for a in self.aggregates if a.call.name != "last_n")
+
+    @cached_property
+    def list_aggregates(self) -> tuple[Aggregate, ...]:
+        """Aggregates that are a list: what ``aggregates.finalise_lists`` gives."""
+        return tuple(a for a in self.aggregates if a.call.name == "last_n")
+
+    @cached_property
     def components(self) -> tuple[Component, ...]:
         """What a tile must remember for its aggregates."""
-        needed = {c for a in self.aggregates for c in _COMPONENTS_OF[a.function]} | {"count"}
-        return tuple(c for c in _ALL_COMPONENTS if c in needed)
+        calls = {a.call.name for a in self.aggregates} & set(COMPONENTS_OF)
+        needed = {c for name in calls for c in COMPONENTS_OF[name]} | {"count"}
+        return tuple(c for c in ALL_COMPONENTS if c in needed)
+
+    def check(self) -> None:
+        """Raise FeatureError unless all its aggregates can be computed."""
+        for aggregate in self.aggregates:
+            aggregate.check(self.name)
+        plain = [a.name for a in self.scalar_aggregates if a.call.name != "ratio"]
+        for aggregate in self.aggregates:
+            for operand in aggregate.call.operands:
+                if operand not in plain:
+                    raise FeatureError(
+                        f'aggregation "{aggregate.name}" of view "{self.name}": wanted two of '
+                        f'{", ".join(plain)}; found "{operand}"'
+                    )
 
     @cached_property
     def expires(self) -> bool:
@@ -197,7 +308,10 @@ class View(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def layout_hash(self) -> str:
         """Eight hex digits that change when the bytes of the state do."""
-        layout: list[object] = [PLAN_VERSION, self.series, self.components]
+        layout: list[object] = [
+            PLAN_VERSION, STATE_CODEC, self.series, self.components, self.sketches, self.sessions,
+            self.lists,
+        ]  # fmt: skip
         if self.name == names.USER_HISTORY:
             layout.append(names.HISTORY_EVENTS)
         return hashlib.sha256(msgspec.json.encode(layout)).hexdigest()[:8]

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.errors import FeatureError
-from recsys.features.aggregates import split_records
 from recsys.features.batch import Float32s, Int64s
 from recsys.features.names import HISTORY_EVENTS, HISTORY_LENGTH
+from recsys.features.records import split_records
 
 EVENT_DTYPE = np.dtype([("item", "<i8"), ("time_ms", "<i8")])
 """One interaction as it lies in Redis: hash of the item, event time."""

@@ -23,7 +23,7 @@ from recsys.features.batch import UserFeatures
 from recsys.features.hashes import VERSION_FIELD
 from recsys.features.plan import Aggregate, Feature, Plan, ValueType, View
 
-_FUNCTIONS = ("count", "sum", "mean", "min", "max", "last")
+_FUNCTIONS = ("count", "sum", "mean", "min", "max", "first", "last")
 
 
 def aggregate_view(name: str, keys: tuple[str, ...], aggregates: tuple[Aggregate, ...]) -> View:
@@ -48,7 +48,7 @@ def aggregates(columns: tuple[str, ...]) -> tuple[Aggregate, ...]:
         Aggregate(
             name=f"{column}_{function}_{window}_{slide}",
             column=column,
-            function=function,  # type: ignore[arg-type]
+            function=function,
             window_ms=window,
             slide_ms=slide,
         )
