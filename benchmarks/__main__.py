@@ -9,7 +9,12 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = ("event_codec", "features.offline_join")
+BENCHMARKS = (
+    "event_codec",
+    "features.offline_join",
+    "features.online_read",
+    "features.online_write",
+)
 
 
 def main(argv: list[str] | None = None) -> int:

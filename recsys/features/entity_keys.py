@@ -22,6 +22,11 @@ _CODES: dict[KeyType, int] = {"bytes": 1, "string": 2, "int32": 3, "int64": 4, "
 """``feast.types.ValueType`` of a join key."""
 _WIDTHS: dict[KeyType, str] = {"int32": "<i4", "int64": "<i8", "timestamp": "<i8"}
 
+_PACKERS = {"int32": struct.Struct("<i").pack, "int64": struct.Struct("<q").pack,
+            "timestamp": struct.Struct("<q").pack}  # fmt: skip
+_FEW = 16
+"""Values up to which a loop is faster than arrays."""
+
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -40,6 +45,11 @@ class EntityKeyColumns:
             raise InputError(f"wanted a key type for each of {join_keys}, found {key_types}")
         self._prefix = key_prefix(self.join_keys)
         self._project = project.encode()
+        kind = self.key_types[0] if self.key_types else "string"
+        if kind in _WIDTHS:
+            self._few_head = self._prefix + struct.pack(
+                "<II", _CODES[kind], np.dtype(_WIDTHS[kind]).itemsize
+            )
 
     @classmethod
     def of_view(cls, view: View, project: str) -> EntityKeyColumns:
@@ -52,6 +62,8 @@ class EntityKeyColumns:
         Raises:
             InputError: a column is absent, of another length or of another type.
         """
+        if len(self.join_keys) == 1 and (few := self._few(entities)) is not None:
+            return few
         columns = []
         for name, kind in zip(self.join_keys, self.key_types, strict=True):
             if name not in entities:
@@ -79,6 +91,20 @@ class EntityKeyColumns:
         if len(lists) == 1:
             return [prefix + value + project for value in lists[0]]
         return [b"".join((prefix, *values, project)) for values in zip(*lists, strict=True)]
+
+    def _few(self, entities: Mapping[str, Any]) -> list[bytes] | None:
+        """Give the keys of a handful of whole numbers without arrays; ``None`` for all else."""
+        kind = self.key_types[0]
+        values = entities.get(self.join_keys[0])
+        if kind not in _WIDTHS or type(values) is not list or len(values) > _FEW:
+            return None
+        if any(type(value) is not int for value in values):
+            return None
+        head, pack = self._few_head, _PACKERS[kind]
+        try:
+            return [head + pack(value) + self._project for value in values]
+        except struct.error:
+            return None
 
     def _rows(self, columns: list[Bytes], rows: int) -> list[bytes]:
         prefix = np.frombuffer(self._prefix, dtype=np.uint8)

@@ -29,7 +29,7 @@ from recsys.features.entity_keys import EntityKeyColumns
 from recsys.features.plan import Feature, Plan, View
 from recsys.features.redis.async_client import AsyncRedisClient
 from recsys.features.redis.client import TIMEOUT_S, RedisClient
-from recsys.features.redis.commands import hmgets
+from recsys.features.redis.commands import Hmgets
 from recsys.features.redis_hashes import checked
 from recsys.features.value_columns import (
     Mask,
@@ -140,24 +140,31 @@ def decode_group(
     floats, float_mask = decode_float_rows(rows, num_floats)
     views: dict[str, ViewTimes] = {}
     status = np.zeros((len(rows), len(group.views)), dtype=np.uint8)
+    is_whole = True
     for index, view in enumerate(group.views):
         place = num_fields - len(group.views) + index
-        times, known = decode_timestamps([row[place] for row in rows])
-        if view.ttl_ms:
-            status[:, index] = np.where(now_us - times > view.ttl_ms * 1000, Mask.EXPIRED, 0)
-        status[~known, index] = Mask.MISSING
+        times, missing = decode_timestamps([row[place] for row in rows])
+        oldest_us = now_us - view.ttl_ms * 1000
+        if view.ttl_ms and len(times) and times.min() < oldest_us:
+            status[times < oldest_us, index] = Mask.EXPIRED
+            is_whole = False
+        if missing is not None:
+            status[missing, index] = Mask.MISSING
+            is_whole = False
         views[view.name] = ViewTimes(status[:, index], times)
-    hidden = status == Mask.MISSING if keep_expired else status != Mask.PRESENT
-    if status.any() and num_floats:
-        of_view = status[:, group.float_views]
-        # What is missing or null by itself stays so in a view that is there.
-        float_mask = np.where(of_view != Mask.PRESENT, of_view, float_mask)
-        if hidden.any():
+    # Mostly every view of every entity is there, and there is nothing to hide.
+    hidden = None
+    if not is_whole:
+        hidden = status == Mask.MISSING if keep_expired else status != Mask.PRESENT
+        if num_floats:
+            of_view = status[:, group.float_views]
+            # What is missing or null by itself stays so in a view that is there.
+            float_mask = np.where(of_view != Mask.PRESENT, of_view, float_mask)
             floats = np.where(hidden[:, group.float_views], np.float32(np.nan), floats)
     columns: dict[str, Column] = {}
     for offset, (name, index, feature) in enumerate(group.others):
         found = [row[num_floats + offset] for row in rows]
-        if hidden[:, index].any():
+        if hidden is not None:
             gone = hidden[:, index].tolist()
             found = [None if g else value for value, g in zip(found, gone, strict=True)]
         values: Values | RaggedColumn
@@ -165,7 +172,7 @@ def decode_group(
             values, mask = decode_vectors(found, len(feature.columns))
         else:
             values, mask = decode_column(found, feature.type)
-        if status[:, index].any():
+        if hidden is not None:
             mask = np.where(status[:, index] != Mask.PRESENT, status[:, index], mask)
         columns[name] = Column(values, mask)
     return FeatureRows(
@@ -218,29 +225,25 @@ class _Services:
         return tuple(make_group(plan.project, chosen) for chosen in by_keys.values())
 
     def plan_read(self, requests: Sequence[EntityRequest]) -> _Read:
-        groups: list[tuple[int, Group, int, int]] = []
-        keys: list[bytes] = []
-        commands: list[bytes] = []
+        groups: list[tuple[int, Group, slice]] = []
+        commands = Hmgets()
         for number, request in enumerate(requests):
             for group in self.groups(request.service, frozenset(request.entities)):
                 wanted = group.keys.build(request.entities)
-                groups.append((number, group, len(keys), len(keys) + len(wanted)))
-                keys += wanted
-                commands += hmgets(wanted, group.fields)
-        return _Read(len(requests), groups, keys, commands)
+                groups.append((number, group, commands.add(wanted, group.fields)))
+        return _Read(len(requests), groups, commands)
 
 
 class _Read(NamedTuple):
     num_requests: int
-    groups: list[tuple[int, Group, int, int]]
-    """``(request, group, first reply, end)``."""
-    keys: list[bytes]
-    commands: list[bytes]
+    groups: list[tuple[int, Group, slice]]
+    """``(request, group, its replies)``."""
+    commands: Hmgets
 
     def decode(self, found: Sequence[Sequence[bytes | None]], now_us: int) -> list[FeatureRows]:
         parts: list[list[FeatureRows]] = [[] for _ in range(self.num_requests)]
-        for number, group, first, end in self.groups:
-            parts[number].append(decode_group(group, found[first:end], now_us))
+        for number, group, place in self.groups:
+            parts[number].append(decode_group(group, found[place], now_us))
         return [_joined(rows) for rows in parts]
 
 
@@ -277,7 +280,7 @@ class ServiceReader:
             ServerError: Redis does not answer.
         """
         read = self._services.plan_read(requests)
-        found = self._client.call(read.keys, read.commands, read_only=True)
+        found = self._client.call(read.commands.keys, read.commands, read_only=True)
         return read.decode(checked(self._client, found), now_us)
 
     def close(self) -> None:
@@ -295,7 +298,7 @@ class AsyncServiceReader:
     async def read(self, requests: Sequence[EntityRequest], *, now_us: int) -> list[FeatureRows]:
         """Give the features at ``now_us``. See ``ServiceReader.read``."""
         read = self._services.plan_read(requests)
-        found = await self._client.call(read.keys, read.commands, read_only=True)
+        found = await self._client.call(read.commands.keys, read.commands, read_only=True)
         return read.decode(checked(self._client, found), now_us)
 
     async def aclose(self) -> None:

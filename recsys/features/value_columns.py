@@ -93,7 +93,7 @@ def decode_float_rows(
         )
     first = [row[:num_columns] for row in rows]
     try:
-        data = b"".join(chain.from_iterable(first))  # type: ignore[arg-type]
+        data = b"".join(map(b"".join, first))  # type: ignore[arg-type]
     except TypeError:  # a value is missing
         return _decode_odd_rows(first, num_columns)
     if len(data) != num_rows * num_columns * _FLOAT_SIZE:
@@ -141,7 +141,8 @@ def decode_vectors(values: Sequence[bytes | None], size: int) -> tuple[Float32s,
         data = b"".join(values)  # type: ignore[arg-type]
     except TypeError:
         data = b""
-    if len(data) != count * width or any(len(value) != width for value in values):  # type: ignore[arg-type]
+    # A value of another length has another header, so the first of them is noticed below.
+    if len(data) != count * width:
         empty = head + size * _NO_FLOAT[1:]
         known = list(values)
         for position, value in enumerate(known):
@@ -154,7 +155,7 @@ def decode_vectors(values: Sequence[bytes | None], size: int) -> tuple[Float32s,
     cells = np.frombuffer(data, dtype=np.uint8).reshape(count, width)
     wrong = (cells[:, : len(head)] != np.frombuffer(head, dtype=np.uint8)).any(axis=1)
     if wrong.any():
-        _refuse_vector(cells[int(np.argmax(wrong))].tobytes(), size)
+        _refuse_vector(values[int(np.argmax(wrong))] or b"", size)
     vectors = np.ascontiguousarray(cells[:, len(head) :]).view("<f4")
     return vectors.reshape(count, size), masks
 
@@ -222,35 +223,38 @@ def _decode_lists(
     return RaggedColumn(flat, offsets)
 
 
-_PLACES = np.int64(1) << np.int64(7) * np.arange(5, dtype=np.int64)
+_PLACES = np.zeros((12, 2), dtype=np.int64)
+_PLACES[1:6, 0] = _PLACES[7:, 1] = np.int64(1) << np.int64(7) * np.arange(5, dtype=np.int64)
+# Of these days: tag, five bytes of seconds, tag, up to five bytes of nanoseconds.
+_REGULAR_BITS = np.array([0xFF, 0x80, 0x80, 0x80, 0x80, 0x80, 0xFF], dtype=np.uint8)
+_REGULAR = np.array([0x08, 0x80, 0x80, 0x80, 0x80, 0x00, 0x10], dtype=np.uint8)
+_FEW = 16
+"""Values up to which a loop is faster than arrays."""
 
 
-def decode_timestamps(values: Sequence[bytes | None]) -> tuple[Int64s, npt.NDArray[np.bool_]]:
-    """Decode event times: epoch microseconds ``[N]``, 0 where there is none, and which are there.
+def decode_timestamps(
+    values: Sequence[bytes | None],
+) -> tuple[Int64s, npt.NDArray[np.bool_] | None]:
+    """Decode event times: epoch microseconds ``[N]``, 0 where there is none.
+
+    The second is where there is none, ``None`` when all are there.
 
     Raises:
         FeatureError: when bytes are no ``google.protobuf.Timestamp``.
     """
-    count = len(values)
-    known = np.ones(count, dtype=np.bool_)
+    count, missing = len(values), None
     if None in values:
-        known = np.fromiter((v is not None for v in values), dtype=np.bool_, count=count)
+        missing = np.fromiter((v is None for v in values), dtype=np.bool_, count=count)
         values = [value or b"" for value in values]
-    if not count:
-        return np.zeros(0, dtype=np.int64), known
-    # Of these days: tag, five bytes of seconds, tag, up to five bytes of nanoseconds. The padding
-    # is zeros, and those add nothing.
+    if count <= _FEW or max(map(len, values)) > 12:  # type: ignore[arg-type]
+        few = [decode_timestamp_us(value or b"") for value in values]
+        return np.array(few, dtype=np.int64), missing
+    # The padding is zeros, and those add nothing.
     cells = np.array(values, dtype="S12").view(np.uint8).reshape(count, 12)
-    high = cells & 0x80
-    regular = (
-        (cells[:, 0] == 0x08)
-        & (high[:, 1:5] != 0).all(axis=1)
-        & (high[:, 5] == 0)
-        & ((cells[:, 6] == 0x10) | (cells[:, 6:] == 0).all(axis=1))
-    )
-    low = (cells & 0x7F).astype(np.int64)
-    times: Int64s = low[:, 1:6] @ _PLACES * 1_000_000 + low[:, 7:] @ _PLACES // 1000
-    odd = ~(regular & (np.fromiter(map(len, values), dtype=np.int64, count=count) <= 12))  # type: ignore[arg-type]
-    for position in np.flatnonzero(odd).tolist():
-        times[position] = decode_timestamp_us(values[position] or b"")
-    return times, known
+    parts = (cells & 0x7F).astype(np.int64) @ _PLACES
+    times: Int64s = parts[:, 0] * 1_000_000 + parts[:, 1] // 1000
+    regular = (cells[:, :7] & _REGULAR_BITS) == _REGULAR
+    if not regular.all():
+        for position in np.flatnonzero(~regular.all(axis=1)).tolist():
+            times[position] = decode_timestamp_us(values[position] or b"")
+    return times, missing

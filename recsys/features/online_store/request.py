@@ -15,7 +15,7 @@ from feast.utils import _get_cached_request_context
 from recsys.errors import FeatureError, InputError
 from recsys.features.feast_repository import compile_view
 from recsys.features.plan import Feature, ValueType, View
-from recsys.features.redis.commands import hmgets
+from recsys.features.redis.commands import Hmgets
 from recsys.features.service_reader import FeatureRows, Group, decode_group, make_group
 
 _LEFT_TO_FEAST: tuple[ValueType, ...] = ("timestamp", "timestamp_list")
@@ -44,10 +44,9 @@ class Pending(NamedTuple):
 
     compiled: Compiled
     entities: dict[str, list[Any]]
-    keys: list[bytes]
-    commands: list[bytes]
-    parts: tuple[tuple[int, int, npt.NDArray[np.int64]], ...]
-    """For each group: first and last reply, and the reply of each row of the answer."""
+    commands: Hmgets
+    parts: tuple[tuple[slice, npt.NDArray[np.int64]], ...]
+    """For each group: its replies, and which of them each row of the answer is."""
 
 
 class Found(NamedTuple):
@@ -103,8 +102,8 @@ def decode(
     return Found(
         pending,
         tuple(
-            decode_group(group, found[first:end], now_us, keep_expired=keep_expired)
-            for group, (first, end, _) in zip(pending.compiled.groups, pending.parts, strict=True)
+            decode_group(group, found[place], now_us, keep_expired=keep_expired)
+            for group, (place, _) in zip(pending.compiled.groups, pending.parts, strict=True)
         ),
     )
 
@@ -177,8 +176,7 @@ def _compile(
 
 
 def _pending(compiled: Compiled, entities: dict[str, list[Any]]) -> Pending:
-    keys: list[bytes] = []
-    commands: list[bytes] = []
+    commands = Hmgets()
     parts = []
     for group in compiled.groups:
         built = group.keys.build(entities)
@@ -188,9 +186,6 @@ def _pending(compiled: Compiled, entities: dict[str, list[Any]]) -> Pending:
             if len(places) == len(built)
             else np.fromiter((places[key] for key in built), dtype=np.int64, count=len(built))
         )
-        unique = list(places)
-        parts.append((len(keys), len(keys) + len(unique), index))
-        keys += unique
-        commands += hmgets(unique, group.fields)
+        parts.append((commands.add(list(places), group.fields), index))
     given = {name: column for name, column in entities.items() if name in compiled.join_keys}
-    return Pending(compiled, given, keys, commands, tuple(parts))
+    return Pending(compiled, given, commands, tuple(parts))

@@ -49,7 +49,7 @@ class ColumnarResponse(OnlineResponse):
         floats = [self._python_floats(number) for number in range(len(self.columns.rows))]
         for shown, number, name in self.columns.pending.compiled.names:
             rows = self.columns.rows[number]
-            index = self.columns.pending.parts[number][2]
+            index = self.columns.pending.parts[number][1]
             if name in floats[number]:
                 answer[shown] = floats[number][name]
             else:
@@ -68,7 +68,7 @@ class ColumnarResponse(OnlineResponse):
 
     def _python_floats(self, number: int) -> dict[str, list[float | None]]:
         rows = self.columns.rows[number]
-        index = self.columns.pending.parts[number][2]
+        index = self.columns.pending.parts[number][1]
         values = rows.floats[index].T.tolist()
         gone = rows.float_mask != Mask.PRESENT
         if self._keep_expired:
@@ -103,7 +103,7 @@ class ColumnarResponse(OnlineResponse):
                 event_timestamps=[Timestamp()] * len(values),
             )
         for shown, number, name in pending.compiled.names:
-            rows, index = self.columns.rows[number], pending.parts[number][2]
+            rows, index = self.columns.rows[number], pending.parts[number][1]
             message.metadata.feature_names.val.append(shown)
             times = rows.views[name.partition(":")[0]].event_time_us[index].tolist()
             masks = rows.column(name).mask[index].tolist()

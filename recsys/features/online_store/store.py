@@ -91,7 +91,7 @@ class BulkRedisOnlineStore(RedisOnlineStore):
             )
             if pending is not None:
                 client = self._client_of(config)
-                found = client.call(pending.keys, pending.commands, read_only=True)
+                found = client.call(pending.commands.keys, pending.commands, read_only=True)
                 answer = _answer(config, pending, checked(client, found))
                 if answer is not None:
                     return answer
@@ -117,7 +117,7 @@ class BulkRedisOnlineStore(RedisOnlineStore):
             )
             if pending is not None:
                 client = self._async_client_of(config)
-                found = await client.call(pending.keys, pending.commands, read_only=True)
+                found = await client.call(pending.commands.keys, pending.commands, read_only=True)
                 answer = _answer(config, pending, checked(client, found))
                 if answer is not None:
                     return answer

@@ -19,7 +19,7 @@ from typing import Any
 
 from recsys.errors import ServerError
 from recsys.features.redis.address import Address, Node, parse
-from recsys.features.redis.commands import pack
+from recsys.features.redis.commands import Hmgets, pack
 from recsys.features.redis.replies import ErrorReply, Replies
 from recsys.features.redis.routing import (
     Answer,
@@ -154,7 +154,7 @@ class RedisClient:
     def call(
         self,
         keys: Sequence[bytes],
-        commands: Sequence[bytes],
+        commands: Sequence[bytes] | Hmgets,
         *,
         read_only: bool = False,
         timeout_s: float | None = None,
@@ -170,9 +170,10 @@ class RedisClient:
         if not commands:
             return []
         if self.address.is_cluster:
-            steps = route(self.topology, keys, commands, read_only=read_only)
+            each = commands.each() if isinstance(commands, Hmgets) else commands
+            steps = route(self.topology, keys, each, read_only=read_only)
         else:
-            data = b"".join(commands)
+            data = commands.joined() if isinstance(commands, Hmgets) else b"".join(commands)
             steps = route_all(self.topology, data, len(commands), read_only=read_only)
         return self._drive(steps, timeout_s)
 

@@ -43,6 +43,43 @@ def hmgets(keys: Sequence[bytes], fields: tuple[bytes, ...]) -> list[bytes]:
     return [heads[len(key)] + key + tail for key in keys]
 
 
+class Hmgets:
+    """HMGETs of several groups of keys, each group with fields of its own."""
+
+    def __init__(self) -> None:
+        self.keys: list[bytes] = []
+        self._groups: list[tuple[list[bytes], tuple[bytes, ...]]] = []
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def add(self, keys: list[bytes], fields: tuple[bytes, ...]) -> slice:
+        """Add a group; gives where its replies will be."""
+        first = len(self.keys)
+        self.keys += keys
+        self._groups.append((keys, fields))
+        return slice(first, len(self.keys))
+
+    def each(self) -> list[bytes]:
+        """Give the commands one by one."""
+        return [command for group in self._groups for command in hmgets(*group)]
+
+    def joined(self) -> bytes:
+        """Give the commands as they are sent to one server."""
+        return b"".join([_joined(*group) for group in self._groups])
+
+
+def _joined(keys: list[bytes], fields: tuple[bytes, ...]) -> bytes:
+    if not keys:
+        return b""
+    width = len(keys[0])
+    if any(len(key) != width for key in keys):
+        return b"".join(hmgets(keys, fields))
+    head, tail = _hmget_frame(fields)
+    head += bulk_head(width)
+    return b"".join((head, (tail + head).join(keys), tail))
+
+
 def pack_wanted(wanted: Wanted) -> list[bytes]:
     """Pack an HMGET for each ``(key, fields)``."""
     packed = []
