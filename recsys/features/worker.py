@@ -258,6 +258,10 @@ class WorkerRun:
                 f"found that the log begins at {first}; run `recsys backfill`, which applies the "
                 "event log and continues from there"
             )
+        if position > self._applied.get(at, position):
+            # Others told items what we will skip: what we remember of them lacks it, and no
+            # version shows that where a category is only looked up.
+            self._stream.forget()
         self._applied[at], self._base[at], self._earliest[at] = position, base, first
 
     def _items_until_now(self) -> list[Record]:

@@ -106,7 +106,7 @@ class Load:
             case 0:
                 event = ItemEvent(
                     event_id=name, event_time_ms=at_ms, item_id=item, title=f"Item {number}",
-                    category=("tea", "mugs", "")[int(item[1:]) % 3], price=float(number),
+                    category=str(rng.choice(["tea", "mugs", "pots", ""])), price=float(number),
                 )  # fmt: skip
             case 1 | 2 | 3:
                 shown = [f"i{k}" for k in rng.integers(0, NUM_ITEMS, 3)]
