@@ -31,6 +31,7 @@ import mmh3
 
 from recsys.endpoints import resolve
 from recsys.errors import FeatureError, RecsysError
+from recsys.features.entities import check_keys
 from recsys.features.plan import (
     PLAN_FILE,
     Aggregate,
@@ -102,6 +103,8 @@ def _compile(
     on_demand = {v.name: v for v in declared if isinstance(v, OnDemandFeatureView)}
     entities = {e.name: e for e in declared if isinstance(e, Entity)}
     compiled = {v.name: compile_view(v, entities, stored_names.get(v.name)) for v in views}
+    for view in compiled.values():
+        check_keys(view)
     columns: dict[str, Sequence[str]] = {v.name: v.feature_names for v in compiled.values()}
     columns |= {name: sorted(f.name for f in v.features) for name, v in on_demand.items()}
     named: dict[str, tuple[str, ...]] = {}

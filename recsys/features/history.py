@@ -31,10 +31,10 @@ from recsys.features.batch import (
     Ragged,
     UserFeatures,
 )
-from recsys.features.event_index import EventIndex, values_at
 from recsys.features.log_rows import LogRows, codes_of, read_rows
-from recsys.features.plan import Plan, View
+from recsys.features.plan import Plan
 from recsys.features.recency import HistoryIndex
+from recsys.features.view_history import ViewIndex
 from recsys.features.vocabulary_hashes import rows_of_hashes
 
 EventLogSource = pl.DataFrame | pl.LazyFrame | Path | LogRows
@@ -62,7 +62,7 @@ class UserHistory:
         self._plan = plan
         self._vocabulary = vocabulary
         rows = self._log.rows
-        self._activity = _ViewIndex(plan.view(names.USER_ACTIVITY), rows)
+        self._activity = ViewIndex(plan.view(names.USER_ACTIVITY), rows)
         history = plan.view(names.USER_HISTORY)
         self._history_ttl_ms = history.ttl_ms
         mask = rows.select("interaction")
@@ -87,7 +87,7 @@ class UserHistory:
         bounds = np.arange(len(self._log.user_ids) + 1)
         self._pair_starts = np.searchsorted(self._pair_user, bounds)
         view = self._plan.view(names.USER_CATEGORY_ACTIVITY)
-        self._category_activity = _ViewIndex(view, rows.take(some, owner.astype(np.int64)))
+        self._category_activity = ViewIndex(view, rows.take(some, owner.astype(np.int64)))
 
     def features_at(self, user_ids: Sequence[str], moments_ms: Int64s) -> UserFeatures:
         """Give the features of ``user_ids[b]`` at ``moments_ms[b]``.
@@ -177,7 +177,7 @@ class ItemHistory:
         by_item = Rows(
             self._log.item, rows.time_ms, rows.units, rows.kind, rows.event_type, rows.types
         )
-        self._activity = _ViewIndex(plan.view(names.ITEM_ACTIVITY), by_item)
+        self._activity = ViewIndex(plan.view(names.ITEM_ACTIVITY), by_item)
         codes = codes_of(self._log.item_ids, vocabulary.item_ids)
         self._code_of_row = np.concatenate([[-1], codes]).astype(np.int64)
 
@@ -193,19 +193,3 @@ class ItemHistory:
         """Give ``[n, Fi]`` of vocabulary row ``item_index[n]`` (0: zeros) at ``moments_ms[n]``."""
         t = np.asarray(moments_ms, dtype=np.int64)
         return self._activity.at(self._code_of_row[item_index], t)
-
-
-class _ViewIndex:
-    """All aggregates of one view, indexed; its TTL applied."""
-
-    def __init__(self, view: View, rows: Rows) -> None:
-        self._view = view
-        self._indexes = {column: EventIndex(rows, column) for column in view.columns}
-        self._any = EventIndex(rows, None) if view.expires else None
-
-    def at(self, owner: Int64s, t: Int64s) -> Float32s:
-        values = values_at(self._view, self._indexes, owner, t)
-        if self._any is not None:
-            newest = self._any.newest_ms(owner, t)
-            values[t - newest > self._view.ttl_ms] = 0.0
-        return values
