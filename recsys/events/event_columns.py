@@ -13,6 +13,7 @@ import msgspec
 import polars as pl
 
 from recsys.events.log import Record
+from recsys.events.log_format import LogFormat
 from recsys.events.schema import (
     FeedbackEvent,
     ForgetEvent,
@@ -109,3 +110,9 @@ def to_events(frame: pl.DataFrame) -> Iterator[LoggedEvent]:
             if name in fields:
                 fields[name] = _from_json(fields[name])
         yield cls(**fields)
+
+
+EVENTS: LogFormat[LoggedEvent] = LogFormat(
+    schema=SCHEMA, time_ms=lambda event: event.event_time_ms, to_frame=to_frame
+)
+"""Items and behaviour in the event log."""

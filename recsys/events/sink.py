@@ -1,8 +1,10 @@
 """The event log in Parquet: every record of a topic exactly once, whenever the process is killed.
 
 The sink stores no position anywhere but in the files themselves. On start it looks which ranges
-of offsets are committed, throws away what a killed flush left behind, and says where to go on
-reading (``positions``). Reading some records twice is harmless: those already written are skipped.
+of offsets are committed and says where to go on reading (``positions``). Reading some records twice
+is harmless: those already written are skipped. So is another sink of the same partition that still
+writes (a process that slept, a machine that was cut off): a range is committed once, and whoever
+comes second is refused (``log_files.py``).
 """
 
 from __future__ import annotations
@@ -12,30 +14,43 @@ import io
 import logging
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from recsys.errors import ConfigurationError
-from recsys.events.durable_files import TEMPORARY_SUFFIX, make_directory, write_durably
-from recsys.events.event_columns import to_frame
+from recsys.events.durable_files import create_durably, make_directory, write_durably
+from recsys.events.event_columns import EVENTS
 from recsys.events.log import Record, TopicPartition
 from recsys.events.log_files import (
     COMMITS,
     Commit,
-    Range,
+    Part,
     commit_path,
-    committed_ranges,
-    data_files,
-    data_path,
+    covers,
     date_of,
-    read_commit,
+    ends,
+    part_name,
+    part_path,
 )
-from recsys.events.schema import Event
+from recsys.events.log_format import LogFormat
+from recsys.events.log_sweep import sweep_beyond
+from recsys.events.schema import LoggedEvent
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_CLOCK_SKEW_S = 300.0
+"""How far the clocks of machines that share a disk may be apart."""
+
+
+class CommitRefusedError(ConfigurationError):
+    """Another sink wrote the range this one was about to write: begin again after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +63,9 @@ class SinkConfig:
     """Per partition, in bytes of the records."""
     max_age_s: float = 60.0
     """Longest time an event waits; it is safe in the log meanwhile."""
+    leftover_age_s: float = 900.0
+    """Files that nothing committed are removed at start when they are older: another machine may
+    be about to commit younger ones."""
 
 
 @dataclass(kw_only=True)
@@ -56,9 +74,11 @@ class _Buffer:
 
     next_offset: int | None
     """The number after the last committed one; ``None`` before the first record ever."""
+    is_first: bool
+    """Whether the partition was never committed before."""
     base: int = 0
     """Our number for the log's offset 0, see ``Commit.base``."""
-    rows: list[tuple[Record, Event]] = field(default_factory=list)
+    rows: list[tuple[Record, Any]] = field(default_factory=list)
     absent: list[tuple[int, int]] = field(default_factory=list)
     num_refused: int = 0
     num_bytes: int = 0
@@ -72,16 +92,17 @@ class _Buffer:
         return self.last < self.first
 
 
-class EventSink:
-    """Writes records of some partitions to the event log. Not thread-safe.
+class LogSink(Generic[T]):
+    """Writes decoded records of some partitions to the Parquet log. Not thread-safe.
 
-    Only one sink may own a partition: a second one is refused while the first lives.
+    Only one sink of a machine may own a partition: a second one is refused while the first lives.
     """
 
     def __init__(
         self,
         event_log_dir: Path,
         partitions: Sequence[TopicPartition],
+        log_format: LogFormat[T],
         *,
         config: SinkConfig = SinkConfig(),
         monotonic_s: Callable[[], float] = time.monotonic,
@@ -92,9 +113,12 @@ class EventSink:
             ConfigurationError: when another process owns one, or the folder cannot be written.
         """
         self._dir = event_log_dir
+        self._format = log_format
         self._config = config
         self._monotonic_s = monotonic_s
         self._locks: list[int] = []
+        self._looked_s = dict.fromkeys(partitions, time.time())
+        """When all commits of a partition were last looked at."""
         self._buffers: dict[TopicPartition, _Buffer] = {}
         try:
             for at in partitions:
@@ -131,7 +155,7 @@ class EventSink:
             buffer = self._buffers[at]
         buffer.base = buffer.next_offset or 0
 
-    def write(self, records: Iterable[tuple[Record, Event | None]]) -> None:
+    def write(self, records: Iterable[tuple[Record, T | None]]) -> None:
         """Take records in the order of their offsets; ``None`` for one that is no event.
 
         Flushes what became due.
@@ -161,6 +185,7 @@ class EventSink:
         Raises:
             ConfigurationError: when the disk is full or fails. No part of the flush is visible and
                 the buffer is kept: call again once there is room.
+            CommitRefusedError: when another process wrote this range. Open the sink anew.
         """
         for at, buffer in self._buffers.items():
             if not buffer.is_empty:
@@ -173,7 +198,12 @@ class EventSink:
         finally:
             self._unlock()
 
-    def _take(self, record: Record, event: Event | None, now_s: float) -> None:
+    def abandon(self) -> None:
+        """Drop what is buffered and let another sink own the partitions: they read it again."""
+        self._buffers.clear()
+        self._unlock()
+
+    def _take(self, record: Record, event: T | None, now_s: float) -> None:
         buffer = self._buffers[TopicPartition(record.topic, record.partition)]
         offset = record.offset + buffer.base
         expected = buffer.next_offset if buffer.is_empty else buffer.last + 1
@@ -202,35 +232,61 @@ class EventSink:
 
     def _flush(self, at: TopicPartition, buffer: _Buffer) -> None:
         """Write the files of each date, then the commit that makes them count."""
-        offsets = Range(at.partition, buffer.first, buffer.last)
-        by_date: dict[str, list[tuple[Record, Event]]] = {}
+        time_ms = self._format.time_ms
+        by_date: dict[str, list[tuple[Record, T]]] = {}
         for row in buffer.rows:
-            by_date.setdefault(date_of(row[1].event_time_ms), []).append(row)
+            by_date.setdefault(date_of(time_ms(row[1])), []).append(row)
+        token = uuid.uuid4().hex[:12]
+        name = part_name(at.topic, at.partition, buffer.first, token)
         written: list[Path] = []
+        parts: list[Part] = []
+        committed: Path | None = None
         try:
             for date, rows in sorted(by_date.items()):
-                path = data_path(self._dir, at.topic, date, offsets)
-                make_directory(path.parent)
                 data = io.BytesIO()
-                to_frame(rows).write_parquet(data, compression="zstd", statistics=True)
+                frame = self._format.to_frame(rows)
+                frame.write_parquet(data, compression="zstd", statistics=True)
+                part = Part.of(data.getvalue(), date=date, name=name, rows=len(rows))
+                path = part_path(self._dir, at.topic, part)
+                make_directory(path.parent)
                 written.append(path)
+                parts.append(part)
                 write_durably(path, data.getvalue())
             commit = Commit(
-                rows={date: len(rows) for date, rows in by_date.items()},
+                last=buffer.last,
+                parts=parts,
+                follows=None if buffer.is_first else buffer.first - 1,
                 num_refused=buffer.num_refused,
                 absent=buffer.absent,
                 base=buffer.base,
             )
-            path = commit_path(self._dir, at.topic, offsets)
+            path = commit_path(self._dir, at.topic, at.partition, buffer.first)
             make_directory(path.parent)
-            written.append(path)
-            write_durably(path, msgspec.json.encode(commit))
+            create_durably(path, msgspec.json.encode(commit))
+            committed = path
+            # A name that a compaction freed can be taken again, and what lies uncommitted for long
+            # is swept: whoever slept that long finds out here, and takes the commit back.
+            for part_file in written:
+                part_file.stat()
+            begun_s = time.time()
+            if covers(
+                self._dir, at.topic, at.partition, buffer.first,
+                since_s=self._looked_s[at] - _CLOCK_SKEW_S,
+            ):  # fmt: skip
+                raise FileExistsError
+            self._looked_s[at] = begun_s
         except OSError as error:
-            # The commit goes first: without it the others do not count.
-            for path in reversed(written):
+            if committed is not None:
+                committed.unlink(missing_ok=True)
+            for path in written:
                 path.unlink(missing_ok=True)
+            if isinstance(error, FileExistsError | FileNotFoundError):
+                raise CommitRefusedError(
+                    f"event log {self._dir}: wanted to commit {at.topic}[{at.partition}] from "
+                    f"{buffer.first} on, found that another process did; this one must begin after"
+                ) from error
             raise self._explained(error, f"write {len(buffer.rows)} events of {at}") from error
-        self._buffers[at] = _Buffer(next_offset=buffer.last + 1, base=buffer.base)
+        self._buffers[at] = _Buffer(next_offset=buffer.last + 1, is_first=False, base=buffer.base)
 
     def _explained(self, error: OSError, wanted: str) -> ConfigurationError:
         return ConfigurationError(
@@ -260,20 +316,26 @@ class EventSink:
 
     def _recover(self, topic: str, partitions: set[int]) -> None:
         """Find where each partition goes on, and remove what never counted."""
-        committed = set(committed_ranges(self._dir, topic))
+        last = ends(self._dir, topic)
         for partition in partitions:
-            own = [offsets for offsets in committed if offsets.partition == partition]
-            buffer = _Buffer(next_offset=None)
-            if own:
-                newest = max(own)
-                buffer.next_offset = newest.last + 1
-                buffer.base = read_commit(self._dir, topic, newest).base
+            buffer = _Buffer(next_offset=None, is_first=partition not in last)
+            if partition in last:
+                buffer.next_offset = last[partition].range.last + 1
+                buffer.base = last[partition].commit.base
             self._buffers[TopicPartition(topic, partition)] = buffer
-        for file in data_files(self._dir, topic):
-            if file.range.partition in partitions and file.range not in committed:
-                logger.warning("removed a leftover", extra={"file": str(file.path)})
-                file.path.unlink()
-        for path in (self._dir / topic).glob(f"*/.*{TEMPORARY_SUFFIX}"):
-            # ``.topic-PARTITION-FIRST-LAST.parquet.tmp`` or ``.PARTITION-FIRST-LAST.json.tmp``
-            if int(path.name.rsplit("-", 3)[-3].lstrip(".")) in partitions:
-                path.unlink()
+        sweep_beyond(self._dir, topic, partitions, older_than_s=self._config.leftover_age_s)
+
+
+class EventSink(LogSink[LoggedEvent]):
+    """The sink of items and behaviour."""
+
+    def __init__(
+        self,
+        event_log_dir: Path,
+        partitions: Sequence[TopicPartition],
+        *,
+        config: SinkConfig = SinkConfig(),
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """See ``LogSink``."""
+        super().__init__(event_log_dir, partitions, EVENTS, config=config, monotonic_s=monotonic_s)

@@ -18,7 +18,7 @@ from recsys.errors import ConfigurationError
 from recsys.events.event_columns import to_events
 from recsys.events.event_log import scan
 from recsys.events.log import TopicPartition
-from recsys.events.log_files import committed_ranges, read_commit
+from recsys.events.log_files import ends
 from recsys.events.schema import ItemEvent, UserEvent
 from recsys.events.topics import Topics
 from recsys.features.aggregates import KINDS, Rows, units_of
@@ -99,10 +99,10 @@ def _ends(
     positions: dict[TopicPartition, int] = {}
     bases: dict[TopicPartition, int] = {}
     for topic in (topics.items, topics.behaviour):
-        for offsets in committed_ranges(event_log_dir, topic):  # rising within a partition
-            at = TopicPartition(topic, offsets.partition)
+        for partition, (offsets, commit) in ends(event_log_dir, topic).items():
+            at = TopicPartition(topic, partition)
             positions[at] = offsets.last + 1
-            bases[at] = read_commit(event_log_dir, topic, offsets).base
+            bases[at] = commit.base
     return positions, bases
 
 

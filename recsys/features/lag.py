@@ -9,7 +9,7 @@ from pathlib import Path
 from recsys.endpoints import Endpoints
 from recsys.events.kafka import latest_positions
 from recsys.events.log import TopicPartition
-from recsys.events.log_files import committed_ranges, read_commit
+from recsys.events.log_files import ends
 from recsys.events.topics import Topics
 from recsys.features.progress import StoredProgress
 from recsys.features.redis_hashes import RedisHashes
@@ -74,7 +74,6 @@ def positions_on_disk(event_log_dir: Path, topics: Sequence[str]) -> dict[TopicP
     """Give the next offset of every partition that has a finished flush, from the files alone."""
     positions: dict[TopicPartition, int] = {}
     for topic in topics:
-        for offsets in committed_ranges(event_log_dir, topic):  # rising within a partition
-            base = read_commit(event_log_dir, topic, offsets).base
-            positions[TopicPartition(topic, offsets.partition)] = offsets.last + 1 - base
+        for partition, (offsets, commit) in ends(event_log_dir, topic).items():
+            positions[TopicPartition(topic, partition)] = offsets.last + 1 - commit.base
     return positions

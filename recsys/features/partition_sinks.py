@@ -18,6 +18,7 @@ from typing import Protocol
 from recsys.errors import ConfigurationError
 from recsys.events.log import Record, TopicPartition
 from recsys.events.schema import Event
+from recsys.events.sink import CommitRefusedError
 from recsys.telemetry import EVENT_LOG_STALLED
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Flush and let another own the partition."""
+
+    def abandon(self) -> None:
+        """Drop what is buffered and let another own the partition."""
 
 
 class PartitionSinks:
@@ -90,6 +94,7 @@ class PartitionSinks:
                     sink.close()
                 except ConfigurationError as error:
                     self._say(at, error)
+                    sink.abandon()
         self._show()
 
     def position(self, at: TopicPartition) -> int | None:
@@ -154,6 +159,7 @@ class PartitionSinks:
                 self._begin_anew(at, sink)
         except ConfigurationError as error:
             self._say(at, error)
+            self._reopen_if_refused(at, error)
             return False
         self._stalled.discard(at)
         return True
@@ -170,7 +176,15 @@ class PartitionSinks:
             self._stalled.add(at)
             self._tried_s = self._monotonic_s()
             self._say(at, error)
+            self._reopen_if_refused(at, error)
             self._show()
+
+    def _reopen_if_refused(self, at: TopicPartition, error: ConfigurationError) -> None:
+        """Another process wrote what this sink was about to: where it stands is not true."""
+        sink = self._sinks[at]
+        if sink is not None and isinstance(error, CommitRefusedError):
+            sink.abandon()
+            self._sinks[at] = None
 
     def _show(self) -> None:
         EVENT_LOG_STALLED.set(len(self._stalled))

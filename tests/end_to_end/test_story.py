@@ -17,8 +17,9 @@ import pytest
 
 from recsys.clock import now_ms
 from recsys.errors import InputError, RecsysError
-from recsys.events.event_log import scan, verify
+from recsys.events.event_log import scan
 from recsys.events.kafka import connect_reader, connect_writer
+from recsys.events.log_verify import verify
 from recsys.events.schema import InteractionEvent
 from recsys.events.topics import Topics
 from recsys.wire import RecommendResponse

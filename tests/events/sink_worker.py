@@ -1,7 +1,7 @@
 """Reads a made-up log into the event log: ``sink_worker.py DIR RECORDS SEED STEPS``.
 
-It kills itself right before the STEPS-th fsync or rename (0: never), or is killed from outside. The
-log is a function of the offset, so that every life of this process sees the same one.
+It kills itself right before the STEPS-th fsync, link or rename (0: never), or is killed from
+outside. The log is a function of the offset, so that every life of this process sees the same one.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def run(event_log_dir: Path, num_records: int, rng: random.Random) -> None:
 
 
 def die_before_step(step: int) -> None:
-    """Make the ``step``-th fsync or rename of this process the one it does not live to see."""
+    """Make the ``step``-th fsync, link or rename the one this process does not live to see."""
     taken = 0
 
     def counting(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,6 +65,7 @@ def die_before_step(step: int) -> None:
         return call
 
     os.fsync = counting(os.fsync)
+    os.link = counting(os.link)
     Path.replace = counting(Path.replace)  # type: ignore[method-assign]
 
 

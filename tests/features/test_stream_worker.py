@@ -17,9 +17,9 @@ from rich.console import Console
 from recsys.clock import DAY_MS, HOUR_MS, now_ms
 from recsys.endpoints import Endpoints
 from recsys.events.codec import encode
-from recsys.events.event_log import verify
 from recsys.events.kafka import connect_reader, connect_writer, ensure_topics
 from recsys.events.log import EventWriter
+from recsys.events.log_verify import verify
 from recsys.events.schema import Event, InteractionEvent, ItemEvent
 from recsys.events.topics import Topics
 from recsys.features.hashes import VERSION_FIELD

@@ -12,8 +12,8 @@ from recsys.clock import DAY_MS
 from recsys.errors import ConfigurationError
 from recsys.events import sink as sinks
 from recsys.events.codec import encode
-from recsys.events.event_log import verify
 from recsys.events.log import FixedShare, TopicPartition
+from recsys.events.log_verify import verify
 from recsys.events.memory import MemoryEventLog, MemoryEventReader
 from recsys.events.schema import Event, InteractionEvent, ItemEvent
 from recsys.events.sink import EventSink, SinkConfig
