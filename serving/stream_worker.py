@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import json
 import logging
 import os
@@ -40,6 +39,7 @@ from recsys.events.kafka import (
 from recsys.events.log import FixedShare, SharedReader
 from recsys.events.sink import EventSink
 from recsys.events.topics import Topics
+from recsys.features import collector
 from recsys.features import plan as plans
 from recsys.features.freshness import Freshness, views_of_kinds
 from recsys.features.guarded_writer import GuardedWriter, StoreChangedError
@@ -201,8 +201,7 @@ class _Worker:
             run.start(self._stop)
             _write_ready(self._ready)
             self._consumed = True
-            gc.collect()
-            gc.freeze()  # what a run keeps for life need not be looked at again
+            collector.calm()  # what a run keeps for life need not be looked at again
             logger.info("consuming", extra={"plan": plan.schema_hash})
             while not self._stop():
                 run.step()

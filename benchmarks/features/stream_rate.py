@@ -25,6 +25,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from recsys.clock import now_ms
@@ -36,6 +37,7 @@ from recsys.events.log import FixedShare, TopicPartition
 from recsys.events.schema import Event, ImpressionEvent, InteractionEvent, ItemEvent
 from recsys.events.sink import EventSink
 from recsys.events.topics import Topics
+from recsys.features import collector
 from recsys.features import plan as plans
 from recsys.features.freshness import Freshness, views_of_kinds
 from recsys.features.guarded_writer import GuardedWriter
@@ -58,6 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--users", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--views",
+        default="",
+        help="comma-separated; only these (default: all): user_activity,"
+        "item_activity is a job of 20 features",
+    )
     parser.add_argument("--profile", type=Path)
     arguments = parser.parse_args(argv)
     try:
@@ -65,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         endpoints = resolve(Settings())
         with tempfile.TemporaryDirectory() as folder:
             plan = plans.ensure(Path(folder), project=settings.namespace)
+        if arguments.views:
+            chosen = tuple(plan.view(name) for name in arguments.views.split(","))
+            plan = msgspec.structs.replace(plan, views=chosen, services={})
         report = measure(settings, endpoints, plan, arguments)
     except RecsysError as error:
         sys.stderr.write(f"stream_rate: {error}\n")
@@ -203,6 +214,7 @@ def _worker(
             clock=now_ms,
             freshness=Freshness(views_of_kinds(plan)),
         )
+        collector.calm()
         cpu_s, wall_s = time.process_time(), time.perf_counter()
         run.start()
         while run.lag():
