@@ -92,17 +92,17 @@ def measure(
     ensure_topics(settings, endpoints, topics.all())
     rounds: list[dict[str, tuple[float, float]]] = []
     try:
-        _fill(settings, endpoints, topics, arguments.events, arguments.users)
+        fill(settings, endpoints, topics, arguments.events, arguments.users)
         for _ in range(arguments.rounds):
-            bare = _bare(settings, endpoints, topics)
+            bare = bare_seconds(settings, endpoints, topics)
             with tempfile.TemporaryDirectory() as folder:
-                ours = _worker(settings, endpoints, plan, Path(folder))
-            half = _worker(settings, endpoints, plan, None)
+                ours = worker_seconds(settings, endpoints, plan, Path(folder))
+            half = worker_seconds(settings, endpoints, plan, None)
             rounds.append({"bare": bare, "worker": ours, "worker_without_event_log": half})
         if arguments.profile:
             profile = cProfile.Profile()
             with tempfile.TemporaryDirectory() as folder:
-                profile.runcall(_worker, settings, endpoints, plan, Path(folder))
+                profile.runcall(worker_seconds, settings, endpoints, plan, Path(folder))
             profile.dump_stats(arguments.profile)
     finally:
         delete_topics(settings, endpoints, topics.all())
@@ -123,9 +123,16 @@ def measure(
     }
 
 
-def _fill(
-    settings: Settings, endpoints: Endpoints, topics: Topics, num_events: int, num_users: int
+def fill(
+    settings: Settings,
+    endpoints: Endpoints,
+    topics: Topics,
+    num_events: int,
+    num_users: int,
+    *,
+    impressions: bool = True,
 ) -> None:
+    """Send items and behaviour: a fifth of the events are impressions of five items, if wanted."""
     rng = np.random.default_rng(1)
     start_ms = now_ms() - 3_600_000
     events: list[Event] = [
@@ -138,7 +145,7 @@ def _fill(
     items = (rng.zipf(1.3, num_events) % NUM_ITEMS).tolist()
     for n, (user, item) in enumerate(zip(users, items, strict=True)):
         at_ms = start_ms + n * 3_600_000 // num_events
-        if n % 5 == 0:
+        if impressions and n % 5 == 0:
             shown = [f"i{(item + k) % NUM_ITEMS}" for k in range(5)]
             events.append(
                 ImpressionEvent(
@@ -160,7 +167,7 @@ def _fill(
     writer.close()
 
 
-def _bare(settings: Settings, endpoints: Endpoints, topics: Topics) -> tuple[float, float]:
+def bare_seconds(settings: Settings, endpoints: Endpoints, topics: Topics) -> tuple[float, float]:
     """Give CPU and wall seconds of consuming and decoding everything."""
     reader = connect_reader(
         settings, endpoints, topics=[topics.items, topics.behaviour], group=uuid.uuid4().hex
@@ -177,7 +184,7 @@ def _bare(settings: Settings, endpoints: Endpoints, topics: Topics) -> tuple[flo
     return spent
 
 
-def _worker(
+def worker_seconds(
     settings: Settings, endpoints: Endpoints, plan: Plan, event_log: Path | None
 ) -> tuple[float, float]:
     """Give CPU and wall seconds of the worker over everything, from an empty store."""
