@@ -13,8 +13,9 @@ import polars as pl
 
 from recsys.errors import EventError, ServerError
 from recsys.events.codec import decode
-from recsys.events.event_log import scan, verify
+from recsys.events.event_log import scan
 from recsys.events.log import Record
+from recsys.events.log_verify import verify
 from recsys.events.schema import Event
 from recsys.features.hashes import MemoryHashes
 from recsys.features.stream import FeatureStream
