@@ -1,162 +1,302 @@
-"""All features from the event log, by the code that makes them from the stream.
+"""All features, or those of new views, from the event log by the code that makes them from the
+stream.
 
-Batches of the log are turned into the very columns the stream works on, so the result is equal to
-the byte, positions included: the stream goes on from where the log ends with no gap and nothing
-counted twice. State of all entities is kept in memory (some 2 KB each) and written once at the end.
+The log is laid out by entity first (``log_shuffle.py``); then each part is told to a
+``FeatureStream`` of the views keyed by that side's id, and written when it is done: memory holds
+the entities of one part. The columns are the stream's own, so the result is equal to the byte,
+positions included: the stream goes on from where the log ends with no gap and nothing counted
+twice.
+
+``anew`` computes whatever the store holds, for one who keeps all others out. Otherwise the store is
+whole and others write it meanwhile: only the fields of the given states are written beside theirs.
+Killed, it is run again with the same folder, and goes on with the parts that are not done; a part
+done twice is skipped by the positions in it, or written again as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import msgspec
 import numpy as np
-import polars as pl
 
 from recsys.errors import ConfigurationError
-from recsys.events.event_columns import to_events
-from recsys.events.event_log import scan
 from recsys.events.log import TopicPartition
 from recsys.events.log_files import ends
-from recsys.events.schema import ItemEvent, UserEvent
 from recsys.events.topics import Topics
-from recsys.features.aggregates import KINDS, Rows, units_of
 from recsys.features.batch import Int64s
-from recsys.features.batch_columns import BatchColumns, Told
-from recsys.features.event_times import with_times
-from recsys.features.hashes import MemoryHashes
-from recsys.features.log_rows import codes_of, without_duplicates
-from recsys.features.plan import Plan
-from recsys.features.positions import ITEM_SOURCES
+from recsys.features.batch_columns import BatchColumns
+from recsys.features.entities import CATEGORIES_FIELD, layout_of, streamed_views
+from recsys.features.frame_columns import columns_of_rows, rows_of_frame
+from recsys.features.hashes import (
+    ANY_VERSION,
+    VERSION_FIELD,
+    Found,
+    HashReader,
+    HashWriter,
+    Wanted,
+    Write,
+    version_of,
+)
+from recsys.features.log_shuffle import SIDES, LogSpan, batches, shuffle
+from recsys.features.names import identity_hashes
+from recsys.features.plan import Plan, View
 from recsys.features.stream import FeatureStream
 
-BATCH_EVENTS = 500_000
-"""Events applied in one step: enough to share the work per entity, some 300 MB."""
+PART_EVENTS = 2_000_000
+"""Events to aim at for one part: those of some 100,000 shoppers in a month, about 1 GB."""
+_WRITE_AT_ONCE = 2_048
+_JOB_FILE = "job.json"
+_SHUFFLED_FILE = "shuffled"
+_KEYS_FILE = "keys.npy"
+_Place = Literal["item", "user", "log"]
 
-_COLUMNS = (
-    "topic", "partition", "offset", "kind", "event_id", "event_time_ms", "ingest_time_ms",
-    "schema_version",
-    "user_id", "item_id", "type", "value", "items", "title", "category", "price", "born_ms",
-    "available", "attributes", "text",
-)  # fmt: skip
+
+class _Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What a folder of work is of; of another, nothing in it is believed."""
+
+    event_log_dir: str
+    states: list[str]
+    anew: bool
+    num_parts: int
+    ends: list[tuple[str, int, int, int]]
+    """Topic, partition, first record that is not in it, our number for the log's offset 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backfilled:
-    """All features as of the end of the event log."""
+    """What was computed and written, as of the end of the event log."""
 
-    hashes: MemoryHashes
     positions: dict[TopicPartition, int]
-    """First record of each partition that is not in them, in the event log's numbers."""
+    """First record of each partition that is not in the features, in the event log's numbers."""
     bases: dict[TopicPartition, int]
     """The event log's number for Kafka's offset 0."""
     layout: str
     num_events: int
+    num_entities: int
+    key_hashes: Int64s
+    """Hashes of the names of all hashes written, sorted."""
+
+    def wrote(self, keys: Sequence[bytes]) -> list[bool]:
+        """Give for each hash whether it is one of those written."""
+        asked = _key_hashes(keys)
+        place = np.searchsorted(self.key_hashes, asked)
+        padded = np.append(self.key_hashes, 0)
+        found: list[bool] = ((padded[place] == asked) & (place < len(self.key_hashes))).tolist()
+        return found
 
 
 def backfill(
-    event_log_dir: Path, plan: Plan, *, progress: Callable[[int, int], None] = lambda _n, _of: None
+    event_log_dir: Path,
+    plan: Plan | Sequence[Plan],
+    store: HashReader,
+    writer: HashWriter,
+    folder: Path,
+    *,
+    states: Sequence[str] | None = None,
+    anew: bool = True,
+    token: str = "",
+    progress: Callable[[str, int, int], None] = lambda _what, _n, _of: None,
 ) -> Backfilled:
-    """Compute all features from the event log.
+    """Compute features from the event log and write them.
 
     Args:
         event_log_dir: ``Settings.event_log_dir``.
-        plan: What to compute; its project is the namespace of the topics.
-        progress: Told how many events of how many are done.
+        plan: What to compute; several are treated as ``FeatureStream`` does. Their project is the
+            namespace of the topics.
+        store: What ``writer`` writes, for categories, versions and what a former attempt wrote.
+        writer: Where to write.
+        folder: Work of this and of former attempts; grows as large as the log. Remove it after.
+        states: ``View.state_name`` of those to compute; all of them by default.
+        anew: Whether to compute without regard to what is stored, and to write whatever the
+            versions are. Else each hash is written only if it is still as it was read.
+        token: Of the store: parts done under another are done again.
+        progress: Told what is going on, and how many steps of how many are done.
 
     Raises:
-        ConfigurationError: when the event log holds nothing of this namespace.
+        ConfigurationError: when the event log holds nothing of this namespace, or another backfill
+            of the same views writes at the same time.
     """
-    topics = Topics(namespace=plan.project)
-    positions, bases = _ends(event_log_dir, topics)
-    if not positions:
+    plans = [plan] if isinstance(plan, Plan) else list(plan)
+    topics = Topics(namespace=plans[0].project)
+    views = [view for one in plans for view in streamed_views(one)]
+    wanted = sorted({v.state_name for v in views} & set(states or [v.state_name for v in views]))
+    job = _begin(event_log_dir, folder, topics, wanted, anew)
+    positions = {TopicPartition(t, p): end for t, p, end, _ in job.ends}
+    span = LogSpan(event_log_dir=event_log_dir, topics=topics, ends=positions)
+    total = span.num_events()
+    marker = folder / _SHUFFLED_FILE
+    if not marker.exists():
+        told: Callable[[int], None] = lambda n: progress("events laid out", n, total)  # noqa: E731
+        _leave(marker, b"%d" % shuffle(span, folder, job.num_parts, told))
+    places: list[tuple[_Place, int]] = [(s, p) for s in SIDES for p in range(job.num_parts)]
+    for place in ("item", "user", "log"):
+        mine = {v.state_name for v in views if _place_of(v) == place} & set(wanted)
+        parts = [(side, part) for side, part in places if side == place] or [("log", 0)]
+        for at, part in parts:
+            done = folder / f"done-{place}-{part}{token and '-' + token}"
+            if not done.exists():
+                stream = FeatureStream(
+                    _only(plans, mine), _Seen(store, anew, place), topics, max_remembered=2**62
+                )
+                source = _log(span) if at == "log" else _part(folder, place, part)
+                if mine or (place == "item" and anew):
+                    keys = _write(_told(stream, source), store, writer, anew)
+                else:
+                    keys = np.empty(0, np.int64)
+                np.save(folder / f"{place}-{part}.{_KEYS_FILE}", keys)
+                _leave(done, b"")
+            progress(f"{place} entities", part + 1, len(parts))
+    hashes = [np.load(path) for path in sorted(folder.glob(f"*.{_KEYS_FILE}"))]
+    distinct = np.unique(np.concatenate(hashes))
+    return Backfilled(
+        positions=positions,
+        bases={TopicPartition(t, p): base for t, p, _, base in job.ends},
+        layout=layout_of(plans),
+        num_events=int(marker.read_bytes()),
+        num_entities=len(distinct),
+        key_hashes=distinct,
+    )
+
+
+def _begin(
+    event_log_dir: Path, folder: Path, topics: Topics, states: list[str], anew: bool
+) -> _Job:
+    """Go on with what the folder holds, or begin at the present end of the log."""
+    path = folder / _JOB_FILE
+    with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
+        job = msgspec.json.decode(path.read_bytes(), type=_Job)
+        if (job.states, job.anew, job.event_log_dir) == (states, anew, str(event_log_dir)):
+            return job
+    last = [
+        (topic, partition, one.range.last + 1, one.commit.base)
+        for topic in (topics.items, topics.behaviour)
+        for partition, one in ends(event_log_dir, topic).items()
+    ]
+    if not last:
         raise ConfigurationError(
             f"wanted events of {topics.items} and {topics.behaviour} in {event_log_dir}, found "
             "none; the stream worker writes them (`recsys up`)"
         )
-    hashes = MemoryHashes()
-    stream = FeatureStream(plan, hashes, topics, max_remembered=2**62)
-    # Item events first, as the worker does: an interaction finds the category of its item.
-    frames = [
-        without_duplicates(scan(event_log_dir, [topic]).select(_COLUMNS).collect())
-        for topic in (topics.items, topics.behaviour)
-    ]
-    done, total = 0, sum(len(frame) for frame in frames)
-    for frame, base in zip(frames, (ITEM_SOURCES, 0), strict=True):
-        for part in frame.iter_slices(BATCH_EVENTS):
-            hashes.write(stream.apply_columns(columns_of_frame(part, base)))
-            done += len(part)
-            progress(done, total)
-    return Backfilled(
-        hashes=hashes, positions=positions, bases=bases, layout=stream.layout, num_events=total
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in (path, *folder.glob("done-*"), *folder.glob(f"*.{_KEYS_FILE}")):
+        old.unlink(missing_ok=True)
+    (folder / _SHUFFLED_FILE).unlink(missing_ok=True)
+    ended = {TopicPartition(t, p): end for t, p, end, _ in last}
+    span = LogSpan(event_log_dir=event_log_dir, topics=topics, ends=ended)
+    job = _Job(
+        event_log_dir=str(event_log_dir),
+        states=states,
+        anew=anew,
+        num_parts=1 + span.num_events() // PART_EVENTS,
+        ends=last,
     )
+    _leave(path, msgspec.json.encode(job))
+    return job
 
 
-def _ends(
-    event_log_dir: Path, topics: Topics
-) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-    positions: dict[TopicPartition, int] = {}
-    bases: dict[TopicPartition, int] = {}
-    for topic in (topics.items, topics.behaviour):
-        for partition, (offsets, commit) in ends(event_log_dir, topic).items():
-            at = TopicPartition(topic, partition)
-            positions[at] = offsets.last + 1
-            bases[at] = commit.base
-    return positions, bases
+def _leave(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
 
 
-def columns_of_frame(frame: pl.DataFrame, source_base: int) -> BatchColumns:
-    """Turn rows of the event log into what ``batch_columns.columns_of`` makes of events."""
-    numbered = with_times(frame).with_columns(
-        source=pl.col("partition").cast(pl.Int64) + source_base,
-        type=pl.col("type").fill_null(""),
-    )
-    shown = pl.col("kind") == "impression"
-    behaviour = numbered.filter(pl.col("kind").is_in(KINDS)).with_columns(
-        item_id=pl.when(shown).then("items").otherwise(pl.concat_list("item_id")),
-        value=pl.when(shown).then(1.0).otherwise("value"),
-    )
-    behaviour = behaviour.explode("item_id")
-    users = numbered.filter(pl.col("kind") == "user")
-    items = numbered.filter(pl.col("kind") == "item")
-    user_ids = pl.concat([behaviour["user_id"], users["user_id"]]).unique().sort()
-    item_ids = pl.concat([behaviour["item_id"], items["item_id"]]).unique().sort()
-    types = behaviour["type"].unique().sort()
-    user = codes_of(user_ids, behaviour["user_id"])
-    kinds = {kind: n for n, kind in enumerate(KINDS)}
-    return BatchColumns(
-        user_ids=user_ids.to_list(),
-        item_ids=item_ids.to_list(),
-        user=user,
-        item=codes_of(item_ids, behaviour["item_id"]),
-        rows=Rows(
-            owner=user,
-            time_ms=_int64(behaviour, "effective_ms"),
-            units=units_of(behaviour["value"].to_numpy()),
-            kind=behaviour["kind"].replace_strict(kinds, return_dtype=pl.UInt8).to_numpy(),
-            event_type=codes_of(types, behaviour["type"]),
-            types=types.to_list(),
-        ),
-        known_ms=_int64(behaviour, "known_ms"),
-        source=_int64(behaviour, "source"),
-        offset=_int64(behaviour, "offset"),
-        user_events=_told(users, codes_of(user_ids, users["user_id"])),
-        item_events=_told(items, codes_of(item_ids, items["item_id"])),
-    )
+def _place_of(view: View) -> _Place:
+    """Give by whose hash the entities of a view are parted.
+
+    Those of a category alone are few, and told the whole log in order.
+    """
+    if "user_id" in view.join_keys:
+        return "user"
+    return "item" if "item_id" in view.join_keys else "log"
 
 
-def _told(frame: pl.DataFrame, owner: Int64s) -> list[Told]:
-    names = ("source", "offset", "effective_ms", "known_ms")
-    columns = zip(owner.tolist(), *(frame[name].to_list() for name in names), strict=True)
+def _only(plans: Sequence[Plan], states: set[str]) -> list[Plan]:
     return [
-        Told(code, source, offset, effective_ms, known_ms, event)
-        for (code, source, offset, effective_ms, known_ms), event in zip(
-            columns, to_events(frame), strict=True
+        msgspec.structs.replace(
+            plan, views=tuple(v for v in streamed_views(plan) if v.state_name in states)
         )
-        if isinstance(event, UserEvent | ItemEvent)
+        for plan in plans
     ]
 
 
-def _int64(frame: pl.DataFrame, name: str) -> Int64s:
-    return frame[name].to_numpy().astype(np.int64)
+@dataclass(frozen=True)
+class _Seen:
+    """What a stream of one part sees of the store: anew, only the categories told before."""
+
+    store: HashReader
+    anew: bool
+    place: _Place
+
+    def read(self, wanted: Wanted) -> Found:
+        if not self.anew:
+            return self.store.read(wanted)
+        if self.place == "item":
+            return [[None] * len(fields) for _, fields in wanted]
+        some = [(key, [CATEGORIES_FIELD]) for key, names in wanted if CATEGORIES_FIELD in names]
+        said = iter(self.store.read(some) if some else [])
+        found: Found = []
+        for _, names in wanted:
+            seen: list[bytes | None] = [None] * len(names)
+            if CATEGORIES_FIELD in names:
+                (seen[list(names).index(CATEGORIES_FIELD)],) = next(said)
+            found.append(seen)
+        return found
+
+
+def _part(folder: Path, place: _Place, part: int) -> Iterator[BatchColumns]:
+    assert place != "log"
+    for rows, told in batches(folder, place, part):
+        yield columns_of_rows(rows, told)
+
+
+def _log(span: LogSpan) -> Iterator[BatchColumns]:
+    for frame, base in span.frames():
+        yield columns_of_rows(*rows_of_frame(frame, base))
+
+
+def _told(stream: FeatureStream, source: Iterator[BatchColumns]) -> list[Write]:
+    """Give one write for each entity told anything, with the version it was read at."""
+    whole: dict[bytes, Write] = {}
+    for columns in source:
+        for write in stream.apply_columns(columns):
+            before = whole.setdefault(write.key, write)
+            if before is not write:
+                before.fields.update(write.fields)
+    return list(whole.values())
+
+
+def _write(writes: list[Write], store: HashReader, writer: HashWriter, anew: bool) -> Int64s:
+    """Write a part; gives the hashes of its keys, sorted."""
+    if anew:
+        writes = [write._replace(version=ANY_VERSION) for write in writes]
+    else:
+        # What items are called is in the store already, from more of the log than this.
+        for write in writes:
+            write.fields.pop(CATEGORIES_FIELD, None)
+    for start in range(0, len(writes), _WRITE_AT_ONCE):
+        some = writes[start : start + _WRITE_AT_ONCE]
+        while refused := set(writer.write(some)):
+            some = _again([write for write in some if write.key in refused], store)
+    return np.sort(_key_hashes([write.key for write in writes]))
+
+
+def _key_hashes(keys: Sequence[bytes]) -> Int64s:
+    return identity_hashes([key.hex() for key in keys])
+
+
+def _again(writes: list[Write], store: HashReader) -> list[Write]:
+    """Give the writes that were refused because others wrote the same hashes since.
+
+    Others do not write the states of these views, so what was computed of them still holds.
+    """
+    found = store.read([(write.key, [VERSION_FIELD]) for write in writes])
+    return [
+        write._replace(version=version_of(version))
+        for write, (version,) in zip(writes, found, strict=True)
+    ]

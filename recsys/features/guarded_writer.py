@@ -143,6 +143,11 @@ class GuardedWriter:
         self._epoch = epoch or b""
         return epoch is not None
 
+    @property
+    def epoch(self) -> str:
+        """Name of the store's present life, as of ``begin``; empty when there is none."""
+        return self._epoch.decode()
+
     def found(self, layout: str) -> None:
         """Begin an empty store, unless another process just did, and take note of it."""
         self._call(_FOUND, [self._key], [uuid.uuid4().hex.encode(), layout.encode()])
