@@ -1,10 +1,15 @@
-"""Compute all features anew from the event log: after a change of feature_repo, or a lost Redis.
+"""Compute features from the event log: new views, or all of them after Redis was lost.
 
 Usage::
 
-    python -m serving.backfill          # or: recsys backfill
+    python -m serving.backfill [--views all|new|VIEW …]          # or: recsys backfill
 
-Running stream workers need not be stopped: what they write is refused from the moment this begins
+With ``--views new`` the declared views that are not in the store yet are computed while all others
+are served and kept up to date; then the workers take them over from where the event log ended.
+Interrupted, it is run again.
+
+Otherwise everything is computed anew. Running stream workers need not be stopped: what they write
+is refused from the moment this begins
 (``guarded_writer.py``), they wait, and then go on from the position the event log reached.
 Interrupted, it is gone on with by a worker, or run it again yourself: nobody believes a store that
 is half old and half new. Prints one line of JSON.
@@ -19,24 +24,26 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import redis
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from recsys.endpoints import Endpoints, resolve
-from recsys.errors import RecsysError
+from recsys.errors import ConfigurationError, RecsysError
 from recsys.features import plan as plans
 from recsys.features.backfill import Backfilled, backfill
-from recsys.features.entities import layout_of
+from recsys.features.entities import layout_of, streamed_views
 from recsys.features.guarded_writer import GuardedWriter
 from recsys.features.hashes import ANY_VERSION, VERSION_FIELD, Write
 from recsys.features.layout import project_of_key
 from recsys.features.lease import Lease, rebuild_lease
 from recsys.features.plan import Plan
-from recsys.features.progress import StoredProgress, fields_of_others, progress_key
+from recsys.features.plan_history import PlanHistory
+from recsys.features.progress import StoredProgress, fields_of_others, numbers_of, progress_key
 from recsys.features.redis_hashes import RedisHashes, connect
 from recsys.settings import Settings
 
@@ -46,22 +53,39 @@ _LOOK_AT_ONCE = 1_000
 def main(argv: Sequence[str] | None = None) -> int:
     """Backfill; 0 when done, 1 with one line when it cannot be done."""
     parser = argparse.ArgumentParser(
-        prog="recsys backfill", description="compute all features anew from the event log"
+        prog="recsys backfill", description="compute features from the event log"
     )
-    parser.parse_args(argv)
+    parser.add_argument(
+        "--views",
+        nargs="+",
+        default=["all"],
+        metavar="VIEW",
+        help="all: everything anew, workers wait; new: declared views that are not in the store, "
+        "while workers go on; or names of such views",
+    )
+    views: list[str] = parser.parse_args(argv).views
     settings = Settings()
     began_s = time.monotonic()
     try:
         endpoints = resolve(settings)
         endpoints.require_redis()
         plan = plans.ensure(settings.state_dir, project=settings.namespace)
-        result = run(settings, endpoints, plan, Console(stderr=True))
+        history = PlanHistory(settings.state_dir)
+        with plans.compiling(settings.state_dir):
+            history.record(plan)
+        kept = history.kept(plan.project)
+        console = Console(stderr=True)
+        result: Backfilled | None
+        if views == ["all"]:
+            result = run(settings, endpoints, kept, console)
+        else:
+            result = add(settings, endpoints, kept, console, named(plan, views))
     except (RecsysError, redis.RedisError) as error:
         sys.stderr.write(f"recsys backfill: {error}\n")
         return 1
     report = {
-        "events": result.num_events,
-        "entities": result.num_entities,
+        "events": result.num_events if result else 0,
+        "entities": result.num_entities if result else 0,
         "seconds": round(time.monotonic() - began_s, 2),
         "plan": plan.schema_hash,
     }
@@ -69,13 +93,105 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def named(plan: Plan, views: Sequence[str]) -> set[str]:
+    """Give the states of ``plan`` that ``--views`` names. Raises FeatureError for no such view."""
+    streamed = {view.name: view.state_name for view in streamed_views(plan)}
+    if list(views) == ["new"]:
+        return set(streamed.values())
+    unknown = sorted(set(views) - set(streamed))
+    if unknown:
+        raise ConfigurationError(
+            f"wanted all, new, or streamed views of the plan ({', '.join(streamed)}); "
+            f"found {', '.join(unknown)}"
+        )
+    return {streamed[name] for name in views}
+
+
 def work_folder(settings: Settings) -> Path:
     """Give where a backfill lays the event log out by entity."""
     return settings.state_dir / "backfill"
 
 
-def run(settings: Settings, endpoints: Endpoints, plan: Plan, console: Console) -> Backfilled:
+def run(
+    settings: Settings, endpoints: Endpoints, plan: Plan | Sequence[Plan], console: Console
+) -> Backfilled:
     """Compute and write everything, alone."""
+    kept = [plan] if isinstance(plan, Plan) else list(plan)
+    with _parts(settings, endpoints, console) as parts:
+        folder = work_folder(settings)
+        layout = layout_of(kept)
+        # From here until the end the store is half old, half new: the mark keeps workers waiting.
+        token = _seize(parts.writer, layout, folder)
+        result = backfill(
+            settings.event_log_dir,
+            kept,
+            parts.store,
+            parts.writer,
+            folder,
+            token=token,
+            progress=parts.show,
+        )
+        remove_others(parts.client, settings.namespace, result, parts.writer)
+        progress = StoredProgress(parts.store, settings.namespace)
+        parts.writer.write([progress.fields(result.positions, result.bases, result.layout)])
+        shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+def add(
+    settings: Settings,
+    endpoints: Endpoints,
+    kept: Sequence[Plan],
+    console: Console,
+    states: Collection[str],
+) -> Backfilled | None:
+    """Compute those of ``states`` the store has not, while workers go on with the others.
+
+    Gives ``None`` when it has them all. What is written meanwhile nobody reads or continues. At the
+    end one step tells the workers to keep the new states, from the positions computed up to.
+
+    Raises:
+        StoreChangedError: when the store was lost or computed anew meanwhile.
+    """
+    with _parts(settings, endpoints, console) as parts:
+        if not parts.writer.begin():
+            raise ConfigurationError(
+                "wanted features to add views to, found an empty online store; run "
+                "`recsys backfill`, which computes everything"
+            )
+        progress = StoredProgress(parts.store, settings.namespace)
+        held = progress.kept(layout_of(kept))
+        new = sorted(set(states) - held)
+        if not new:
+            return None
+        folder = work_folder(settings).with_name("backfill-views")
+        result = backfill(
+            settings.event_log_dir,
+            kept,
+            parts.store,
+            parts.writer,
+            folder,
+            states=new,
+            anew=False,
+            token=parts.writer.epoch[:8],
+            progress=parts.show,
+        )
+        told = numbers_of(result.positions, result.bases)
+        parts.writer.switch("-".join(sorted(held | set(new))), new, told)
+        shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+class _Parts(NamedTuple):
+    client: redis.Redis
+    store: RedisHashes
+    writer: GuardedWriter
+    show: Callable[[str, int, int], None]
+
+
+@contextlib.contextmanager
+def _parts(settings: Settings, endpoints: Endpoints, console: Console) -> Iterator[_Parts]:
+    """Connect, and keep other backfills out."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     url = endpoints.require_redis()
     with contextlib.ExitStack() as stack:
@@ -90,26 +206,12 @@ def run(settings: Settings, endpoints: Endpoints, plan: Plan, console: Console) 
         stack.callback(lease.release)
         shown = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
         task = stack.enter_context(shown).add_task("events laid out", total=None)
-        folder = work_folder(settings)
-        layout = layout_of([plan])
-        # From here until the end the store is half old, half new: the mark keeps workers waiting.
-        token = _seize(writer, layout, folder)
-        result = backfill(
-            settings.event_log_dir,
-            plan,
-            store,
-            writer,
-            folder,
-            token=token,
-            progress=lambda what, done, total: shown.update(
-                task, description=what, completed=done, total=total
-            ),
-        )
-        remove_others(client, settings.namespace, result, writer)
-        progress = StoredProgress(store, settings.namespace)
-        writer.write([progress.fields(result.positions, result.bases, result.layout)])
-        shutil.rmtree(folder, ignore_errors=True)
-    return result
+
+        def show(what: str, done: int, total: int) -> None:
+            lease.check()
+            shown.update(task, description=what, completed=done, total=total)
+
+        yield _Parts(client, store, writer, show)
 
 
 def _seize(writer: GuardedWriter, layout: str, folder: Path) -> str:

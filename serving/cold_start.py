@@ -12,7 +12,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import redis
 
@@ -20,12 +20,12 @@ from recsys.endpoints import Endpoints
 from recsys.errors import ConfigurationError, ServerError
 from recsys.events.log_files import committed_ranges
 from recsys.events.topics import Topics
+from recsys.features.entities import layout_of
 from recsys.features.guarded_writer import GuardedWriter
 from recsys.features.lease import Lease, rebuild_lease
 from recsys.features.plan import Plan
 from recsys.features.progress import HalfBackfillError, StoredProgress
 from recsys.features.redis_hashes import RedisHashes
-from recsys.features.stream import FeatureStream
 from recsys.settings import Settings
 
 logger = logging.getLogger("recsys.cold_start")
@@ -48,7 +48,7 @@ class ColdStart:
         self._writer = writer
         self._lease = Lease(client, rebuild_lease(settings.namespace))
 
-    def ensure(self, plan: Plan, *, stop: Callable[[], bool]) -> bool:
+    def ensure(self, plan: Sequence[Plan], *, stop: Callable[[], bool]) -> bool:
         """Return once the store is whole; False when asked to stop first.
 
         Raises:
@@ -69,26 +69,23 @@ class ColdStart:
                 try:
                     # Whoever held the lease may just have finished.
                     if not self._is_whole(store, plan):
-                        self._make(store, plan, stop)
+                        self._make(plan, stop)
                 finally:
                     self._lease.release()
             return False
         finally:
             store.close()
 
-    def _is_whole(self, store: RedisHashes, plan: Plan) -> bool:
+    def _is_whole(self, store: RedisHashes, plan: Sequence[Plan]) -> bool:
         if not self._writer.begin():
             return False
         try:
-            StoredProgress(store, self._settings.namespace).check(self._layout(store, plan))
+            StoredProgress(store, self._settings.namespace).kept(layout_of(plan))
         except HalfBackfillError:
             return False
         return True
 
-    def _layout(self, store: RedisHashes, plan: Plan) -> str:
-        return FeatureStream(plan, store, Topics(namespace=plan.project)).layout
-
-    def _make(self, store: RedisHashes, plan: Plan, stop: Callable[[], bool]) -> None:
+    def _make(self, plan: Sequence[Plan], stop: Callable[[], bool]) -> None:
         topics = Topics(namespace=self._settings.namespace)
         folder = self._settings.event_log_dir
         logged = any(
@@ -102,7 +99,7 @@ class ColdStart:
             )
         if not logged:
             logger.info("an empty online store: begun where the broker's log does")
-            self._writer.found(self._layout(store, plan))
+            self._writer.found(layout_of(plan))
             return
         logger.warning("an empty online store: features are computed from the event log")
         self._lease.release()  # the backfill takes it; if another is faster, it does the work

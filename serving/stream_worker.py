@@ -47,6 +47,7 @@ from recsys.features.lease import Lease, LeaseLostError, worker_lease
 from recsys.features.partition_sinks import PartitionSinks
 from recsys.features.patience import Patience, PatientHashes
 from recsys.features.plan import Plan
+from recsys.features.plan_history import PlanHistory
 from recsys.features.redis_hashes import RedisHashes, connect
 from recsys.features.stream import FeatureStream
 from recsys.features.worker import WorkerRun
@@ -100,7 +101,7 @@ def group_of(settings: Settings) -> str:
 def open_run(
     settings: Settings,
     endpoints: Endpoints,
-    plan: Plan,
+    kept: Sequence[Plan],
     writer: GuardedWriter,
     patience: Patience,
 ) -> Iterator[WorkerRun]:
@@ -129,7 +130,7 @@ def open_run(
         stack.callback(patience.forget_meanwhile)
         store = PatientHashes(hashes, patience)
         yield WorkerRun(
-            stream=FeatureStream(plan, store, topics),
+            stream=FeatureStream(kept, store, topics),
             store=store,
             writer=writer,
             items=items,
@@ -138,7 +139,7 @@ def open_run(
             sinks=sinks,
             topics=topics,
             clock=now_ms,
-            freshness=Freshness(views_of_kinds(plan)),
+            freshness=Freshness(views_of_kinds(kept[-1])),
         )
 
 
@@ -191,12 +192,14 @@ class _Worker:
     def _run(self) -> None:
         settings = self._settings
         plan = plans.load(settings.state_dir / plans.PLAN_FILE)
+        # Beside the views of the plan those that are not retired: a bundle may read them.
+        kept = PlanHistory(settings.state_dir).kept(plan.project)
         if self._alone is not None and not self._become_the_only_one(self._alone):
             return
         cold_start = ColdStart(settings, self._endpoints, self._client, self._writer)
-        if not cold_start.ensure(plan, stop=self._stop):
+        if not cold_start.ensure(kept, stop=self._stop):
             return
-        opened = open_run(settings, self._endpoints, plan, self._writer, self._patience)
+        opened = open_run(settings, self._endpoints, kept, self._writer, self._patience)
         with opened as run:
             run.start(self._stop)
             _write_ready(self._ready)
@@ -276,7 +279,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings()
     try:
         endpoints = resolve(settings)
-        plans.ensure(settings.state_dir, project=settings.namespace)
+        plan = plans.ensure(settings.state_dir, project=settings.namespace)
+        with plans.compiling(settings.state_dir):
+            PlanHistory(settings.state_dir).record(plan)
         topics = Topics(namespace=settings.namespace)
         ensure_topics(settings, endpoints, topics.all())
         _show_metrics(settings, number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -93,11 +93,12 @@ class KeyGroup:
                 del self.states[ids]
 
 
-def groups_of(plans: Sequence[Plan]) -> list[KeyGroup]:
+def groups_of(plans: Sequence[Plan], states: Collection[str] | None = None) -> list[KeyGroup]:
     """Give the groups of all views of ``plans`` that the stream makes, items first.
 
-    A view in the same layout in several plans is made once. Feast's own fields are those of the
-    last plan that has the view.
+    Only those of the given ``states``, if any are. A view in the same layout in several plans is
+    made once. Feast's own fields are those of the
+    last plan that has the view so.
 
     Raises:
         FeatureError: when a view has other keys than behaviour carries.
@@ -106,6 +107,8 @@ def groups_of(plans: Sequence[Plan]) -> list[KeyGroup]:
     serving: dict[str, bytes] = {}
     for plan in plans:
         for view in streamed_views(plan):
+            if states is not None and view.state_name not in states:
+                continue
             views[view.state_field] = view
             serving[view.name] = view.state_field
     of_keys: dict[tuple[str, ...], list[Update]] = {("item_id",): []}

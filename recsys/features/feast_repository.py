@@ -43,7 +43,9 @@ from recsys.features.plan import (
     compiling,
     default_repository,
     definitions_hash,
+    load,
 )
+from recsys.features.plan_history import PlanHistory
 from recsys.features.quality.expectations import Expectation, of_field, of_view
 from recsys.features.redis.address import parse
 from recsys.settings import Settings
@@ -348,8 +350,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif options.command == "feast":
             return _run_feast(settings, repository, options.arguments)
         elif options.command == "apply":
+            history = PlanHistory(settings.state_dir)
             with compiling(settings.state_dir):  # a worker that starts meanwhile waits for us
+                with contextlib.suppress(FeatureError):
+                    history.record(load(settings.state_dir / PLAN_FILE))
                 plan = apply(settings, repository)
+                history.record(plan)
             path = settings.state_dir / PLAN_FILE
             sys.stdout.write(f"applied {plan.project}; plan {plan.schema_hash} in {path}\n")
         else:

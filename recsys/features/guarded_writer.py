@@ -20,6 +20,7 @@ server that forgot them is no case of its own.
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
@@ -81,11 +82,38 @@ _ADVANCE = (
     _GUARD
     + """
 for i = 3, #ARGV, 2 do
+  local at = string.match(ARGV[i], '@(.+)$')
   local stored = redis.call('HGET', KEYS[1], ARGV[i])
-  if not stored or tonumber(stored) < tonumber(ARGV[i + 1]) then
+  if at then -- a state that is behind, until it is not
+    if stored and tonumber(ARGV[i + 1]) >= tonumber(redis.call('HGET', KEYS[1], at) or 0) then
+      redis.call('HDEL', KEYS[1], ARGV[i])
+    elseif stored and tonumber(stored) < tonumber(ARGV[i + 1]) then
+      redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+    end
+  elseif not stored or tonumber(stored) < tonumber(ARGV[i + 1]) then
     redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
   end
 end
+return 0
+"""
+)
+# ARGV: run, epoch, new epoch, layout, positions as JSON, then states that are told up to those.
+_SWITCH = (
+    _GUARD
+    + """
+local told = cjson.decode(ARGV[5])
+for _, at in ipairs(redis.call('HKEYS', KEYS[1])) do
+  if string.find(at, '/') and not string.find(at, '@') and string.sub(at, 1, 5) ~= 'base:' then
+    local base = redis.call('HGET', KEYS[1], 'base:' .. at) or 0
+    local position = tonumber(told[at] or base)
+    if position < tonumber(redis.call('HGET', KEYS[1], at)) then
+      for i = 6, #ARGV do
+        redis.call('HSET', KEYS[1], ARGV[i] .. '@' .. at, string.format('%.0f', position))
+      end
+    end
+  end
+end
+redis.call('HSET', KEYS[1], 'layout', ARGV[4], 'epoch', ARGV[3])
 return 0
 """
 )
@@ -161,6 +189,32 @@ class GuardedWriter:
         self.begin()
         if self._epoch != epoch:
             raise StoreChangedError("wanted to compute features alone, found another beginning to")
+
+    def switch(
+        self, layout: str, states: Sequence[str] = (), told: Mapping[bytes, int] | None = None
+    ) -> None:
+        """Begin a new epoch with another layout: workers forget, and keep that one from now on.
+
+        Args:
+            layout: States to keep.
+            states: Those of them that are new, told up to ``told``: partitions not named there
+                were not told at all.
+            told: Positions (``progress.numbers_of``).
+
+        Raises:
+            StoreChangedError: as ``write``; nothing was changed.
+        """
+        epoch = uuid.uuid4().hex.encode()
+        positions = json.dumps({k.decode(): v for k, v in (told or {}).items()}).encode()
+        args = [*self._guard(), epoch, layout.encode(), positions, *(s.encode() for s in states)]
+        try:
+            self._call(_SWITCH, [self._key], args)
+        except StoreChangedError:
+            # The first of two sendings may have done it, its answer lost.
+            self.begin()
+            if self._epoch != epoch:
+                raise
+        self.begin()
 
     def write(self, writes: Sequence[Write]) -> list[bytes]:
         """See ``HashWriter.write``.

@@ -439,6 +439,8 @@ def ensure(state_dir: Path, *, project: str, repository: Path | None = None) -> 
     Raises:
         ConfigurationError: when the declarations cannot be compiled.
     """
+    from recsys.features.plan_history import PlanHistory  # it is built on this module
+
     repository = repository or default_repository()
     path = state_dir / PLAN_FILE
     plan = _up_to_date(path, project, repository)
@@ -446,8 +448,12 @@ def ensure(state_dir: Path, *, project: str, repository: Path | None = None) -> 
         with compiling(state_dir):
             plan = _up_to_date(path, project, repository)
             if plan is None:
+                history = PlanHistory(state_dir)
+                with contextlib.suppress(FeatureError):
+                    history.record(load(path))
                 _compile(path, project, repository)
                 plan = load(path)
+                history.record(plan)
     return plan
 
 

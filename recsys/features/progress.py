@@ -1,9 +1,13 @@
 """How far the stream has got, as it lies in the online store beside the features.
 
 One hash, ``{namespace}:features:progress``: for each partition our position and the number we give
-to the log's offset 0, the layout of the state, the epoch (``guarded_writer.py``), and whether a
-backfill is under way. Whoever reads a position finds everything before it applied. Positions only
-rise, whoever writes them, but for a backfill, which begins a new epoch.
+to the log's offset 0, the layout (the states kept up to date), the epoch (``guarded_writer.py``),
+and whether a backfill of everything is under way. Whoever reads a position finds everything before
+it applied. Positions only rise, whoever writes them, but for a backfill, which begins a new epoch.
+
+A state a backfill added is behind at first: ``{state}@{topic}/{partition}`` says how far it is
+told. A worker reads the log from there (the other states skip what they were told), and the field
+goes when it meets the partition's position. A state with no such field is live.
 """
 
 from __future__ import annotations
@@ -54,23 +58,42 @@ class StoredProgress:
         ((position, base),) = self._store.read([(self._key, [_position(at), _base(at)])])
         return (int(position) if position else None), int(base or 0)
 
-    def check(self, layout: str) -> None:
-        """See that the store holds whole features of these declarations, or none.
+    def kept(self, layout: str) -> frozenset[str]:
+        """Give the states to keep up to date, of those ``layout`` declares.
+
+        States the store does not hold yet are left out: a backfill brings them.
 
         Raises:
-            HalfBackfillError: when a backfill is under way.
-            ConfigurationError: when the features are of other declarations.
+            HalfBackfillError: when a backfill of everything is under way.
+            ConfigurationError: when the store holds a state that is not declared here: it would
+                fall behind unseen.
         """
         ((stored, backfill),) = self._store.read([(self._key, [LAYOUT_FIELD, BACKFILL_FIELD])])
         if backfill:
             raise HalfBackfillError(
                 "wanted whole features, found half a backfill; run `recsys backfill` again"
             )
-        if stored is not None and stored.decode() != layout:
+        declared = frozenset(layout.split("-"))
+        if stored is None:
+            return declared
+        held = frozenset(stored.decode().split("-"))
+        if not held <= declared:
             raise ConfigurationError(
                 f"wanted features of the declared layout {layout}, found {stored.decode()} in the "
-                "store: feature_repo changed; run `recsys backfill` to compute them anew"
+                f"store, of which nothing here declares {', '.join(sorted(held - declared))}: "
+                "copy <state_dir>/plans/ from the machine feature_repo was changed on, or run "
+                "`recsys backfill` to compute the declared ones anew"
             )
+        return held
+
+    def behind(self, at: TopicPartition, states: Collection[str]) -> dict[bytes, int]:
+        """Give the states told less of a partition than its position says, and their positions.
+
+        By field of the progress, for ``GuardedWriter.advance``.
+        """
+        names = [state_position(state, at) for state in sorted(states)]
+        (found,) = self._store.read([(self._key, names)])
+        return {name: int(value) for name, value in zip(names, found, strict=True) if value}
 
     def fields(
         self,
@@ -104,6 +127,16 @@ def fields_of_others(
     """Give those of the ``stored`` fields that speak of other partitions than ``positions``."""
     kept = {name(at) for at in positions for name in (_position, _base)}
     return sorted(name for name in set(stored) - kept if b"/" in name)
+
+
+def catching_up(fields: Collection[bytes]) -> set[str]:
+    """Give the states that are behind in some partition, from the fields of the progress."""
+    return {name.partition(b"@")[0].decode() for name in fields if b"@" in name}
+
+
+def state_position(state: str, at: TopicPartition) -> bytes:
+    """Give the field that says how far a state is told, while it is behind."""
+    return f"{state}@{at.topic}/{at.partition}".encode()
 
 
 def _position(at: TopicPartition) -> bytes:

@@ -12,7 +12,7 @@ Several plans may be kept at once: a new version of a view beside the one that s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -65,8 +65,9 @@ class FeatureStream:
         """Keep the views of one plan, or of several: the last one's are Feast's."""
         plans = [plan] if isinstance(plan, Plan) else list(plan)
         self.layout = layout_of(plans)
-        """Which states it keeps: changes with the declarations of any stateful view."""
+        """Which states its plans declare: changes with those of any stateful view."""
         self._plans = plans
+        self._states: frozenset[str] | None = None
         self._store = store
         self._sources = Sources(topics)
         self._horizon = horizon
@@ -76,7 +77,12 @@ class FeatureStream:
 
     def forget(self) -> None:
         """Drop everything remembered of the store; it is read again as needed."""
-        self._groups = groups_of(self._plans)
+        self._groups = groups_of(self._plans, self._states)
+
+    def keep_only(self, states: Collection[str]) -> None:
+        """Keep only these states (``View.state_name``) from now on; forgets the store."""
+        self._states = frozenset(states)
+        self.forget()
 
     def forget_entities(self, keys: Iterable[bytes]) -> None:
         """Drop what is remembered of these hashes: another wrote them."""

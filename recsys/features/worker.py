@@ -102,6 +102,10 @@ class WorkerRun:
         self._base: dict[TopicPartition, int] = {}
         self._applied: dict[TopicPartition, int] = {}
         self._earliest: dict[TopicPartition, int] = {}
+        self._live: dict[TopicPartition, int] = {}
+        """What ``_applied`` is to all states but those that catch up."""
+        self._behind: dict[TopicPartition, dict[bytes, int]] = {}
+        self._states: frozenset[str] = frozenset()
         self._shown: set[TopicPartition] = set()
         self._joined = False
         self._committed_s = self._lag_s = time.monotonic()
@@ -178,7 +182,14 @@ class WorkerRun:
         self._stream.forget()
         if not self._writer.begin():
             raise StoreChangedError("wanted features to go on from, found an empty online store")
-        self._progress.check(self._stream.layout)
+        self._states = self._progress.kept(self._stream.layout)
+        self._stream.keep_only(self._states)
+        waiting = set(self._stream.layout.split("-")) - self._states
+        if waiting:
+            logger.warning(
+                "declared views are not computed; run `recsys backfill --views new`",
+                extra={"states": sorted(waiting)},
+            )
 
     def _follow_share(self) -> None:
         """Let go of partitions others have now, and begin with those that came."""
@@ -206,6 +217,7 @@ class WorkerRun:
         self._stream.forget_duplicates(lost)
         for at in lost:
             self._applied.pop(at, None)
+            self._behind.pop(at, None)
             self._freshness.forget(at)
             if at in self._shown:
                 STREAM_LAG.remove(at.topic, str(at.partition))
@@ -237,15 +249,25 @@ class WorkerRun:
     def _find(self, at: TopicPartition, first: int, end: int) -> None:
         """Find the first record of a partition that is not in the store yet."""
         position, base = self._progress.of(at)
+        live = position
+        self._behind[at] = behind = self._progress.behind(at, self._states)
+        if position is not None and behind:
+            position = min(position, *behind.values())
         if position is None:
-            position = first
+            position = live = first
             if first > 0 and self._sinks.position(at) is not None:
                 raise ConfigurationError(
                     f"{at.topic}[{at.partition}]: wanted features up to record {first}, where the "
                     "log begins, found an empty online store; run `recsys backfill`, which makes "
                     "them from the event log"
                 )
-        elif position - base > end:
+        elif live is not None and live - base > end:
+            if behind:
+                raise ConfigurationError(
+                    f"{at.topic}[{at.partition}]: wanted to apply records from {position} on to "
+                    "new views, found that the broker forgot its log; run `recsys backfill`, which "
+                    "computes all views anew"
+                )
             logger.warning(
                 "the broker forgot its log and begins anew",
                 extra={"topic": at.topic, "partition": at.partition, "position": position},
@@ -263,6 +285,7 @@ class WorkerRun:
             # version shows that where a category is only looked up.
             self._stream.forget()
         self._applied[at], self._base[at], self._earliest[at] = position, base, first
+        self._live[at] = position if live is None else max(live, position)
 
     def _items_until_now(self) -> list[Record]:
         """Apply the item events that are in the log now, but give the last of them."""
@@ -297,10 +320,16 @@ class WorkerRun:
         if moved:
             self._apply(fresh)
             # The last write: whoever reads these positions finds all before them applied.
-            self._writer.advance(numbers_of(moved, self._base))
+            numbers = numbers_of(moved, self._base)
+            numbers |= {name: n for at, n in moved.items() for name in self._behind[at]}
+            self._writer.advance(numbers)
             self._applied |= moved
-            self._freshness.observe(fresh, self._clock())
+            self._freshness.observe([one for one in fresh if self._is_new(one[0])], self._clock())
         self._sinks.write(decoded)
+
+    def _is_new(self, record: Record) -> bool:
+        """Say whether no state was told it before: it is not read for one that catches up."""
+        return record.offset >= self._live[TopicPartition(record.topic, record.partition)]
 
     def _apply(self, fresh: Iterable[tuple[Record, Event]]) -> None:
         columns, num_duplicates = self._stream.columns(fresh)
@@ -318,7 +347,7 @@ class WorkerRun:
             except EventError as error:
                 decoded.append((record, None))
                 at = TopicPartition(record.topic, record.partition)
-                if record.offset + self._base[at] >= self._applied[at]:
+                if self._is_new(record._replace(offset=record.offset + self._base[at])):
                     send_dead_letter(self._dead_letters, self._topics.dead_letters, record, error)
                     num_refused += 1
         if num_refused:

@@ -193,7 +193,7 @@ def test_features_of_other_declarations_are_refused(house: House) -> None:
     house.run()
     progress = StoredProgress(house.store, "test")
     house.store.write([progress.fields({}, {}, "another")])
-    with pytest.raises(ConfigurationError, match="feature_repo changed; run `recsys backfill`"):
+    with pytest.raises(ConfigurationError, match="nothing here declares another"):
         house.run()
 
 
