@@ -27,6 +27,7 @@ from itertools import chain
 from typing import Any
 
 import hiredis
+import msgspec
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -41,6 +42,11 @@ from recsys.telemetry import STREAM_REFUSED_WRITES
 _CHUNK_HASHES = 256
 _CHUNK_BYTES = 512 * 1024
 """Of one script call: bounds how long Redis serves nobody else to a few ms."""
+_CHUNKS_AT_ONCE = 16
+"""Sent before the first reply is waited for; the time-out is that of one reply."""
+_Encoded = tuple[list[bytes], bytes, bytes]
+"""Keys; for each its version, how many names and values follow and their lengths; all of these."""
+_encoder = msgspec.msgpack.Encoder()
 
 _RUN = "local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')\n"
 _LOOK = _RUN + "return {run, redis.call('HGET', KEYS[1], 'epoch')}"
@@ -57,23 +63,29 @@ end
 _WRITE = (
     _GUARD
     + """
-local at, refused = 3, {}
+local numbers, data = cmsgpack.unpack(ARGV[3]), ARGV[4]
+local at, from, refused = 1, 1, {}
 for i = 2, #KEYS do
-  local version, n = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  local version, n = numbers[at], numbers[at + 1]
   local stored = tonumber(redis.call('HGET', KEYS[i], '~w') or 0)
+  at = at + 2
   if version ~= stored and version ~= -1 then
     refused[#refused + 1] = i - 2
+    for j = at, at + n - 1 do from = from + numbers[j] end
   elseif n < 0 then
     redis.call('UNLINK', KEYS[i])
   else
-    local first, last = at + 2, at + 1 + n
-    while last - first >= 4000 do -- what Lua can unpack is bounded
-      redis.call('HSET', KEYS[i], unpack(ARGV, first, first + 3999))
-      first = first + 4000
+    local parts = {'~w', stored + 1}
+    for j = at, at + n - 1 do
+      local next = from + numbers[j]
+      parts[#parts + 1] = string.sub(data, from, next - 1)
+      from = next
     end
-    redis.call('HSET', KEYS[i], '~w', stored + 1, unpack(ARGV, first, last))
+    for first = 1, #parts, 4000 do -- what Lua can unpack is bounded
+      redis.call('HSET', KEYS[i], unpack(parts, first, math.min(first + 3999, #parts)))
+    end
   end
-  at = at + 2 + (n < 0 and 0 or n)
+  at = at + math.max(n, 0)
 end
 return refused
 """
@@ -224,22 +236,16 @@ class GuardedWriter:
                 point was written.
             ServerError: when it cannot be written and ``pause`` has had enough.
         """
+        chunks = [writes[at : at + _CHUNK_HASHES] for at in range(0, len(writes), _CHUNK_HASHES)]
         refused: list[bytes] = []
-        keys, args, size = [self._key], self._guard(), 0
-        for key, fields, version, remove in writes:
-            keys.append(key)
-            args.append(b"%d" % version)
-            if remove:
-                args.append(b"-1")
-            else:
-                args.append(b"%d" % (2 * len(fields)))
-                args.extend(chain.from_iterable(fields.items()))
-                size += sum(map(len, fields.values()))
-            if len(keys) > _CHUNK_HASHES or size >= _CHUNK_BYTES:
-                refused += self._write(keys, args)
-                keys, args, size = [self._key], self._guard(), 0
-        if len(keys) > 1:
-            refused += self._write(keys, args)
+        for at in range(0, len(chunks), _CHUNKS_AT_ONCE):
+            calls = [call for chunk in chunks[at : at + _CHUNKS_AT_ONCE] for call in _calls(chunk)]
+            packed = [self._packed(_WRITE, [self._key, *keys], args) for keys, *args in calls]
+            places: list[int]
+            for (keys, *_), places in zip(calls, self._exchange(packed), strict=True):
+                refused += [keys[place] for place in places]
+        if refused:
+            STREAM_REFUSED_WRITES.inc(len(refused))
         return refused
 
     def advance(self, numbers: Mapping[bytes, int]) -> None:
@@ -260,44 +266,92 @@ class GuardedWriter:
     def _guard(self) -> list[bytes]:
         return [self._run, self._epoch]
 
-    def _write(self, keys: list[bytes], args: list[bytes]) -> list[bytes]:
-        places: list[int] = self._call(_WRITE, keys, args)
-        if places:
-            STREAM_REFUSED_WRITES.inc(len(places))
-        return [keys[place + 1] for place in places]
+    def _packed(self, script: str, keys: list[bytes], args: list[bytes]) -> bytes:
+        command = (b"EVAL", script, len(keys), *keys, *self._guard(), *args)
+        return hiredis.pack_command(command)  # type: ignore[arg-type,no-any-return]
 
     def _call(self, script: str, keys: list[bytes], args: list[bytes]) -> Any:
-        packed = hiredis.pack_command((b"EVAL", script, len(keys), *keys, *args))  # type: ignore[arg-type]
-        while True:
-            connection: Any = None
+        command = (b"EVAL", script, len(keys), *keys, *args)
+        return self._exchange([hiredis.pack_command(command)])[0]  # type: ignore[arg-type]
+
+    def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
+        """Send all commands, then read their replies; those that may succeed later until then."""
+        replies: list[Any] = [None] * len(commands)
+        left = list(range(len(commands)))
+        while left:
+            left, error = self._try(commands, left, replies)
+            if error is None:
+                continue
             try:
-                connection = self._pool.get_connection()
-                connection.send_packed_command([packed])
-                answer = connection.read_response()
-            except redis.RedisError as error:
-                if connection is not None and not isinstance(error, redis.ResponseError):
-                    connection.disconnect()  # an answer on its way must not be taken for the next
-                if isinstance(error, redis.exceptions.ReadOnlyError):
-                    self._pool.disconnect()  # a fail-over: the address may lead to another now
-                if str(error).startswith("STORECHANGED"):
-                    raise StoreChangedError(
-                        f"wanted the online store this run began with, found "
-                        f"{str(error).removeprefix('STORECHANGED ')}"
-                    ) from error
-                if not is_passing(error):
-                    raise self._unwritable(error) from error
+                self._pause(error)
+            except ServerError as end:
+                raise self._unwritable(error) from end
+        return replies
+
+    def _try(
+        self, commands: Sequence[bytes], wanted: list[int], replies: list[Any]
+    ) -> tuple[list[int], redis.RedisError | None]:
+        """Fill in replies; gives which are wanted still, and why."""
+        connection: Any = None
+        left: list[int] = []
+        why: redis.RedisError | None = None
+        unread = wanted
+        try:
+            connection = self._pool.get_connection()
+            connection.send_packed_command([commands[place] for place in wanted])
+            for n, place in enumerate(wanted):
+                unread = wanted[n:]
                 try:
-                    self._pause(error)
-                except ServerError as end:
-                    raise self._unwritable(error) from end
-            else:
-                return answer
-            finally:
-                if connection is not None:
-                    self._pool.release(connection)
+                    replies[place] = connection.read_response()
+                except redis.ResponseError as error:
+                    if not is_passing(error):
+                        raise
+                    left.append(place)
+                    why = error
+            unread = []
+        except redis.RedisError as error:
+            if connection is not None:
+                connection.disconnect()  # an answer on its way must not be taken for the next
+            if str(error).startswith("STORECHANGED"):
+                raise StoreChangedError(
+                    f"wanted the online store this run began with, found "
+                    f"{str(error).removeprefix('STORECHANGED ')}"
+                ) from error
+            if not is_passing(error):
+                raise self._unwritable(error) from error
+            why = error
+        finally:
+            if connection is not None:
+                self._pool.release(connection)
+        if isinstance(why, redis.exceptions.ReadOnlyError):
+            self._pool.disconnect()  # a fail-over: the address may lead to another now
+        return left + unread, why
 
     def _unwritable(self, error: Exception) -> ServerError:
         return ServerError(
             f"wanted to write features to Redis at {self._url.rpartition('@')[2]}, found "
             f"{type(error).__name__}: {error}; see `recsys status`"
         )
+
+
+def _calls(writes: Sequence[Write]) -> list[_Encoded]:
+    """Give what script calls are told: one, or more where the values are large.
+
+    Names and values travel as one string each way: packing some twenty arguments for each hash
+    would cost several times what is done with them.
+    """
+    numbers: list[int] = []
+    parts: list[bytes] = []
+    for _, fields, version, remove in writes:
+        if remove:
+            numbers += (version, -1)
+            continue
+        own = list(chain.from_iterable(fields.items()))
+        numbers += (version, len(own))
+        numbers += map(len, own)
+        parts += own
+    data = b"".join(parts)
+    if len(data) > _CHUNK_BYTES and len(writes) > 1:
+        middle = len(writes) // 2
+        return [*_calls(writes[:middle]), *_calls(writes[middle:])]
+    return [([write.key for write in writes], _encoder.encode(numbers), data)]
