@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHON RECSYS_TORCH_INDEX
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test verify-accuracy verify-stream bench lock clean
+.PHONY: help setup demo check test verify-accuracy verify-equality verify-stream bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ test: setup  ## run all tests, with real Redis, Kafka and Triton started for the
 
 verify-accuracy: setup  ## train on Online Retail and hold the ranked list to its bars (minutes)
 	@$(BIN)/python -m training.verify_accuracy $(ARGS)
+
+verify-equality: setup  ## 2,000 generated logs a test: stream, backfill, history and definition agree (minutes)
+	@RECSYS_TEST_EXAMPLES=$${RECSYS_TEST_EXAMPLES:-2000} $(BIN)/pytest -q -n $(WORKERS) $(ARGS) \
+		tests/features/test_every_function.py tests/features/test_any_view.py \
+		tests/features/test_functions.py tests/features/test_parity.py \
+		tests/features/test_recency.py tests/features/test_aggregates.py
 
 verify-stream: setup  ## hurt workers, broker and store at 240 random points; nothing may differ (minutes)
 	@$(BIN)/python -m tests.features.chaos --points 200 $(ARGS)

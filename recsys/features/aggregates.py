@@ -109,6 +109,10 @@ def with_ratios(view: View, values: Float32s) -> Float32s:
     return values
 
 
+NO_CATEGORY = 0
+"""Identity hash of the empty string."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Events of one kind of entity as columns, ``[N]`` each, in any order."""
@@ -125,7 +129,8 @@ class Rows:
     item: Int64s | None = None
     """Identity hash of the item of the event; wanted by columns with the field ``item_id``."""
     category: Int64s | None = None
-    """Identity hash of its category; wanted by columns with the field ``category``."""
+    """Identity hash of its category, ``NO_CATEGORY`` where it has none; wanted by columns with the
+    field ``category``."""
 
     def identity(self, column: str) -> Int64s:
         """Give what ``column`` takes of each event: a hash, or its value in units.
@@ -149,6 +154,8 @@ class Rows:
             if event_type not in self.types:
                 return np.zeros(len(mask), dtype=np.bool_)
             mask &= self.event_type == self.types.index(event_type)
+        if column.endswith(".category"):
+            mask &= self.identity(column) != NO_CATEGORY  # it names nothing, so its cell is null
         return mask
 
     def take(self, rows: NDArray[np.generic], owner: Int64s | None = None) -> Rows:

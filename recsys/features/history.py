@@ -11,6 +11,7 @@ Axes as in ``batch.py``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,6 @@ from recsys.errors import InputError
 from recsys.events import event_log
 from recsys.events.topics import Topics
 from recsys.features import names
-from recsys.features.aggregates import Rows
 from recsys.features.batch import (
     Bools,
     Float32s,
@@ -62,7 +62,8 @@ class UserHistory:
         self._plan = plan
         self._vocabulary = vocabulary
         rows = self._log.rows
-        self._activity = ViewIndex(plan.view(names.USER_ACTIVITY), rows)
+        activity = plan.view(names.USER_ACTIVITY)
+        self._activity = ViewIndex(activity, self._log.rows_for(activity))
         history = plan.view(names.USER_HISTORY)
         self._history_ttl_ms = history.ttl_ms
         mask = rows.select("interaction")
@@ -72,9 +73,11 @@ class UserHistory:
             rows.time_ms[mask],
             len(self._log.user_ids),
         )
-        self._index_categories(rows)
+        self._index_categories()
 
-    def _index_categories(self, rows: Rows) -> None:
+    def _index_categories(self) -> None:
+        view = self._plan.view(names.USER_CATEGORY_ACTIVITY)
+        rows = self._log.rows_for(view)
         categories = self._vocabulary.categories
         category = self._log.item_category.at(
             self._log.item, rows.time_ms, self._log.known_ms, categories
@@ -86,7 +89,6 @@ class UserHistory:
         self._pair_category = pairs % max(len(categories), 1)
         bounds = np.arange(len(self._log.user_ids) + 1)
         self._pair_starts = np.searchsorted(self._pair_user, bounds)
-        view = self._plan.view(names.USER_CATEGORY_ACTIVITY)
         self._category_activity = ViewIndex(view, rows.take(some, owner.astype(np.int64)))
 
     def features_at(self, user_ids: Sequence[str], moments_ms: Int64s) -> UserFeatures:
@@ -173,11 +175,9 @@ class ItemHistory:
     def __init__(self, log: EventLogSource, plan: Plan, vocabulary: Vocabulary) -> None:
         self._log = open_rows(log, plan)
         self._vocabulary = vocabulary
-        rows = self._log.rows
-        by_item = Rows(
-            self._log.item, rows.time_ms, rows.units, rows.kind, rows.event_type, rows.types
-        )
-        self._activity = ViewIndex(plan.view(names.ITEM_ACTIVITY), by_item)
+        view = plan.view(names.ITEM_ACTIVITY)
+        by_item = replace(self._log.rows_for(view), owner=self._log.item)
+        self._activity = ViewIndex(view, by_item)
         codes = codes_of(self._log.item_ids, vocabulary.item_ids)
         self._code_of_row = np.concatenate([[-1], codes]).astype(np.int64)
 

@@ -146,6 +146,19 @@ def encode_int64_lists(values: Int64s, offsets: Int64s) -> list[bytes]:
     return encoded
 
 
+def encode_float32_lists(values: Float32s, offsets: Int64s) -> list[bytes]:
+    """Encode a float32-list feature of entities; row ``i`` is ``offsets[i]:offsets[i + 1]``."""
+    data = np.ascontiguousarray(values, dtype="<f4").tobytes()
+    encoded = []
+    for begin, end in pairwise((4 * offsets).tolist()):
+        if begin == end:
+            encoded.append(b"\x82\x01\x00")
+            continue
+        body = b"\n" + varint(end - begin) + data[begin:end]
+        encoded.append(b"\x82\x01" + varint(len(body)) + body)
+    return encoded
+
+
 def encode_float32_rows(values: Float32s) -> list[list[bytes]]:
     """Encode float32 features ``[N, F]``: a list of ``F`` values for each of ``N`` entities."""
     rows, columns = values.shape

@@ -10,19 +10,20 @@ effective time (``event_times.py``). The same event id twice counts once: the fi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import msgspec
 import numpy as np
 import polars as pl
 
-from recsys.features.aggregates import KINDS, Rows, units_of
+from recsys.features.aggregates import KINDS, NO_CATEGORY, Rows, units_of
 from recsys.features.batch import Int64s, Ragged
 from recsys.features.categories import Timelines
 from recsys.features.duplicates import HORIZON
 from recsys.features.event_times import with_times
 from recsys.features.names import identity_hashes, token_hashes, tokens_of
+from recsys.features.plan import View
 
 _DEFAULTS: dict[str, pl.DataType] = {
     "kind": pl.String(),
@@ -67,6 +68,23 @@ class LogRows:
     def item_hash(self) -> Int64s:
         """Hash of each item code."""
         return identity_hashes(self.item_ids)
+
+    @cached_property
+    def _category_hash(self) -> Int64s:
+        """Hash of the category of each row, ``NO_CATEGORY`` where there is none."""
+        categories = self.item_category.category.unique().sort()
+        place = self.item_category.at(
+            self.item, self.rows.time_ms, self.known_ms, categories.to_list()
+        )
+        return np.append(identity_hashes(categories), NO_CATEGORY)[place]
+
+    def rows_for(self, view: View) -> Rows:
+        """Give ``rows`` with the hashes that ``view`` counts or lists, if any."""
+        return replace(
+            self.rows,
+            item=self.item_hash[self.item] if "item_id" in view.identity_fields else None,
+            category=self._category_hash if "category" in view.identity_fields else None,
+        )
 
     def user_codes(self, user_ids: Sequence[str]) -> Int64s:
         """Give the codes of ``user_ids``; -1 for a user the log does not know."""

@@ -23,9 +23,16 @@ import numpy as np
 from recsys.data.vocabulary import Vocabulary
 from recsys.errors import FeatureError
 from recsys.features import names
-from recsys.features.aggregates import finalise, state_of_blobs
 from recsys.features.batch import Bools, Float32s, Int64s, ItemActivity, Ragged, UserFeatures
 from recsys.features.entities import DefaultViews
+from recsys.features.finalised import (
+    Keys,
+    ViewValues,
+    payloads_now,
+    values_now,
+    view_now,
+    wanted_states,
+)
 from recsys.features.framing import unframe
 from recsys.features.hashes import Found, MemoryHashes, Wanted
 from recsys.features.layout import Value, decode_timestamp, decode_value
@@ -89,6 +96,7 @@ class _Decoder:
 
     def __init__(self, plan: Plan) -> None:
         e = self._entities = DefaultViews(plan)
+        self._plan = plan
         self._project = plan.project
         tokens = e.user_profile.feature("tokens").field_bytes
         self._user_fields = (
@@ -124,8 +132,8 @@ class _Decoder:
         e = self._entities
         rows = found[:num_users]
         now = np.full(num_users, now_ms, dtype=np.int64)
-        activity = _activity(e.user_activity, [r[0] for r in rows], now)
-        events = RecentEvents.of_blobs(_payloads(e.user_history, [r[1] for r in rows], now))
+        activity = values_now(e.user_activity, [r[0] for r in rows], now)
+        events = RecentEvents.of_blobs(payloads_now(e.user_history, [r[1] for r in rows], now))
         events = events.until(now)
         recent = events.recent_items()
         index = rows_of_hashes(vocabulary, recent.item)
@@ -139,7 +147,7 @@ class _Decoder:
         )
         if columns and num_users:
             pairs = [r[0] for r in found[num_users:]]
-            values = _activity(e.pair_activity, pairs, np.full(len(pairs), now_ms, np.int64))
+            values = values_now(e.pair_activity, pairs, np.full(len(pairs), now_ms, np.int64))
             category_activity[:, columns] = values.reshape(num_users, len(columns), -1)
         return UserFeatures(
             as_of_ms=now,
@@ -174,8 +182,15 @@ class _Decoder:
         return ItemActivity(
             as_of_ms=now_ms,
             known=known,
-            activity=_activity(view, [r[0] for r in found], now),
+            activity=values_now(view, [r[0] for r in found], now),
         )
+
+    def wanted_view(self, name: str, keys: Keys) -> Wanted:
+        view = self._plan.view(name)
+        return wanted_states(view, self._project, keys)
+
+    def view(self, name: str, found: Found, now_ms: int) -> ViewValues:
+        return view_now(self._plan.view(name), [row[0] for row in found], now_ms)
 
     def check_layout(self, found: Found, namespace: str) -> None:
         stored, wanted = stored_layout(found), self._entities.layout
@@ -215,7 +230,7 @@ class _Decoder:
                     records[view.name].values[feature.name] = value
         now = np.full(1, now_ms, dtype=np.int64)
         if records[names.USER_ACTIVITY].status is Status.PRESENT:
-            values = _activity(e.user_activity, [user[0]], now)[0]
+            values = values_now(e.user_activity, [user[0]], now)[0]
             records[names.USER_ACTIVITY].values.update(_named(e.user_activity, values))
         categories = [category for category in vocabulary.categories if category]
         for category, (state,) in zip(categories, found[1:], strict=True):
@@ -223,7 +238,7 @@ class _Decoder:
             if record.status is Status.MISSING:
                 continue
             if record.status is Status.PRESENT:
-                values = _activity(e.pair_activity, [state], now)[0]
+                values = values_now(e.pair_activity, [state], now)[0]
                 record.values.update(_named(e.pair_activity, values))
             records[f"{names.USER_CATEGORY_ACTIVITY}/{category}"] = record
         return records
@@ -231,20 +246,6 @@ class _Decoder:
 
 def _named(view: View, values: Float32s) -> dict[str, Value]:
     return dict(zip(view.feature_names, values.tolist(), strict=True))
-
-
-def _activity(view: View, states: Sequence[bytes | None], now: Int64s) -> Float32s:
-    """Finalise the states of many entities at ``now``."""
-    return finalise(view, state_of_blobs(view, _payloads(view, states, now)), now)
-
-
-def _payloads(view: View, states: Sequence[bytes | None], now: Int64s) -> list[bytes]:
-    """Give what the states hold; nothing where the view's TTL ran out."""
-    framed = unframe(states)
-    if not view.expires:
-        return framed.payloads
-    expired = now - framed.newest_ms > view.ttl_ms
-    return [b"" if gone else p for p, gone in zip(framed.payloads, expired, strict=True)]
 
 
 def _newest(state: bytes | None) -> int | None:
@@ -291,6 +292,11 @@ class _HashesReader:
         """Give the moving features of items at ``now_ms``."""
         found = self._hashes.read(self._decoder.wanted_items(item_ids))
         return self._decoder.items(found, now_ms)
+
+    def read_view(self, name: str, keys: Keys, *, now_ms: int) -> ViewValues:
+        """Give a view of aggregates, whatever it is keyed by, of many entities at ``now_ms``."""
+        wanted = self._decoder.wanted_view(name, keys)
+        return self._decoder.view(name, self._hashes.read(wanted), now_ms)
 
     def read_profile(
         self, user_id: str, *, vocabulary: Vocabulary, now_ms: int
@@ -341,6 +347,11 @@ class AsyncOnlineReader:
         """Give the moving features of items at ``now_ms``."""
         found = await self._hashes.read(self._decoder.wanted_items(item_ids))
         return self._decoder.items(found, now_ms)
+
+    async def read_view(self, name: str, keys: Keys, *, now_ms: int) -> ViewValues:
+        """Give a view of aggregates, whatever it is keyed by, of many entities at ``now_ms``."""
+        wanted = self._decoder.wanted_view(name, keys)
+        return self._decoder.view(name, await self._hashes.read(wanted), now_ms)
 
     async def read_profile(
         self, user_id: str, *, vocabulary: Vocabulary, now_ms: int

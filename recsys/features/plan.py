@@ -270,6 +270,11 @@ class View(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return tuple(sorted({a.column for a in self.aggregates if a.call.name != "ratio"}))
 
     @cached_property
+    def identity_fields(self) -> frozenset[str]:
+        """Which of ``IDENTITY_FIELDS`` its aggregates take: rows must hold their hashes."""
+        return frozenset(a.field for a in self.aggregates if a.field)
+
+    @cached_property
     def scalar_aggregates(self) -> tuple[Aggregate, ...]:
         """Aggregates that are one number: the columns ``F`` of ``aggregates.finalise``."""
         return tuple(a for a in self.aggregates if a.call.name != "last_n")

@@ -13,6 +13,7 @@ Several plans may be kept at once: a new version of a view beside the one that s
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from recsys.events.log import Record, TopicPartition
 from recsys.events.schema import Event, ItemEvent
 from recsys.events.topics import Topics
+from recsys.features.aggregates import NO_CATEGORY
 from recsys.features.batch import Int64s
 from recsys.features.batch_columns import BatchColumns, columns_of
 from recsys.features.categories import Said, Timelines, with_said
@@ -34,6 +36,7 @@ from recsys.features.entities import (
 )
 from recsys.features.framing import Framed, frame, unframe
 from recsys.features.hashes import HashReader, Write
+from recsys.features.names import identity_hashes
 from recsys.features.plan import Plan
 from recsys.features.positions import Positions, Sources
 from recsys.features.view_updates import Log, Update
@@ -73,6 +76,11 @@ class FeatureStream:
         self._horizon = horizon
         self._max_remembered = max_remembered
         self._windows: dict[TopicPartition, DuplicateWindow] = {}
+        views = [view for one in plans for view in one.views if view.is_streamed]
+        self._identity_fields = frozenset[str]().union(*(view.identity_fields for view in views))
+        self._needs_category = "category" in self._identity_fields or any(
+            "category" in view.join_keys for view in views
+        )
         self.forget()
 
     def forget(self) -> None:
@@ -135,11 +143,12 @@ class FeatureStream:
         item_rows = _Entities([(item_id,) for item_id in batch.item_ids], None, batch.item)
         item_states = self._load(items, item_rows.ids)
         fields = _tell_categories(batch, item_states)
-        writes = _tell(items, batch, item_rows, item_states, fields)
         category: _Category | None = None
+        if self._needs_category:
+            category = _categories(batch, item_states)
+        batch = _with_identities(batch, self._identity_fields, category)
+        writes = _tell(items, batch, item_rows, item_states, fields)
         for group in others:
-            if "category" in group.join_keys and category is None:
-                category = _categories(batch, item_states)
             found = _entities(group, batch, category)
             writes += _tell(group, batch, found, self._load(group, found.ids), {})
         return writes
@@ -190,6 +199,19 @@ def _categories(batch: BatchColumns, items: Sequence[EntityState]) -> _Category:
     codes = [names.setdefault(one[2], len(names)) if one[2] else -1 for _, one in said]
     place = timelines.at(batch.item, batch.rows.time_ms, batch.known_ms)
     return _Category(list(names), np.array([*codes, -1], dtype=np.int64)[place])
+
+
+def _with_identities(
+    batch: BatchColumns, wanted: frozenset[str], category: _Category | None
+) -> BatchColumns:
+    """Give rows the hashes of their items and categories, where a view wants them."""
+    if not wanted:
+        return batch
+    item = identity_hashes(batch.item_ids)[batch.item] if "item_id" in wanted else None
+    hashes = None
+    if "category" in wanted and category is not None:
+        hashes = np.append(identity_hashes(category.names), NO_CATEGORY)[category.of_row]
+    return replace(batch, rows=replace(batch.rows, item=item, category=hashes))
 
 
 def _entities(group: KeyGroup, batch: BatchColumns, category: _Category | None) -> _Entities:

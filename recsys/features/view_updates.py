@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,17 +20,19 @@ from recsys.features.aggregates import (
     Rows,
     blobs_of_state,
     finalise,
+    finalise_lists,
     merge,
     state_of_blobs,
     state_of_rows,
     trim,
 )
-from recsys.features.batch import Int64s
+from recsys.features.batch import Int64s, Ragged
 from recsys.features.batch_columns import BatchColumns, Told
 from recsys.features.framing import Framed
 from recsys.features.layout import (
     decode_value,
     encode_bool,
+    encode_float32_lists,
     encode_float32_rows,
     encode_float64,
     encode_int64,
@@ -40,7 +42,7 @@ from recsys.features.layout import (
     encode_timestamp,
 )
 from recsys.features.names import identity_hash, tokens_of
-from recsys.features.plan import View
+from recsys.features.plan import Feature, View
 from recsys.features.recency import RecentEvents
 
 Fields = list[dict[bytes, bytes]]
@@ -105,12 +107,23 @@ class AggregateUpdate:
         framed = Framed(stored.positions, newest, blobs_of_state(view, tiles, num_owners))
         if not self.serves:
             return framed, []
-        features = [feature.field_bytes for feature in view.features]
+        features = [view.feature(a.name).field_bytes for a in view.scalar_aggregates]
         fields = [
             dict(zip(features, values, strict=True))
             for values in encode_float32_rows(finalise(view, tiles, newest))
         ]
+        if view.list_aggregates:
+            for name, lists in finalise_lists(view, tiles, newest).items():
+                _add_lists(fields, view.feature(name), lists)
         return framed, _stamped(view, fields, newest)
+
+
+def _add_lists(fields: Fields, feature: Feature, lists: Ragged) -> None:
+    encode: Callable[[Any, Int64s], list[bytes]] = (
+        encode_int64_lists if feature.type == "int64_list" else encode_float32_lists
+    )
+    for own, value in zip(fields, encode(lists.values, lists.offsets), strict=True):
+        own[feature.field_bytes] = value
 
 
 class HistoryUpdate:

@@ -40,6 +40,7 @@ def chosen_at(aggregate: Aggregate, events: Sequence[Seen], t: int) -> list[tupl
         for e in events
         if e.kind == aggregate.kind
         and aggregate.event_type in (None, e.type)
+        and (aggregate.field != "category" or e.category)
         and e.time_ms <= t
         and (e.time_ms // slide) * slide > (t // slide) * slide - aggregate.window_ms
     )

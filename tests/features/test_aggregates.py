@@ -22,6 +22,7 @@ from recsys.features.aggregates import (
 )
 from recsys.features.event_index import EventIndex, values_at
 from recsys.features.plan import Aggregate, View
+from tests.features.generated_logs import EXAMPLES
 from tests.features.oracle import Seen, value_at
 from tests.features.worlds import aggregate_view, aggregates, as_int64
 
@@ -124,7 +125,7 @@ seen = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 2), seen), max_size=40),
     st.lists(times, min_size=1, max_size=6),
