@@ -48,7 +48,7 @@ from recsys.features.partition_sinks import PartitionSinks
 from recsys.features.patience import Patience, PatientHashes
 from recsys.features.plan import Plan
 from recsys.features.plan_history import PlanHistory
-from recsys.features.redis_hashes import RedisHashes, connect
+from recsys.features.redis_hashes import RedisHashes, RedisKeys, connect
 from recsys.features.stream import FeatureStream
 from recsys.features.worker import WorkerRun
 from recsys.features.worker_files import ready_file
@@ -59,6 +59,8 @@ logger = logging.getLogger("recsys.stream_worker")
 
 _RETRY_S = 0.5
 """Pause before a broken run is begun anew: Redis or Kafka may just be restarting."""
+_SCAN_TIMEOUT_S = 10.0
+"""Longest wait for one step of a search for the keys of a user who is to be forgotten."""
 _WAIT_S = 2.0
 """Pause before a run that could not begin is tried again: a backfill may be under way."""
 
@@ -129,10 +131,13 @@ def open_run(
         patience.meanwhile = behaviour.keep_alive
         stack.callback(patience.forget_meanwhile)
         store = PatientHashes(hashes, patience)
+        client = connect(endpoints.require_redis(), timeout_s=_SCAN_TIMEOUT_S)
+        stack.callback(client.close)
         yield WorkerRun(
             stream=FeatureStream(kept, store, topics),
             store=store,
             writer=writer,
+            keys=RedisKeys(client),
             items=items,
             behaviour=behaviour,
             dead_letters=letters,

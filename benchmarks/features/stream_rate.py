@@ -45,7 +45,7 @@ from recsys.features.layout import project_of_key
 from recsys.features.partition_sinks import PartitionSinks
 from recsys.features.plan import Plan
 from recsys.features.progress import progress_key
-from recsys.features.redis_hashes import RedisHashes, connect
+from recsys.features.redis_hashes import RedisHashes, RedisKeys, connect
 from recsys.features.stream import FeatureStream
 from recsys.features.worker import WorkerRun
 from recsys.settings import Settings
@@ -198,6 +198,8 @@ def worker_seconds(
         letters = connect_writer(settings, endpoints)
         store = RedisHashes(url)
         writer = GuardedWriter(url, settings.namespace)
+        client = connect(url)
+        stack.callback(client.close)
         for part in (items, behaviour, letters, store, writer):
             stack.callback(part.close)
 
@@ -213,6 +215,7 @@ def worker_seconds(
             stream=stream,
             store=store,
             writer=writer,
+            keys=RedisKeys(client),
             items=items,
             behaviour=FixedShare(behaviour),
             dead_letters=letters,

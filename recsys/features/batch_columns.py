@@ -10,11 +10,11 @@ import numpy as np
 
 from recsys.events.log import Record
 from recsys.events.schema import (
-    Event,
     FeedbackEvent,
     ImpressionEvent,
     InteractionEvent,
     ItemEvent,
+    LoggedEvent,
     UserEvent,
 )
 from recsys.features.aggregates import KINDS, Rows, units_of
@@ -55,7 +55,7 @@ class BatchColumns:
 
 
 def columns_of(
-    batch: Sequence[tuple[Record, Event]], source_of: dict[tuple[str, int], int]
+    batch: Sequence[tuple[Record, LoggedEvent]], source_of: dict[tuple[str, int], int]
 ) -> BatchColumns:
     """Turn events into columns; ``source_of`` numbers the partitions (``positions.py``)."""
     users: dict[str, int] = {}

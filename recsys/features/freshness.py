@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from recsys.events.log import Record, TopicPartition
-from recsys.events.schema import Event
+from recsys.events.schema import LoggedEvent
 from recsys.features import names
 from recsys.features.plan import Plan
 from recsys.telemetry import (
@@ -53,7 +53,7 @@ class Freshness:
         self._views = views
         self._watermark_ms: dict[TopicPartition, int] = {}
 
-    def observe(self, applied: Sequence[tuple[Record, Event]], now_ms: int) -> None:
+    def observe(self, applied: Sequence[tuple[Record, LoggedEvent]], now_ms: int) -> None:
         """Take note that these records are servable from ``now_ms`` on."""
         if not applied:
             return

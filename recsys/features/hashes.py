@@ -49,6 +49,13 @@ class HashReader(Protocol):
         """Give the fields."""
 
 
+class KeyFinder(Protocol):
+    """Finds hashes by their names; looks at every key of the store."""
+
+    def ending(self, suffix: bytes) -> list[bytes]:
+        """Give the names that end so."""
+
+
 class AsyncHashReader(Protocol):
     """Reads hashes in one round trip, on an event loop."""
 
@@ -98,6 +105,10 @@ class MemoryHashes:
         return [
             [self.content.get(key, empty).get(name) for name in fields] for key, fields in wanted
         ]
+
+    def ending(self, suffix: bytes) -> list[bytes]:
+        """Give the names that end so."""
+        return [key for key in self.content if key.endswith(suffix)]
 
     def write(self, writes: Sequence[Write]) -> list[bytes]:
         """Do each write; gives the keys refused for their version."""

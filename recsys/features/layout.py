@@ -54,6 +54,16 @@ class EntityKeys:
         return b"".join(parts)
 
 
+def ending_of_user(user_id: str, project: str) -> bytes:
+    """Give how the names of all hashes of a user end, whatever else they are keyed by.
+
+    Join keys are sorted and ``user_id`` comes last; no other hash ends so, because an id has
+    no control characters and its length stands before it.
+    """
+    encoded = user_id.encode()
+    return struct.pack("<II", _STRING_TYPE, len(encoded)) + encoded + project.encode()
+
+
 def project_of_key(key: bytes) -> str | None:
     """Give the project an entity key belongs to; ``None`` for a key of another kind."""
     try:

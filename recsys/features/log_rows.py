@@ -22,6 +22,7 @@ from recsys.features.batch import Int64s, Ragged
 from recsys.features.categories import Timelines
 from recsys.features.duplicates import HORIZON
 from recsys.features.event_times import with_times
+from recsys.features.forgotten import without_forgotten
 from recsys.features.names import identity_hashes, token_hashes, tokens_of
 from recsys.features.plan import View
 
@@ -172,7 +173,7 @@ def read_rows(log: pl.DataFrame | pl.LazyFrame) -> LogRows:
     ]
     order = [name for name in ("topic", "partition", "offset") if name in present]
     frame = lazy.select(*wanted, *order).collect()
-    frame = with_times(without_duplicates(frame))
+    frame = with_times(without_forgotten(without_duplicates(frame)))
 
     acted = frame.filter(pl.col("kind").is_in(["interaction", "feedback"])).select(
         "user_id", "item_id", "effective_ms", "known_ms", "kind", "type", "value"

@@ -21,6 +21,7 @@ from recsys.events.log import TopicPartition
 from recsys.events.log_files import Committed, commits, part_path
 from recsys.events.topics import Topics
 from recsys.features.duplicates import HORIZON
+from recsys.features.forgotten import forget_records, without_forgotten
 from recsys.features.frame_columns import LOG_COLUMNS, rows_of_frame
 from recsys.features.log_rows import without_duplicates
 from recsys.features.positions import ITEM_SOURCES
@@ -65,29 +66,35 @@ class LogSpan:
     def _frames_of_partition(
         self, topic: str, group: list[Committed], end: int
     ) -> Iterator[pl.DataFrame]:
+        forgets = self._forgets(topic, group, end)
         before: pl.DataFrame | None = None
         for some in _some(group):
-            paths = [
-                part_path(self.event_log_dir, topic, p) for one in some for p in one.commit.parts
-            ]
-            if not paths:
-                continue
-            read = pl.scan_parquet(
-                paths,
-                hive_partitioning=False,
-                schema=SCHEMA,
-                missing_columns="insert",
-                extra_columns="ignore",
-            )
-            read = read.filter(pl.col("offset") < end).select(LOG_COLUMNS)
-            frame = read.collect().sort("offset")
+            frame = self._scan(topic, some, end).select(LOG_COLUMNS).collect().sort("offset")
             if frame.is_empty():
                 continue
             first = frame["offset"][0]
             # What lies shortly before may be a duplicate's first half.
             joined = frame if before is None else pl.concat([before, frame])
-            yield without_duplicates(joined).filter(pl.col("offset") >= first)
+            told = without_duplicates(joined).filter(pl.col("offset") >= first)
+            yield without_forgotten(told, forgets)
             before = joined.filter(pl.col("offset") > frame["offset"][-1] - HORIZON - 1)
+
+    def _forgets(self, topic: str, group: list[Committed], end: int) -> pl.DataFrame:
+        """Give who was forgotten in a partition: the record lies behind what it erases."""
+        return forget_records(self._scan(topic, group, end)).collect(engine="streaming")
+
+    def _scan(self, topic: str, some: list[Committed], end: int) -> pl.LazyFrame:
+        paths = [part_path(self.event_log_dir, topic, p) for one in some for p in one.commit.parts]
+        if not paths:
+            return pl.LazyFrame(schema=SCHEMA)
+        read = pl.scan_parquet(
+            paths,
+            hive_partitioning=False,
+            schema=SCHEMA,
+            missing_columns="insert",
+            extra_columns="ignore",
+        )
+        return read.filter(pl.col("offset") < end)
 
 
 def _groups(all_commits: list[Committed]) -> Iterator[tuple[int, list[Committed]]]:

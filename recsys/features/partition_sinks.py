@@ -17,7 +17,7 @@ from typing import Protocol
 
 from recsys.errors import ConfigurationError
 from recsys.events.log import Record, TopicPartition
-from recsys.events.schema import Event
+from recsys.events.schema import LoggedEvent
 from recsys.events.sink import CommitRefusedError
 from recsys.telemetry import EVENT_LOG_STALLED
 
@@ -30,7 +30,7 @@ class Sink(Protocol):
     def positions(self) -> dict[TopicPartition, int]:
         """Give the next offset to read of every partition ever written to."""
 
-    def write(self, records: Iterable[tuple[Record, Event | None]]) -> None:
+    def write(self, records: Iterable[tuple[Record, LoggedEvent | None]]) -> None:
         """Take records in the order of their offsets; ``None`` for one that is no event."""
 
     def flush_if_due(self) -> None:
@@ -117,7 +117,7 @@ class PartitionSinks:
         sink.begin_anew(at)
         self._forgot.discard(at)
 
-    def write(self, records: Sequence[tuple[Record, Event | None]]) -> None:
+    def write(self, records: Sequence[tuple[Record, LoggedEvent | None]]) -> None:
         """Take records, those of a partition one after the other; flushes what became due."""
         by_partition = groupby(records, key=lambda r: TopicPartition(*itemgetter(0, 1)(r[0])))
         for at, rows in by_partition:

@@ -17,7 +17,7 @@ from recsys.features.redis.client import TIMEOUT_S, RedisClient, unreachable
 from recsys.features.redis.commands import pack_wanted
 from recsys.features.redis.replies import ErrorReply
 
-__all__ = ["TIMEOUT_S", "AsyncRedisHashes", "RedisHashes", "connect"]
+__all__ = ["TIMEOUT_S", "AsyncRedisHashes", "RedisHashes", "RedisKeys", "connect"]
 
 
 def connect(url: str, *, timeout_s: float = TIMEOUT_S) -> redis.Redis:
@@ -68,6 +68,35 @@ class RedisHashes:
     def close(self) -> None:
         """Let go of the connections."""
         self.client.close()
+
+
+class RedisKeys:
+    """Finds hashes by their names (``KeyFinder``): SCAN on every node, a second per million keys.
+
+    For what is done rarely. Redis serves others in between.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def ending(self, suffix: bytes) -> list[bytes]:
+        """Give the names that end so. Raises redis.RedisError when Redis does not answer."""
+        return self._matching(b"*" + _literally(suffix))
+
+    def containing(self, part: bytes) -> list[bytes]:
+        """Give the names that contain ``part``. Raises redis.RedisError as ``ending``."""
+        return self._matching(b"*" + _literally(part) + b"*")
+
+    def _matching(self, pattern: bytes) -> list[bytes]:
+        return sorted(set(self._client.scan_iter(match=pattern, count=5_000)))
+
+
+def _literally(text: bytes) -> bytes:
+    """Give the glob pattern that matches just this."""
+    special = b"*?[]\\^-"
+    return b"".join(
+        b"\\" + text[n : n + 1] if text[n] in special else text[n : n + 1] for n in range(len(text))
+    )
 
 
 class AsyncRedisHashes:

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from recsys.events.log import Record, TopicPartition
-from recsys.events.schema import Event, ItemEvent
+from recsys.events.schema import ItemEvent, LoggedEvent
 from recsys.events.topics import Topics
 from recsys.features.aggregates import NO_CATEGORY
 from recsys.features.batch import Int64s
@@ -36,6 +36,7 @@ from recsys.features.entities import (
 )
 from recsys.features.framing import Framed, frame, unframe
 from recsys.features.hashes import HashReader, Write
+from recsys.features.layout import ending_of_user
 from recsys.features.names import identity_hashes
 from recsys.features.plan import Plan
 from recsys.features.positions import Positions, Sources
@@ -98,12 +99,24 @@ class FeatureStream:
         for group in self._groups:
             group.forget(gone)
 
+    def ending_of_user(self, user_id: str) -> bytes:
+        """Give how the names of all hashes of a user end, alone or with an item or category."""
+        return ending_of_user(user_id, self._plans[0].project)
+
+    def forget_user(self, user_id: str) -> None:
+        """Drop what is remembered of a user; event ids noted stay noted."""
+        ending = self.ending_of_user(user_id)
+        for group in self._groups:
+            if "user_id" in group.join_keys:
+                mine = [s.key for s in group.states.values() if s.key.endswith(ending)]
+                group.forget(mine)
+
     def forget_duplicates(self, partitions: Iterable[TopicPartition] | None = None) -> None:
         """Drop the event ids noted; note the records before the next one to apply again."""
         for at in list(self._windows if partitions is None else partitions):
             self._windows.pop(at, None)
 
-    def note(self, record: Record, event: Event) -> bool:
+    def note(self, record: Record, event: LoggedEvent) -> bool:
         """Note a record's event id; gives whether it is a duplicate.
 
         Before applying from a position on, note the records of the horizon before it.
@@ -116,7 +129,7 @@ class FeatureStream:
             window = self._windows[at] = DuplicateWindow(self._horizon)
         return window.seen_before(event.event_id, record.offset)
 
-    def apply(self, batch: Iterable[tuple[Record, Event]]) -> tuple[list[Write], int]:
+    def apply(self, batch: Iterable[tuple[Record, LoggedEvent]]) -> tuple[list[Write], int]:
         """Apply records in log order; gives what to write, and how many were duplicates.
 
         What it gives must be written before the next batch is read from another position.
@@ -124,7 +137,7 @@ class FeatureStream:
         columns, num_duplicates = self.columns(batch)
         return self.apply_columns(columns), num_duplicates
 
-    def columns(self, batch: Iterable[tuple[Record, Event]]) -> tuple[BatchColumns, int]:
+    def columns(self, batch: Iterable[tuple[Record, LoggedEvent]]) -> tuple[BatchColumns, int]:
         """Note records in log order; gives them as columns, and how many were duplicates."""
         note = self.note
         everything = list(batch)

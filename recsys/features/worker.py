@@ -22,20 +22,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from recsys.clock import Clock
 from recsys.errors import ConfigurationError, EventError, ServerError
-from recsys.events.codec import decode
+from recsys.events.codec import decode_logged
 from recsys.events.dead_letters import send_dead_letter
 from recsys.events.log import EventReader, EventWriter, Record, SharedReader, TopicPartition
-from recsys.events.schema import Event
+from recsys.events.schema import ForgetEvent, LoggedEvent
 from recsys.events.topics import Topics
 from recsys.features.duplicates import HORIZON
 from recsys.features.freshness import Freshness
 from recsys.features.guarded_writer import StoreChangedError
-from recsys.features.hashes import FeatureWriter, HashReader
+from recsys.features.hashes import ANY_VERSION, FeatureWriter, HashReader, KeyFinder, Write
 from recsys.features.partition_sinks import PartitionSinks
 from recsys.features.progress import StoredProgress, numbers_of
 from recsys.features.stream import FeatureStream
@@ -48,7 +48,7 @@ from recsys.telemetry import (
 
 logger = logging.getLogger(__name__)
 
-_Decoded = list[tuple[Record, Event | None]]
+_Decoded = list[tuple[Record, LoggedEvent | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,7 @@ class WorkerRun:
         stream: FeatureStream,
         store: HashReader,
         writer: FeatureWriter,
+        keys: KeyFinder,
         items: EventReader,
         behaviour: SharedReader,
         dead_letters: EventWriter,
@@ -90,6 +91,7 @@ class WorkerRun:
         """
         self._stream = stream
         self._writer = writer
+        self._keys = keys
         self._items = items
         self._behaviour = behaviour
         self._dead_letters = dead_letters
@@ -303,7 +305,7 @@ class WorkerRun:
         if not records:
             return
         decoded = self._decode(records)
-        fresh: list[tuple[Record, Event]] = []
+        fresh: list[tuple[Record, LoggedEvent]] = []
         moved: dict[TopicPartition, int] = {}
         for record, event in decoded:
             at = TopicPartition(record.topic, record.partition)
@@ -331,7 +333,25 @@ class WorkerRun:
         """Say whether no state was told it before: it is not read for one that catches up."""
         return record.offset >= self._live[TopicPartition(record.topic, record.partition)]
 
-    def _apply(self, fresh: Iterable[tuple[Record, Event]]) -> None:
+    def _apply(self, fresh: Sequence[tuple[Record, LoggedEvent]]) -> None:
+        begin = 0
+        for n in [n for n, (_, event) in enumerate(fresh) if type(event) is ForgetEvent]:
+            self._apply_events(fresh[begin:n])  # first: what others keep of it must not depend
+            self._forget_user(*fresh[n])  # on where the batches are cut
+            begin = n + 1
+        self._apply_events(fresh[begin:])
+
+    def _forget_user(self, record: Record, event: LoggedEvent) -> None:
+        """Remove every hash of the user; done twice, what came after is applied twice, too."""
+        if not isinstance(event, ForgetEvent) or self._stream.note(record, event):
+            return
+        keys = self._keys.ending(self._stream.ending_of_user(event.user_id))
+        # Its partition is ours, so nobody else has anything to tell this user.
+        self._writer.write([Write(key, {}, ANY_VERSION, remove=True) for key in keys])
+        self._stream.forget_user(event.user_id)
+        logger.info("user forgotten", extra={"num_hashes": len(keys)})
+
+    def _apply_events(self, fresh: Sequence[tuple[Record, LoggedEvent]]) -> None:
         columns, num_duplicates = self._stream.columns(fresh)
         while refused := self._writer.write(self._stream.apply_columns(columns)):
             # What was written is not fresh any more: the next round tells the refused ones only.
@@ -343,7 +363,7 @@ class WorkerRun:
         num_refused = 0
         for record in records:
             try:
-                decoded.append((record, decode(record.value)))
+                decoded.append((record, decode_logged(record.value)))
             except EventError as error:
                 decoded.append((record, None))
                 at = TopicPartition(record.topic, record.partition)

@@ -98,6 +98,7 @@ class House:
             stream=stream,
             store=self.store,
             writer=self.store,
+            keys=self.store,
             items=Trimmed(self.log.reader(topics=[TOPICS.items], group="f"), self.bounds),
             behaviour=FixedShare(
                 Trimmed(self.log.reader(topics=[TOPICS.behaviour], group="f"), self.bounds)
