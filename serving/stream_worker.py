@@ -48,6 +48,7 @@ from recsys.features.partition_sinks import PartitionSinks
 from recsys.features.patience import Patience, PatientHashes
 from recsys.features.plan import Plan
 from recsys.features.plan_history import PlanHistory
+from recsys.features.quality.checker import Checker
 from recsys.features.redis_hashes import RedisHashes, RedisKeys, connect
 from recsys.features.stream import FeatureStream
 from recsys.features.worker import WorkerRun
@@ -134,7 +135,7 @@ def open_run(
         client = connect(endpoints.require_redis(), timeout_s=_SCAN_TIMEOUT_S)
         stack.callback(client.close)
         yield WorkerRun(
-            stream=FeatureStream(kept, store, topics),
+            stream=FeatureStream(kept, store, topics, observer=Checker(kept[-1])),
             store=store,
             writer=writer,
             keys=RedisKeys(client),

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("recsys.features.show", "print the features of one user or item, and why"),
     "audit": ("recsys.features.audit.cli", "compare what was served with what training sees"),
     "check": (f"{_QUALITY}.check_cli", "judge the declared expectations at a moment"),
+    "freshness": (f"{_QUALITY}.freshness_cli", "print how soon events are servable, by view"),
 }
 """Name to module and help."""
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it succeeded, 2 when there is none of that name."""
     given = list(sys.argv[1:] if argv is None else argv)
     if not given or given[0] in ("-h", "--help"):
-        lines = [f"  {name:<9}{about}" for name, (_, about) in COMMANDS.items()]
+        lines = [f"  {name:<10}{about}" for name, (_, about) in COMMANDS.items()]
         head = "usage: recsys features COMMAND …   (recsys features COMMAND --help says more)\n\n"
         sys.stdout.write(head + "\n".join(lines) + "\n")
         return 0 if given else 2

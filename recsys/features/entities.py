@@ -13,6 +13,7 @@ from recsys.features.categories import Said
 from recsys.features.hashes import VERSION_FIELD, version_of
 from recsys.features.layout import EntityKeys
 from recsys.features.plan import Plan, View
+from recsys.features.quality.checker import ValueObserver
 from recsys.features.view_updates import Update, update_of
 
 CATEGORIES_FIELD = b"~c"
@@ -93,12 +94,16 @@ class KeyGroup:
                 del self.states[ids]
 
 
-def groups_of(plans: Sequence[Plan], states: Collection[str] | None = None) -> list[KeyGroup]:
+def groups_of(
+    plans: Sequence[Plan],
+    states: Collection[str] | None = None,
+    observer: ValueObserver | None = None,
+) -> list[KeyGroup]:
     """Give the groups of all views of ``plans`` that the stream makes, items first.
 
     Only those of the given ``states``, if any are. A view in the same layout in several plans is
-    made once. Feast's own fields are those of the
-    last plan that has the view so.
+    made once. Feast's own fields are those of the last plan that has the view so; ``observer`` is
+    shown those of windowed aggregates.
 
     Raises:
         FeatureError: when a view has other keys than behaviour carries.
@@ -113,7 +118,7 @@ def groups_of(plans: Sequence[Plan], states: Collection[str] | None = None) -> l
             serving[view.name] = view.state_field
     of_keys: dict[tuple[str, ...], list[Update]] = {("item_id",): []}
     for field, view in sorted(views.items(), key=lambda one: (one[1].name, one[0])):
-        update = update_of(view, serves=serving[view.name] == field)
+        update = update_of(view, serves=serving[view.name] == field, observer=observer)
         of_keys.setdefault(view.join_keys, []).append(update)
     return [KeyGroup(keys, updates, plans[0].project) for keys, updates in of_keys.items()]
 

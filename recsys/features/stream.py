@@ -40,6 +40,7 @@ from recsys.features.layout import ending_of_user
 from recsys.features.names import identity_hashes
 from recsys.features.plan import Plan
 from recsys.features.positions import Positions, Sources
+from recsys.features.quality.checker import ValueObserver
 from recsys.features.view_updates import Log, Update
 
 _to_json = msgspec.json.Encoder().encode
@@ -65,14 +66,19 @@ class FeatureStream:
         *,
         horizon: int = HORIZON,
         max_remembered: int = MAX_REMEMBERED,
+        observer: ValueObserver | None = None,
     ) -> None:
-        """Keep the views of one plan, or of several: the last one's are Feast's."""
+        """Keep the views of one plan, or of several: the last one's are Feast's.
+
+        ``observer`` is shown Feast's values of windowed aggregates, where they are final.
+        """
         plans = [plan] if isinstance(plan, Plan) else list(plan)
         self.layout = layout_of(plans)
         """Which states its plans declare: changes with those of any stateful view."""
         self._plans = plans
         self._states: frozenset[str] | None = None
         self._store = store
+        self._observer = observer
         self._sources = Sources(topics)
         self._horizon = horizon
         self._max_remembered = max_remembered
@@ -86,7 +92,7 @@ class FeatureStream:
 
     def forget(self) -> None:
         """Drop everything remembered of the store; it is read again as needed."""
-        self._groups = groups_of(self._plans, self._states)
+        self._groups = groups_of(self._plans, self._states, self._observer)
 
     def keep_only(self, states: Collection[str]) -> None:
         """Keep only these states (``View.state_name``) from now on; forgets the store."""

@@ -43,6 +43,7 @@ from recsys.features.layout import (
 )
 from recsys.features.names import identity_hash, tokens_of
 from recsys.features.plan import Feature, View
+from recsys.features.quality.checker import ValueObserver
 from recsys.features.recency import RecentEvents
 
 Fields = list[dict[bytes, bytes]]
@@ -86,6 +87,8 @@ class AggregateUpdate:
     view: View
     serves: bool
     """Whether Feast's fields are its."""
+    observer: ValueObserver | None = None
+    """Is shown the values it serves, before they are written."""
     more_fields: tuple[bytes, ...] = ()
 
     def remember(self, loaded: list[bytes | None]) -> None:
@@ -107,10 +110,12 @@ class AggregateUpdate:
         framed = Framed(stored.positions, newest, blobs_of_state(view, tiles, num_owners))
         if not self.serves:
             return framed, []
+        served = finalise(view, tiles, newest)
+        if self.observer is not None:
+            self.observer.observe(view, served)
         features = [view.feature(a.name).field_bytes for a in view.scalar_aggregates]
         fields = [
-            dict(zip(features, values, strict=True))
-            for values in encode_float32_rows(finalise(view, tiles, newest))
+            dict(zip(features, values, strict=True)) for values in encode_float32_rows(served)
         ]
         if view.list_aggregates:
             for name, lists in finalise_lists(view, tiles, newest).items():
@@ -234,10 +239,10 @@ class ProfileUpdate:
         return Framed(stored.positions, newest, payloads), fields
 
 
-def update_of(view: View, *, serves: bool) -> Update:
+def update_of(view: View, *, serves: bool, observer: ValueObserver | None = None) -> Update:
     """Give what keeps ``view`` up to date."""
     if view.aggregates:
-        return AggregateUpdate(view, serves)
+        return AggregateUpdate(view, serves, observer)
     if view.name == names.USER_HISTORY:
         return HistoryUpdate(view, serves)
     if view.name == names.USER_PROFILE:

@@ -65,10 +65,10 @@ class World:
             writer.append(topic, key, encode(event))
         writer.flush()
 
-    def start_worker(self, number: int = 0) -> subprocess.Popen[bytes]:
+    def start_worker(self, number: int = 0, metrics_port: int = 0) -> subprocess.Popen[bytes]:
         environment = os.environ | {
             "RECSYS_STATE_DIR": str(self.settings.state_dir),
-            "RECSYS_WORKER_METRICS_PORT": "0",
+            "RECSYS_WORKER_METRICS_PORT": str(metrics_port),
             "RECSYS_NAMESPACE": self.settings.namespace,
             "KAFKA_BOOTSTRAP_SERVERS": str(self.endpoints.kafka_bootstrap_servers),
             "REDIS_URL": str(self.endpoints.redis_url),

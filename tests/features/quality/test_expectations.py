@@ -103,11 +103,25 @@ def test_the_stream_counts_each_value_that_breaks_a_rule() -> None:
     names = [("min", first), ("max", first), ("null", first), ("max", second), ("null", second)]
     before = [_counted(*name) for name in names]
     rows = FEATURE_VALUES.labels(view=view.name)._value.get()
-    checker.observe(view.name, values)
-    checker.observe(view.name, values[:1])
-    checker.observe(view.name, values[:0])
-    checker.observe("user_activity", values)
+    checker.observe(view, values)
+    checker.observe(view, values[:1])
+    checker.observe(view, values[:0])
+    checker.observe(plan.view("user_activity"), values)
     after = [_counted(*name) for name in names]
     assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1, 1, 2, 0]
     assert FEATURE_VALUES.labels(view=view.name)._value.get() - rows == 6
     assert _counted("null", third) == 0
+
+
+def test_a_view_that_is_cut_over_is_judged_by_the_names_of_its_columns() -> None:
+    plan = small_plan()
+    view = plan.view("user_category_activity")
+    second = view.scalar_aggregates[1].name
+    rule = Expectation(view=view.name, feature=second, max=5)
+    checker = Checker(msgspec.structs.replace(plan, expectations=(rule,)))
+    older = msgspec.structs.replace(view, aggregates=view.aggregates[1:])
+    values = np.zeros((2, len(older.scalar_aggregates)), dtype=np.float32)
+    values[0, 0] = 6
+    before = _counted("max", second)
+    checker.observe(older, values)
+    assert _counted("max", second) - before == 1
