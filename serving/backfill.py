@@ -35,7 +35,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from recsys.endpoints import Endpoints, resolve
 from recsys.errors import ConfigurationError, RecsysError
 from recsys.features import plan as plans
-from recsys.features.backfill import Backfilled, backfill
+from recsys.features.backfill import Backfilled, backfill, views_folder
 from recsys.features.entities import layout_of, streamed_views
 from recsys.features.guarded_writer import GuardedWriter
 from recsys.features.hashes import ANY_VERSION, VERSION_FIELD, Write
@@ -164,7 +164,7 @@ def add(
         new = sorted(set(states) - held)
         if not new:
             return None
-        folder = work_folder(settings).with_name("backfill-views")
+        folder = views_folder(settings.state_dir)
         result = backfill(
             settings.event_log_dir,
             kept,

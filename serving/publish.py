@@ -37,6 +37,7 @@ from recsys.endpoints import Endpoints, resolve
 from recsys.errors import BundleError, RecsysError
 from recsys.features.plan import PLAN_FILE
 from recsys.features.plan import load as load_plan
+from recsys.features.plan_history import PlanHistory
 from recsys.inference.model import NUMPY_DTYPES, Array, Arrays
 from recsys.inference.triton import MODEL_PREFIX, TritonModel, TritonServer, model_name
 from recsys.models import signature
@@ -191,8 +192,13 @@ def _check_plan(settings: Settings, manifest: Manifest) -> None:
     path = settings.state_dir / PLAN_FILE
     if not path.is_file():
         return  # the worker runs on another machine
-    found = load_plan(path).schema_hash
-    if found != manifest.plan_schema_hash:
+    plan = load_plan(path)
+    found = plan.schema_hash
+    # Views of former plans are kept up to date until they are retired.
+    kept = PlanHistory(settings.state_dir).kept(plan.project)
+    held = {view.state_name for one in kept for view in one.views}
+    is_kept = bool(manifest.views) and set(manifest.views.values()) <= held
+    if found != manifest.plan_schema_hash and not is_kept:
         raise BundleError(
             f"bundle {manifest.bundle_id} was trained on feature plan {manifest.plan_schema_hash}, "
             f"the stream worker computes plan {found}; run `recsys train` on the present features, "

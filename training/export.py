@@ -100,6 +100,7 @@ def write_manifest(
         recipe_config=asdict(recipe),
         feature_services=tuple(s for s in FEATURE_SERVICES if s in plan.services),
         plan_schema_hash=plan.schema_hash,
+        views={view.name: view.state_name for view in plan.views if view.is_streamed},
         dimensions=prepared.dimensions,
         encoding=prepared.encoding,
         towers=recipe.model,

@@ -77,6 +77,8 @@ class Manifest(BaseModel):
     recipe_config: dict[str, Any]
     feature_services: tuple[str, ...]
     plan_schema_hash: str
+    views: dict[str, str] = {}
+    """Streamed view to the state it was trained on (``View.state_name``); empty in old bundles."""
     dimensions: Dimensions
     encoding: UserEncoding
     towers: TwoTowerConfig
@@ -93,7 +95,8 @@ class Manifest(BaseModel):
 
     def content_hash(self) -> str:
         """Give the id this manifest must have."""
-        content = self.model_dump(mode="json", exclude=_UNHASHED)
+        absent = set() if self.views else {"views"}  # a bundle from before it keeps its id
+        content = self.model_dump(mode="json", exclude=_UNHASHED | absent)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def with_id(self) -> Manifest:

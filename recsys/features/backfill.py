@@ -164,6 +164,18 @@ def backfill(
     )
 
 
+def views_folder(state_dir: Path) -> Path:
+    """Give the folder in which views are computed while others are served."""
+    return state_dir / "backfill-views"
+
+
+def states_of_job(folder: Path) -> list[str]:
+    """Give the states a folder of work is of; none when there is no work."""
+    with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
+        return msgspec.json.decode((folder / _JOB_FILE).read_bytes(), type=_Job).states
+    return []
+
+
 def _begin(
     event_log_dir: Path, folder: Path, topics: Topics, states: list[str], anew: bool
 ) -> _Job:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 _FEAST = "recsys.features.feast_repository"
+_VERSIONS = "recsys.features.versions_cli"
 _QUALITY = "recsys.features.quality"
 COMMANDS: dict[str, tuple[str, str]] = {
     "apply": (_FEAST, "register with Feast and compile the plan"),
@@ -18,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "feast": (_FEAST, "run a Feast command with them"),
     "show": ("recsys.features.show", "print the features of one user or item, and why"),
     "audit": ("recsys.features.audit.cli", "compare what was served with what training sees"),
+    "versions": (_VERSIONS, "print the versions of all views, and which bundles read them"),
+    "retire": (_VERSIONS, "remove a version of a view from the store"),
     "check": (f"{_QUALITY}.check_cli", "judge the declared expectations at a moment"),
     "freshness": (f"{_QUALITY}.freshness_cli", "print how soon events are servable, by view"),
 }
@@ -37,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"recsys features: no command {name!r} (found: {', '.join(COMMANDS)})\n")
         return 2
     module = COMMANDS[name][0]
-    # Feast's home serves several commands and wants the name.
-    arguments = given if module == _FEAST else rest
+    # These serve several commands and want the name.
+    arguments = given if module in (_FEAST, _VERSIONS) else rest
     return int(importlib.import_module(module).main(arguments))
 
 

@@ -75,6 +75,8 @@ class FeatureStream:
         plans = [plan] if isinstance(plan, Plan) else list(plan)
         self.layout = layout_of(plans)
         """Which states its plans declare: changes with those of any stateful view."""
+        self.declared = frozenset(layout_of(plans[-1:]).split("-"))
+        """States of the last plan, which is the one in force."""
         self._plans = plans
         self._states: frozenset[str] | None = None
         self._store = store

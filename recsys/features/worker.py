@@ -186,7 +186,7 @@ class WorkerRun:
             raise StoreChangedError("wanted features to go on from, found an empty online store")
         self._states = self._progress.kept(self._stream.layout)
         self._stream.keep_only(self._states)
-        waiting = set(self._stream.layout.split("-")) - self._states
+        waiting = self._stream.declared - self._states
         if waiting:
             logger.warning(
                 "declared views are not computed; run `recsys backfill --views new`",

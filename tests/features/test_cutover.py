@@ -21,7 +21,8 @@ from recsys.events.codec import decode
 from recsys.events.kafka import connect_reader
 from recsys.events.log import Record
 from recsys.events.schema import Event, ItemEvent
-from recsys.features import names
+from recsys.features import names, versions_cli
+from recsys.features.backfill import views_folder
 from recsys.features.entities import streamed_views
 from recsys.features.hashes import VERSION_FIELD, MemoryHashes
 from recsys.features.online import OnlineReader
@@ -30,7 +31,6 @@ from recsys.features.plan_history import PlanHistory
 from recsys.features.progress import progress_key
 from recsys.features.stream import FeatureStream
 from recsys.settings import Settings
-from serving.backfill import work_folder
 from tests.features.test_stream_worker import World, num_logged, wait_for
 from tests.features.worlds import aggregate_view, random_events, small_plan
 
@@ -129,7 +129,7 @@ def test_a_view_added_while_events_come_equals_one_that_was_always_there(world: 
     sender = threading.Thread(target=send_on)
     sender.start()
     killed = start_backfill(world)
-    folder: Path = work_folder(world.settings).with_name("backfill-views")
+    folder = views_folder(world.settings.state_dir)
     wait_for(lambda: any(folder.glob("done-*")) or killed.poll() is not None, 30)
     assert killed.poll() is None
     killed.kill()
@@ -155,14 +155,43 @@ def test_a_view_added_while_events_come_equals_one_that_was_always_there(world: 
         return not any(b"@" in k for k in fields) and world.told() == len(events)  # type: ignore[union-attr]
 
     wait_for(is_done, 40)
+    url = str(world.endpoints.redis_url)
     stored = world.content()
     assert_held(undisturbed(world, new), stored, None)
     old_states = {view.state_field for view in streamed_views(old)}
     assert_held(undisturbed(world, old), stored, old_states)
+    versions = {
+        line.split()[0]: line.split()[2] for line in versions_cli.table(world.settings, url)
+    }
+    assert versions["user_activity@1"] == versions["user_activity@2"] == "live"
+    with pytest.raises(ConfigurationError, match="feature_repo declares"):
+        versions_cli.retire(world.settings, url, "user_activity@2")
     for plan in (old, new):  # both can be read
-        reader = OnlineReader(plan, str(world.endpoints.redis_url))
+        reader = OnlineReader(plan, url)
         reader.check_layout(world.settings.namespace)
         reader.close()
+    gone = old.view(names.USER_ACTIVITY).state_field
+    assert versions_cli.retire(world.settings, url, "user_activity@1") == 5
+    drawn = random_events(rng, start_ms=now_ms() - DAY_MS, span_ms=HOUR_MS, num_events=50)
+    more = [msgspec.structs.replace(e, event_id=f"more-{e.event_id}") for e in drawn[num_items:]]
+    with_more = world.writer()
+    world.send(with_more, more)
+    with_more.close()
+    wait_for(lambda: world.told() == len(events) + len(more), 30)
+    stored = world.content()
+    assert not any(gone in fields for fields in stored.values())
+    assert_held(undisturbed(world, new), stored, None)
+    assert_held(undisturbed(world, old), stored, old_states - {gone})
+    versions = {
+        line.split()[0]: line.split()[2] for line in versions_cli.table(world.settings, url)
+    }
+    assert versions["user_activity@1"] == "retired"
+
+
+def shown(world: World, url: str) -> dict[str, str]:
+    """Give the first word of each version's state."""
+    lines = versions_cli.table(world.settings, url)
+    return {line.split()[0]: line.split()[2] for line in lines}
 
 
 def assert_held(
