@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import chain
+from typing import NamedTuple, get_args
 
 import numpy as np
 
@@ -20,7 +21,10 @@ from recsys.events.schema import (
 from recsys.features.aggregates import KINDS, Rows, units_of
 from recsys.features.batch import Int64s
 from recsys.features.event_times import effective_at_ms, known_at_ms
+from recsys.features.positions import Sources
+from recsys.features.runs import Run
 
+LOGGED_EVENTS: tuple[type, ...] = get_args(LoggedEvent)
 _INTERACTION, _IMPRESSION, _FEEDBACK = range(len(KINDS))
 
 
@@ -54,77 +58,89 @@ class BatchColumns:
     item_events: list[Told]
 
 
-def columns_of(
-    batch: Sequence[tuple[Record, LoggedEvent]], source_of: dict[tuple[str, int], int]
-) -> BatchColumns:
-    """Turn events into columns; ``source_of`` numbers the partitions (``positions.py``)."""
-    users: dict[str, int] = {}
-    items: dict[str, int] = {}
-    types: dict[str, int] = {"": 0}
-    user: list[int] = []
-    item: list[int] = []
-    times: list[int] = []
-    values: list[float] = []
-    kinds: list[int] = []
-    event_types: list[int] = []
-    sources: list[int] = []
-    offsets: list[int] = []
-    received: list[int] = []
-    user_events: list[Told] = []
-    item_events: list[Told] = []
-    for record, event in batch:
-        source = source_of[record.topic, record.partition]
-        kind_of_event = type(event)
-        if kind_of_event is InteractionEvent or kind_of_event is FeedbackEvent:
-            user.append(users.setdefault(event.user_id, len(users)))  # type: ignore[union-attr]
-            item.append(items.setdefault(event.item_id, len(items)))  # type: ignore[union-attr]
-            times.append(event.event_time_ms)
-            values.append(event.value)  # type: ignore[union-attr]
-            kinds.append(_INTERACTION if kind_of_event is InteractionEvent else _FEEDBACK)
-            event_types.append(types.setdefault(event.type, len(types)))  # type: ignore[union-attr]
-            sources.append(source)
-            offsets.append(record.offset)
-            received.append(record.timestamp_ms)
-        elif isinstance(event, ImpressionEvent):
-            count = len(event.items)
-            user += [users.setdefault(event.user_id, len(users))] * count
-            item += [items.setdefault(item_id, len(items)) for item_id in event.items]
-            times += [event.event_time_ms] * count
-            values += [1.0] * count
-            kinds += [_IMPRESSION] * count
-            event_types += [0] * count
-            sources += [source] * count
-            offsets += [record.offset] * count
-            received += [record.timestamp_ms] * count
-        elif isinstance(event, UserEvent):
-            code = users.setdefault(event.user_id, len(users))
-            user_events.append(_told(code, source, record, event))
-        elif isinstance(event, ItemEvent):
-            code = items.setdefault(event.item_id, len(items))
-            item_events.append(_told(code, source, record, event))
-    event_ms = np.array(times, dtype=np.int64)
-    received_ms = np.array(received, dtype=np.int64)
-    user_codes = np.array(user, dtype=np.int64)
+def columns_of(runs: Sequence[Run[LoggedEvent]], source_of: Sources) -> BatchColumns:
+    """Turn events into columns; rows keep the order of ``runs``.
+
+    One list is made of each attribute instead of several of each event: it costs a third.
+    """
+    events = [event for run in runs for event in run.events]
+    records = [record for run in runs for record in run.records]
+    source = np.repeat(
+        np.array([source_of[run.at] for run in runs], dtype=np.int64),
+        np.array([len(run) for run in runs], dtype=np.int64),
+    )
+    offset = np.array([record.offset for record in records], dtype=np.int64)
+    received_ms = np.array([record.timestamp_ms for record in records], dtype=np.int64)
+    told_ms = np.array([event.event_time_ms for event in events], dtype=np.int64)
+
+    of_type: dict[type, list[int]] = {kind: [] for kind in LOGGED_EVENTS}
+    for n, kind in enumerate(map(type, events)):
+        of_type[kind].append(n)
+    clicks, answers, shows = (
+        of_type[k] for k in (InteractionEvent, FeedbackEvent, ImpressionEvent)
+    )
+    acts: list[InteractionEvent | FeedbackEvent] = [events[n] for n in (*clicks, *answers)]  # type: ignore[misc]
+    shown: list[ImpressionEvent] = [events[n] for n in shows]  # type: ignore[misc]
+    users: list[UserEvent] = [events[n] for n in of_type[UserEvent]]  # type: ignore[misc]
+    items: list[ItemEvent] = [events[n] for n in of_type[ItemEvent]]  # type: ignore[misc]
+
+    counts = _int64s([len(event.items) for event in shown])
+    place = np.concatenate([_int64s(clicks), _int64s(answers), np.repeat(_int64s(shows), counts)])
+    in_order = np.argsort(place, kind="stable")
+    place = place[in_order]
+
+    num_acts, num_told = len(acts), len(acts) + len(shown)
+    user_ids, user = _coded([event.user_id for event in chain(acts, shown, users)])
+    user_of_row = np.concatenate([user[:num_acts], np.repeat(user[num_acts:num_told], counts)])
+    shown_ids = list(chain.from_iterable([event.items for event in shown]))
+    acted_ids, new_ids = ([event.item_id for event in some] for some in (acts, items))
+    item_ids, item = _coded([*acted_ids, *shown_ids, *new_ids])
+    types, event_type = _coded(["", *[event.type for event in acts]])
+
+    num_shown = len(place) - num_acts
+    kinds = np.repeat(
+        np.array([_INTERACTION, _FEEDBACK, _IMPRESSION], dtype=np.uint8),
+        [len(clicks), len(answers), num_shown],
+    )
+    values = np.ones(len(place))
+    values[:num_acts] = [event.value for event in acts]
+    owner = user_of_row[in_order]
+    event_ms, row_received_ms = told_ms[place], received_ms[place]
     rows = Rows(
-        owner=user_codes,
-        time_ms=effective_at_ms(event_ms, received_ms),
-        units=units_of(values),
-        kind=np.array(kinds, dtype=np.uint8),
-        event_type=np.array(event_types, dtype=np.int64),
-        types=list(types),
+        owner=owner,
+        time_ms=effective_at_ms(event_ms, row_received_ms),
+        units=units_of(values[in_order]),
+        kind=kinds[in_order],
+        event_type=np.append(event_type[1:], np.zeros(num_shown, dtype=np.int64))[in_order],
+        types=types,
     )
+
+    def told(n: int, code: int) -> Told:
+        return _told(code, int(source[n]), records[n], events[n])  # type: ignore[arg-type]
+
     return BatchColumns(
-        user_ids=list(users),
-        item_ids=list(items),
-        user=user_codes,
-        item=np.array(item, dtype=np.int64),
+        user_ids=user_ids,
+        item_ids=item_ids,
+        user=owner,
+        item=item[: len(place)][in_order],
         rows=rows,
-        known_ms=known_at_ms(event_ms, received_ms),
-        source=np.array(sources, dtype=np.int64),
-        offset=np.array(offsets, dtype=np.int64),
-        user_events=user_events,
-        item_events=item_events,
+        known_ms=known_at_ms(event_ms, row_received_ms),
+        source=source[place],
+        offset=offset[place],
+        user_events=list(map(told, of_type[UserEvent], user[num_told:].tolist())),
+        item_events=list(map(told, of_type[ItemEvent], item[len(place) :].tolist())),
     )
+
+
+def _int64s(values: list[int]) -> Int64s:
+    return np.array(values, dtype=np.int64)
+
+
+def _coded(names: list[str]) -> tuple[list[str], Int64s]:
+    """Give the distinct names in order of appearance, and the place of each there."""
+    place_of = {name: n for n, name in enumerate(dict.fromkeys(names))}
+    codes = np.fromiter(map(place_of.__getitem__, names), np.int64, len(names))
+    return list(place_of), codes
 
 
 def _told(owner: int, source: int, record: Record, event: UserEvent | ItemEvent) -> Told:

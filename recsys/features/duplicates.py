@@ -8,6 +8,7 @@ worker that starts anew reads those records again and decides as the one before 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 HORIZON = 10_000
 """Records of a partition looked back over: some 2 MB of ids, and a tenth of a second to read
@@ -22,15 +23,31 @@ class DuplicateWindow:
         self._latest: dict[str, int] = {}
         self._order: deque[tuple[int, str]] = deque()
 
+    def duplicates(self, event_ids: Sequence[str], offsets: Sequence[int]) -> list[int]:
+        """Note records in order; gives the places of those whose id occurred shortly before."""
+        latest = self._latest
+        if len(set(event_ids)) < len(event_ids) or not latest.keys().isdisjoint(event_ids):
+            seen = self.seen_before
+            pairs = zip(event_ids, offsets, strict=True)
+            return [n for n, (event_id, offset) in enumerate(pairs) if seen(event_id, offset)]
+        latest.update(zip(event_ids, offsets, strict=True))
+        self._order.extend(zip(offsets, event_ids, strict=True))
+        if offsets:
+            self._forget_before(offsets[-1] - self._horizon)
+        return []
+
     def seen_before(self, event_id: str, offset: int) -> bool:
         """Note the record, and say whether its id occurred shortly before it."""
-        limit = offset - self._horizon
+        self._forget_before(offset - self._horizon)
+        latest = self._latest
+        previous = latest.get(event_id, offset)
+        latest[event_id] = offset
+        self._order.append((offset, event_id))
+        return previous < offset
+
+    def _forget_before(self, limit: int) -> None:
         order, latest = self._order, self._latest
         while order and order[0][0] < limit:
             old_offset, old_id = order.popleft()
             if latest.get(old_id) == old_offset:
                 del latest[old_id]
-        previous = latest.get(event_id, offset)
-        latest[event_id] = offset
-        order.append((offset, event_id))
-        return previous < offset

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from recsys.events.log import Record, TopicPartition
+from recsys.events.log import TopicPartition
 from recsys.events.schema import LoggedEvent
 from recsys.features import names
 from recsys.features.plan import Plan
+from recsys.features.runs import Run
 from recsys.telemetry import (
     APPEND_TO_SERVABLE_SECONDS,
     EVENT_TO_SERVABLE_SECONDS,
@@ -53,31 +54,31 @@ class Freshness:
         self._views = views
         self._watermark_ms: dict[TopicPartition, int] = {}
 
-    def observe(self, applied: Sequence[tuple[Record, LoggedEvent]], now_ms: int) -> None:
+    def observe(self, applied: Sequence[Run[LoggedEvent]], now_ms: int) -> None:
         """Take note that these records are servable from ``now_ms`` on."""
-        if not applied:
+        appended = np.array([r.timestamp_ms for run in applied for r in run.records], np.int64)
+        if not len(appended):
             return
-        by_kind: dict[type, list[int]] = {}
-        by_partition: dict[tuple[str, int], list[int]] = {}
-        for n, (record, event) in enumerate(applied):
-            by_kind.setdefault(type(event), []).append(n)
-            by_partition.setdefault(record[:2], []).append(n)
-        count = len(applied)
-        appended = np.fromiter((r.timestamp_ms for r, _ in applied), np.int64, count)
-        told = np.fromiter((e.event_time_ms for _, e in applied), np.int64, count)
+        told = np.array([e.event_time_ms for run in applied for e in run.events], np.int64)
         # No event happened after the log had it, whatever its sender's clock says.
         happened = np.minimum(told, appended)
         since_append_s = np.maximum(now_ms - appended, 0) / 1000
         since_event_s = np.maximum(now_ms - happened, 0) / 1000
         FRESHNESS_SECONDS.observe(float(since_append_s.max()))
+        by_kind: dict[type, list[int]] = {}
+        for n, kind in enumerate(type(event) for run in applied for event in run.events):
+            by_kind.setdefault(kind, []).append(n)
         for kind, rows in by_kind.items():
-            name = str(kind.__struct_config__.tag)  # type: ignore[attr-defined]
+            name = str(kind.__struct_config__.tag)
             STREAM_EVENTS.labels(kind=name).inc(len(rows))
             for view in self._views.get(name, ()):
                 APPEND_TO_SERVABLE_SECONDS.observe(view, since_append_s[rows])
                 EVENT_TO_SERVABLE_SECONDS.observe(view, since_event_s[rows])
-        for (topic, partition), rows in by_partition.items():
-            self._passed(TopicPartition(topic, partition), happened[rows])
+        begin = 0
+        for run in applied:
+            if len(run):
+                self._passed(run.at, happened[begin : begin + len(run)])
+            begin += len(run)
 
     def _passed(
         self, at: TopicPartition, happened: np.ndarray[tuple[int], np.dtype[np.int64]]

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from recsys.errors import ConfigurationError
 from recsys.events.log import Record, TopicPartition
 from recsys.events.schema import LoggedEvent
 from recsys.events.sink import CommitRefusedError
+from recsys.features.runs import Run
 from recsys.telemetry import EVENT_LOG_STALLED
 
 logger = logging.getLogger(__name__)
@@ -117,14 +116,12 @@ class PartitionSinks:
         sink.begin_anew(at)
         self._forgot.discard(at)
 
-    def write(self, records: Sequence[tuple[Record, LoggedEvent | None]]) -> None:
-        """Take records, those of a partition one after the other; flushes what became due."""
-        by_partition = groupby(records, key=lambda r: TopicPartition(*itemgetter(0, 1)(r[0])))
-        for at, rows in by_partition:
-            sink = self._sinks.get(at)
-            if sink is not None and at not in self._stalled:
-                part = list(rows)
-                self._do(at, lambda sink=sink, part=part: sink.write(part))  # type: ignore[misc]
+    def write(self, runs: Iterable[Run[LoggedEvent | None]]) -> None:
+        """Take records, ``None`` for those that are no events; flushes what became due."""
+        for run in runs:
+            sink = self._sinks.get(run.at)
+            if sink is not None and run.at not in self._stalled:
+                self._do(run.at, lambda sink=sink, run=run: sink.write(run.pairs()))  # type: ignore[misc]
 
     def flush_if_due(self) -> None:
         """Write what is full or old."""

@@ -41,6 +41,7 @@ from recsys.features.names import identity_hashes
 from recsys.features.plan import Plan
 from recsys.features.positions import Positions, Sources
 from recsys.features.quality.checker import ValueObserver
+from recsys.features.runs import Run, runs_of
 from recsys.features.view_updates import Log, Update
 
 _to_json = msgspec.json.Encoder().encode
@@ -132,25 +133,33 @@ class FeatureStream:
         if isinstance(event, ItemEvent):
             return False  # the newest one wins; twice the same changes nothing
         at = TopicPartition(record.topic, record.partition)
+        return self._window(at).seen_before(event.event_id, record.offset)
+
+    def _window(self, at: TopicPartition) -> DuplicateWindow:
         window = self._windows.get(at)
         if window is None:
             window = self._windows[at] = DuplicateWindow(self._horizon)
-        return window.seen_before(event.event_id, record.offset)
+        return window
 
     def apply(self, batch: Iterable[tuple[Record, LoggedEvent]]) -> tuple[list[Write], int]:
         """Apply records in log order; gives what to write, and how many were duplicates.
 
         What it gives must be written before the next batch is read from another position.
         """
-        columns, num_duplicates = self.columns(batch)
+        columns, num_duplicates = self.columns(runs_of(batch))
         return self.apply_columns(columns), num_duplicates
 
-    def columns(self, batch: Iterable[tuple[Record, LoggedEvent]]) -> tuple[BatchColumns, int]:
+    def columns(self, runs: Sequence[Run[LoggedEvent]]) -> tuple[BatchColumns, int]:
         """Note records in log order; gives them as columns, and how many were duplicates."""
-        note = self.note
-        everything = list(batch)
-        fresh = [(record, event) for record, event in everything if not note(record, event)]
-        return columns_of(fresh, self._sources), len(everything) - len(fresh)
+        fresh: list[Run[LoggedEvent]] = []
+        num_duplicates = 0
+        for run in runs:
+            event_ids = [event.event_id for event in run.events]
+            offsets = [record.offset for record in run.records]
+            gone = set(self._window(run.at).duplicates(event_ids, offsets))
+            num_duplicates += len(gone)
+            fresh.append(run.without(gone))
+        return columns_of(fresh, self._sources), num_duplicates
 
     def apply_columns(self, batch: BatchColumns) -> list[Write]:
         """Apply events as columns, duplicates already removed; gives what to write.

@@ -38,6 +38,7 @@ from recsys.features.guarded_writer import StoreChangedError
 from recsys.features.hashes import ANY_VERSION, FeatureWriter, HashReader, KeyFinder, Write
 from recsys.features.partition_sinks import PartitionSinks
 from recsys.features.progress import StoredProgress, numbers_of
+from recsys.features.runs import Run, by_partition, known
 from recsys.features.stream import FeatureStream
 from recsys.telemetry import (
     STREAM_DUPLICATES,
@@ -47,8 +48,6 @@ from recsys.telemetry import (
 )
 
 logger = logging.getLogger(__name__)
-
-_Decoded = list[tuple[Record, LoggedEvent | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,21 +303,18 @@ class WorkerRun:
     def _handle(self, records: Sequence[Record]) -> None:
         if not records:
             return
-        decoded = self._decode(records)
-        fresh: list[tuple[Record, LoggedEvent]] = []
+        runs = [Run(at, some, self._decode(at, some)) for at, some in by_partition(records)]
+        fresh: list[Run[LoggedEvent]] = []
         moved: dict[TopicPartition, int] = {}
-        for record, event in decoded:
-            at = TopicPartition(record.topic, record.partition)
-            ours = record.offset + self._base[at]
-            if ours >= self._applied[at]:
-                moved[at] = ours + 1
-            if event is None:
-                continue
-            numbered = record._replace(offset=ours) if self._base[at] else record
-            if ours < self._applied[at]:
-                self._stream.note(numbered, event)  # read again for its event id or for the sink
-            else:
-                fresh.append((numbered, event))
+        for run in runs:
+            ours = known(run).shifted(self._base[run.at])
+            first_fresh = ours.place(self._applied[run.at])
+            for record, event in ours.part(0, first_fresh).pairs():
+                self._stream.note(record, event)  # read again for its event id or for the sink
+            fresh.append(ours.part(first_fresh))
+            end = run.records[-1].offset + self._base[run.at] + 1
+            if end > self._applied[run.at]:
+                moved[run.at] = end
         if moved:
             self._apply(fresh)
             # The last write: whoever reads these positions finds all before them applied.
@@ -326,20 +322,23 @@ class WorkerRun:
             numbers |= {name: n for at, n in moved.items() for name in self._behind[at]}
             self._writer.advance(numbers)
             self._applied |= moved
-            self._freshness.observe([one for one in fresh if self._is_new(one[0])], self._clock())
-        self._sinks.write(decoded)
+            new = [run.part(run.place(self._live[run.at])) for run in fresh]
+            self._freshness.observe(new, self._clock())
+        self._sinks.write(runs)
 
-    def _is_new(self, record: Record) -> bool:
-        """Say whether no state was told it before: it is not read for one that catches up."""
-        return record.offset >= self._live[TopicPartition(record.topic, record.partition)]
-
-    def _apply(self, fresh: Sequence[tuple[Record, LoggedEvent]]) -> None:
-        begin = 0
-        for n in [n for n, (_, event) in enumerate(fresh) if type(event) is ForgetEvent]:
-            self._apply_events(fresh[begin:n])  # first: what others keep of it must not depend
-            self._forget_user(*fresh[n])  # on where the batches are cut
-            begin = n + 1
-        self._apply_events(fresh[begin:])
+    def _apply(self, fresh: Sequence[Run[LoggedEvent]]) -> None:
+        before: list[Run[LoggedEvent]] = []
+        for run in fresh:
+            begin = 0
+            for n in run.places_of(ForgetEvent):
+                # First what came before: what others keep of it must not depend on where the
+                # batches are cut.
+                self._apply_events([*before, run.part(begin, n)])
+                before = []
+                self._forget_user(run.records[n], run.events[n])
+                begin = n + 1
+            before.append(run.part(begin))
+        self._apply_events(before)
 
     def _forget_user(self, record: Record, event: LoggedEvent) -> None:
         """Remove every hash of the user; done twice, what came after is applied twice, too."""
@@ -351,28 +350,38 @@ class WorkerRun:
         self._stream.forget_user(event.user_id)
         logger.info("user forgotten", extra={"num_hashes": len(keys)})
 
-    def _apply_events(self, fresh: Sequence[tuple[Record, LoggedEvent]]) -> None:
+    def _apply_events(self, fresh: Sequence[Run[LoggedEvent]]) -> None:
         columns, num_duplicates = self._stream.columns(fresh)
         while refused := self._writer.write(self._stream.apply_columns(columns)):
             # What was written is not fresh any more: the next round tells the refused ones only.
             self._stream.forget_entities(refused)
         STREAM_DUPLICATES.inc(num_duplicates)
 
-    def _decode(self, records: Sequence[Record]) -> _Decoded:
-        decoded: _Decoded = []
+    def _decode(
+        self, at: TopicPartition, records: Sequence[Record]
+    ) -> Sequence[LoggedEvent | None]:
+        try:
+            return [decode_logged(record.value) for record in records]
+        except EventError:
+            return self._decode_each(at, records)
+
+    def _decode_each(
+        self, at: TopicPartition, records: Sequence[Record]
+    ) -> Sequence[LoggedEvent | None]:
+        events: list[LoggedEvent | None] = []
         num_refused = 0
         for record in records:
             try:
-                decoded.append((record, decode_logged(record.value)))
+                events.append(decode_logged(record.value))
             except EventError as error:
-                decoded.append((record, None))
-                at = TopicPartition(record.topic, record.partition)
-                if self._is_new(record._replace(offset=record.offset + self._base[at])):
+                events.append(None)
+                # Not again for a state that catches up.
+                if record.offset + self._base[at] >= self._live[at]:
                     send_dead_letter(self._dead_letters, self._topics.dead_letters, record, error)
                     num_refused += 1
         if num_refused:
             self._dead_letters.flush()
-        return decoded
+        return events
 
     def _keep(self) -> None:
         now_s = time.monotonic()

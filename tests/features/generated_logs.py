@@ -13,6 +13,7 @@ from recsys.events.log import Record
 from recsys.events.schema import Event, ImpressionEvent, InteractionEvent, ItemEvent
 from recsys.features.hashes import MemoryHashes
 from recsys.features.plan import Plan
+from recsys.features.runs import runs_of
 from recsys.features.stream import FeatureStream
 from tests.features.oracle import Seen
 from tests.features.worlds import TOPICS
@@ -75,7 +76,7 @@ def told(plans: list[Plan], log: list[tuple[Record, Event]], seed: int) -> Memor
     while at < len(log):
         end = at + int(rng.integers(1, 8))
         batch = sorted(log[at:end], key=lambda one: one[0].topic != TOPICS.items)
-        columns, _ = stream.columns(batch)
+        columns, _ = stream.columns(runs_of(batch))
         writes = stream.apply_columns(columns)
         if rng.random() < 0.5:  # killed among its writes; another goes on from what was written
             kept = [w for w in writes if rng.random() < 0.5]

@@ -63,7 +63,7 @@ def stored(plan: Plan) -> MemoryHashes:
     log = [(Record(TOPICS.route(e)[0], 0, n, None, b"", T0 + n), e) for n, e in enumerate(events)]
     hashes = MemoryHashes()
     hashes.write(FeatureStream(plan, hashes, TOPICS).apply(log)[0])
-    for namespace, layout in (("test", layout_of([plan])), ("moved", "0-1-2-3")):
+    for namespace, layout in ((plan.project, layout_of([plan])), ("moved", "0-1-2-3")):
         hashes.write([StoredProgress(hashes, namespace).fields({}, {}, layout)])
     return hashes
 
@@ -71,8 +71,8 @@ def stored(plan: Plan) -> MemoryHashes:
 @pytest.fixture(
     params=["memory", *(pytest.param(p, marks=pytest.mark.servers) for p in ("redis", "async"))]
 )
-def reader(request: pytest.FixtureRequest) -> Iterator[OnlineFeatures]:
-    plan = small_plan()
+def reader(request: pytest.FixtureRequest, namespace: str) -> Iterator[OnlineFeatures]:
+    plan = small_plan(namespace)  # the server has others' hashes, too
     hashes = stored(plan)
     if request.param == "memory":
         yield MemoryOnlineReader(plan, hashes)
@@ -152,8 +152,10 @@ def test_a_profile_for_humans(reader: OnlineFeatures) -> None:
     assert old["user_profile"].status is Status.PRESENT
 
 
-def test_features_of_another_layout_or_project_are_noticed(reader: OnlineFeatures) -> None:
-    reader.check_layout("test")
+def test_features_of_another_layout_or_project_are_noticed(
+    reader: OnlineFeatures, namespace: str
+) -> None:
+    reader.check_layout(namespace)
     with pytest.raises(FeatureError, match=r"wanted .* found 0-1-2-3 .* run `recsys train`"):
         reader.check_layout("moved")
     with pytest.raises(FeatureError, match='found a store written for "elsewhere"'):
