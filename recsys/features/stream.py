@@ -135,6 +135,17 @@ class FeatureStream:
         at = TopicPartition(record.topic, record.partition)
         return self._window(at).seen_before(event.event_id, record.offset)
 
+    def _duplicates(self, run: Run[LoggedEvent]) -> set[int]:
+        """Note all records of a run; gives the places of duplicates. See ``note``."""
+        places: Sequence[int] = range(len(run))
+        if ItemEvent in set(map(type, run.events)):
+            places = [n for n in places if not isinstance(run.events[n], ItemEvent)]
+        if not places:
+            return set()
+        event_ids = [run.events[n].event_id for n in places]
+        offsets = [run.records[n].offset for n in places]
+        return {places[n] for n in self._window(run.at).duplicates(event_ids, offsets)}
+
     def _window(self, at: TopicPartition) -> DuplicateWindow:
         window = self._windows.get(at)
         if window is None:
@@ -154,9 +165,7 @@ class FeatureStream:
         fresh: list[Run[LoggedEvent]] = []
         num_duplicates = 0
         for run in runs:
-            event_ids = [event.event_id for event in run.events]
-            offsets = [record.offset for record in run.records]
-            gone = set(self._window(run.at).duplicates(event_ids, offsets))
+            gone = self._duplicates(run)
             num_duplicates += len(gone)
             fresh.append(run.without(gone))
         return columns_of(fresh, self._sources), num_duplicates
