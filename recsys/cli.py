@@ -54,6 +54,7 @@ COMMANDS: dict[str, Command] = {
         "recsys.features.cli", "apply the Feast repository; show, check and audit features"
     ),
     "log": Command("recsys.events.log_cli", "list, verify, compact and expire the event log"),
+    "forget": Command("recsys.erasure.cli", "erase a user everywhere, and prove it"),
     "lag": Command("recsys.features.lag_cli", "show, or await, how far the worker is behind"),
     "dead-letters": Command(
         "recsys.events.dead_letters_cli", "show refused records, and replay them after a fix"

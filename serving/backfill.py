@@ -35,7 +35,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from recsys.endpoints import Endpoints, resolve
 from recsys.errors import ConfigurationError, RecsysError
 from recsys.features import plan as plans
-from recsys.features.backfill import Backfilled, backfill, views_folder
+from recsys.features.backfill import Backfilled, backfill, views_folder, work_folder
 from recsys.features.entities import layout_of, streamed_views
 from recsys.features.guarded_writer import GuardedWriter
 from recsys.features.hashes import ANY_VERSION, VERSION_FIELD, Write
@@ -107,18 +107,13 @@ def named(plan: Plan, views: Sequence[str]) -> set[str]:
     return {streamed[name] for name in views}
 
 
-def work_folder(settings: Settings) -> Path:
-    """Give where a backfill lays the event log out by entity."""
-    return settings.state_dir / "backfill"
-
-
 def run(
     settings: Settings, endpoints: Endpoints, plan: Plan | Sequence[Plan], console: Console
 ) -> Backfilled:
     """Compute and write everything, alone."""
     kept = [plan] if isinstance(plan, Plan) else list(plan)
     with _parts(settings, endpoints, console) as parts:
-        folder = work_folder(settings)
+        folder = work_folder(settings.state_dir)
         layout = layout_of(kept)
         # From here until the end the store is half old, half new: the mark keeps workers waiting.
         token = _seize(parts.writer, layout, folder)

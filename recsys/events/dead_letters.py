@@ -186,6 +186,71 @@ def replay(
     )
 
 
+def withdraw(
+    reader: EventReader,
+    writer: EventWriter,
+    ends: Mapping[TopicPartition, int],
+    user_id: str,
+    *,
+    dry_run: bool = False,
+) -> Withdrawn:
+    """Mark the waiting letters of a user as sent, so that no ``replay`` ever sends them.
+
+    A letter is the user's when its key is, or when its bytes say so as far as they can be read.
+
+    Args:
+        reader: Of the dead-letter topic, all partitions, from the beginning.
+        writer: To the dead-letter topic.
+        ends: Where to stop, per partition.
+        user_id: Whose letters.
+        dry_run: Only count.
+    """
+    start = reader.positions()
+    marks = read_marks(reader, ends)
+    reader.seek(start)
+    num_letters = 0
+    waiting: list[Record] = []
+    for record in read_letters(reader, ends):
+        if is_mark(record):
+            continue
+        num_letters += 1
+        at = TopicPartition(record.topic, record.partition)
+        if (at, record.offset) not in marks and _is_of(record, user_id):
+            waiting.append(record)
+    if waiting and not dry_run:
+        writer.append_all(
+            (record.topic, record.key or b"", _encode(_Mark(sent_offset=record.offset)))
+            for record in waiting
+        )
+    return Withdrawn(num_letters=num_letters, num_withdrawn=len(waiting))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Withdrawn:
+    """What ``withdraw`` found."""
+
+    num_letters: int
+    """Letters looked at."""
+    num_withdrawn: int
+    """Those of the user that would have been sent."""
+
+
+class _Whose(msgspec.Struct):
+    user_id: str | None = None
+
+
+_decode_whose = msgspec.json.Decoder(_Whose).decode
+
+
+def _is_of(record: Record, user_id: str) -> bool:
+    if record.key == user_id.encode():
+        return True
+    try:
+        return _decode_whose(open_letter(record).value).user_id == user_id
+    except (InputError, msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+
+
 class _Mark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Says in the dead-letter topic that a letter of the same partition was sent."""
 

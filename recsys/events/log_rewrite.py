@@ -34,12 +34,17 @@ from recsys.events.log_files import (
 )
 
 
+class RewriterBusyError(ConfigurationError):
+    """Another process rewrites the topic: try again when it is done."""
+
+
 @contextlib.contextmanager
 def rewriting(log_dir: Path, topic: str) -> Iterator[None]:
     """Keep every other rewriter of the topic out.
 
     Raises:
-        ConfigurationError: when another one works.
+        ConfigurationError: when the topic was never written.
+        RewriterBusyError: when another one works.
     """
     folder = log_dir / topic / COMMITS
     if not folder.is_dir():
@@ -48,7 +53,7 @@ def rewriting(log_dir: Path, topic: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigurationError(
+            raise RewriterBusyError(
                 f"{topic}: wanted to rewrite its log alone, found another process compacting, "
                 "expiring or erasing; try again when it is done"
             ) from error

@@ -164,6 +164,11 @@ def backfill(
     )
 
 
+def work_folder(state_dir: Path) -> Path:
+    """Give where a backfill of everything lays the event log out by entity."""
+    return state_dir / "backfill"
+
+
 def views_folder(state_dir: Path) -> Path:
     """Give the folder in which views are computed while others are served."""
     return state_dir / "backfill-views"

@@ -7,9 +7,6 @@ buffers to the event log now instead of when they are full or a minute old.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +18,7 @@ from rich.table import Table
 from recsys.endpoints import Endpoints, resolve
 from recsys.errors import RecsysError, ServerError
 from recsys.features.lag import PartitionLag, measure_lag
-from recsys.features.worker_files import ready_pids
+from recsys.features.worker_files import ask_to_store
 from recsys.settings import Settings
 
 _POLL_S = 0.5
@@ -73,20 +70,13 @@ def wait_for_worker(
             if unapplied == 0 and unwritten == 0:
                 return
             if unapplied == 0:
-                _ask_to_write(settings)
+                ask_to_store(settings)
             if time.monotonic() > deadline:
                 raise ServerError(
                     f"wanted no lag within {timeout_s:g} s, found {unapplied} records not applied "
                     f"and {unwritten} not in the event log; see `recsys logs stream_worker`"
                 )
             time.sleep(_POLL_S)
-
-
-def _ask_to_write(settings: Settings) -> None:
-    """Send SIGUSR1 to the workers of this machine; those elsewhere write when a buffer is old."""
-    for pid in ready_pids(settings):
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGUSR1)
 
 
 def _table(lags: Sequence[PartitionLag]) -> Table:

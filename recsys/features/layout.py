@@ -57,26 +57,40 @@ class EntityKeys:
 def ending_of_user(user_id: str, project: str) -> bytes:
     """Give how the names of all hashes of a user end, whatever else they are keyed by.
 
-    Join keys are sorted and ``user_id`` comes last; no other hash ends so, because an id has
-    no control characters and its length stands before it.
+    Join keys are sorted and ``user_id`` comes last. An item of the same id ends so, too:
+    ``is_keyed_by_user`` tells them apart.
     """
     encoded = user_id.encode()
     return struct.pack("<II", _STRING_TYPE, len(encoded)) + encoded + project.encode()
 
 
+def is_keyed_by_user(key: bytes) -> bool:
+    """Say whether ``user_id`` is among the join keys of an entity key."""
+    parsed = _parse(key)
+    return parsed is not None and b"user_id" in parsed[0]
+
+
 def project_of_key(key: bytes) -> str | None:
     """Give the project an entity key belongs to; ``None`` for a key of another kind."""
+    parsed = _parse(key)
+    return None if parsed is None else parsed[1]
+
+
+def _parse(key: bytes) -> tuple[list[bytes], str] | None:
+    """Give the names of the join keys and the project; ``None`` for a key of another kind."""
     try:
         (count,) = struct.unpack_from("<I", key)
         if not 1 <= count <= 16:
             return None
         at = 4
+        parts: list[bytes] = []
         for _ in range(2 * count):  # names of the join keys, then values: type, length, bytes
             kind, length = struct.unpack_from("<II", key, at)
             at += 8 + length
             if kind > 64 or at > len(key):
                 return None
-        return key[at:].decode()
+            parts.append(key[at - length : at])
+        return parts[:count], key[at:].decode()
     except (struct.error, UnicodeDecodeError):
         return None
 

@@ -36,6 +36,7 @@ from recsys.features.duplicates import HORIZON
 from recsys.features.freshness import Freshness
 from recsys.features.guarded_writer import StoreChangedError
 from recsys.features.hashes import ANY_VERSION, FeatureWriter, HashReader, KeyFinder, Write
+from recsys.features.layout import is_keyed_by_user
 from recsys.features.partition_sinks import PartitionSinks
 from recsys.features.progress import StoredProgress, numbers_of
 from recsys.features.runs import Run, by_partition, known
@@ -344,7 +345,8 @@ class WorkerRun:
         """Remove every hash of the user; done twice, what came after is applied twice, too."""
         if not isinstance(event, ForgetEvent) or self._stream.note(record, event):
             return
-        keys = self._keys.ending(self._stream.ending_of_user(event.user_id))
+        ending = self._stream.ending_of_user(event.user_id)
+        keys = [key for key in self._keys.ending(ending) if is_keyed_by_user(key)]
         # Its partition is ours, so nobody else has anything to tell this user.
         self._writer.write([Write(key, {}, ANY_VERSION, remove=True) for key in keys])
         self._stream.forget_user(event.user_id)

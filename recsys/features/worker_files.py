@@ -1,8 +1,11 @@
-"""The files that say which stream workers of this machine consume."""
+"""The files that say which stream workers of this machine consume, and what they can be asked."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 from pathlib import Path
 
 from recsys.settings import Settings
@@ -23,3 +26,10 @@ def ready_pids(settings: Settings) -> list[int]:
         except (OSError, ValueError, KeyError, TypeError):
             continue  # just being written or removed
     return pids
+
+
+def ask_to_store(settings: Settings) -> None:
+    """Ask the workers of this machine to write the event log now; those elsewhere do when due."""
+    for pid in ready_pids(settings):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGUSR1)

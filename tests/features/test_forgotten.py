@@ -15,7 +15,7 @@ from recsys.features.backfill import backfill
 from recsys.features.entities import CATEGORIES_FIELD
 from recsys.features.forgotten import without_forgotten
 from recsys.features.hashes import VERSION_FIELD, MemoryHashes
-from recsys.features.layout import ending_of_user
+from recsys.features.layout import ending_of_user, is_keyed_by_user
 from recsys.features.log_rows import read_rows
 from recsys.features.progress import progress_key
 from recsys.features.redis_hashes import RedisKeys, connect
@@ -57,7 +57,8 @@ def features(store: MemoryHashes) -> Content:
 
 def of_user(content: Content, user: str) -> Content:
     ending = ending_of_user(user, PLAN.project)
-    return {key: own for key, own in content.items() if key.endswith(ending)}
+    mine = (key for key in content if key.endswith(ending) and is_keyed_by_user(key))
+    return {key: content[key] for key in mine}
 
 
 def test_all_hashes_of_the_user_go_and_nobody_elses(tmp_path: Path) -> None:
@@ -72,6 +73,17 @@ def test_all_hashes_of_the_user_go_and_nobody_elses(tmp_path: Path) -> None:
     assert after == {key: own for key, own in before.items() if key not in of_user(before, "ada")}
     letters = house.log.reader(topics=[TOPICS.dead_letters], group="l")
     assert letters.poll(timeout_ms=0, max_records=10) == []
+
+
+def test_an_item_of_the_same_id_stays(tmp_path: Path) -> None:
+    house = house_with_item(tmp_path)
+    house.send(click(0, "i1"), click(1, "bob"))
+    house.run()
+    before = features(house.store)
+    house.send(forget(2, "i1"))
+    house.run()
+    gone = before.keys() - features(house.store).keys()
+    assert gone == of_user(before, "i1").keys()
 
 
 @pytest.mark.parametrize("cut", range(7))

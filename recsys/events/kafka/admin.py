@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
 from recsys.endpoints import BrokerProfile, Endpoints
@@ -118,6 +119,50 @@ def delete_topics(
                 admin.delete_topics([topic])
             except UnknownTopicOrPartitionError:
                 continue
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """How long the broker keeps the records of a topic."""
+
+    topic: str
+    cleanup_policy: str
+    """``delete``, ``compact`` or both."""
+    retention_ms: int
+    """-1: for ever."""
+    retention_bytes: int
+    """Of each partition; -1: no bound."""
+
+
+def retention_of(
+    settings: Settings, endpoints: Endpoints, topics: Sequence[str], *, timeout_s: float = 10.0
+) -> list[Retention]:
+    """Give the retention of topics.
+
+    Raises:
+        ServerError: when the cluster does not answer, or does not say (Tansu, a missing right).
+    """
+    with (
+        explained(endpoints, f"read the retention of {list(topics)}"),
+        _admin(settings, endpoints, timeout_ms=int(timeout_s * 1000)) as admin,
+    ):
+        asked = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
+        found = admin.describe_configs(asked, config_filter="all")
+        return [_retention(topic, found["topic"][topic]) for topic in topics]
+
+
+def _retention(topic: str, values: Mapping[str, Any]) -> Retention:
+    def of(name: str) -> str:
+        if name not in values:
+            raise ValueError(f"no {name} of {topic}")
+        return str(values[name]["value"])
+
+    return Retention(
+        topic=topic,
+        cleanup_policy=of("cleanup.policy"),
+        retention_ms=int(of("retention.ms")),
+        retention_bytes=int(of("retention.bytes")),
+    )
 
 
 def partitions_of(
