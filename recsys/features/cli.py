@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "versions": (_VERSIONS, "print the versions of all views, and which bundles read them"),
     "retire": (_VERSIONS, "remove a version of a view from the store"),
     "check": (f"{_QUALITY}.check_cli", "judge the declared expectations at a moment"),
+    "profile": (f"{_QUALITY}.profile_cli", "draw every feature on one HTML page"),
     "freshness": (f"{_QUALITY}.freshness_cli", "print how soon events are servable, by view"),
 }
 """Name to module and help."""

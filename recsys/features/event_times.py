@@ -8,10 +8,14 @@ when it happened.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import polars as pl
 
 from recsys.features.batch import Int64s
+
+_Frame = TypeVar("_Frame", pl.DataFrame, pl.LazyFrame)
 
 
 def known_at_ms(event_time_ms: Int64s, received_ms: Int64s) -> Int64s:
@@ -24,7 +28,7 @@ def effective_at_ms(event_time_ms: Int64s, received_ms: Int64s) -> Int64s:
     return np.minimum(event_time_ms, known_at_ms(event_time_ms, received_ms))
 
 
-def with_times(frame: pl.DataFrame) -> pl.DataFrame:
+def with_times(frame: _Frame) -> _Frame:
     """Add ``effective_ms`` and ``known_ms`` to rows of the event log."""
     event, received = pl.col("event_time_ms"), pl.col("ingest_time_ms")
     known = pl.when(received > 0).then(received).otherwise(event)

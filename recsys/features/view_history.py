@@ -7,9 +7,10 @@ then for all that happened by then; with ``known_by``, for all that the log had 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import polars as pl
 
 from recsys.errors import InputError
 from recsys.features.aggregates import Rows
@@ -46,6 +47,17 @@ class ViewIndex:
         return np.where(t - self._any.newest_ms(owner, t) > self._view.ttl_ms, -1, owner)
 
 
+class EveryEntity(NamedTuple):
+    """One view of all its entities at one moment, ``[N]`` each."""
+
+    keys: pl.DataFrame
+    """A column for each join key."""
+    newest_ms: Int64s
+    values: Float32s
+    """``[N, F]``, columns as ``view.scalar_aggregates``; zeros when the TTL has passed."""
+    lists: dict[str, Ragged]
+
+
 class ViewHistory:
     """Values of one view for any entity of its join keys."""
 
@@ -70,6 +82,7 @@ class ViewHistory:
         combined = self._combine({name: codes[name][some] for name in view.join_keys})
         self._entities, owner = np.unique(combined, return_inverse=True)
         rows = log.rows_for(view).take(some, owner.astype(np.int64))
+        self._rows = rows
         self._index = ViewIndex(view, rows)
         self._received = Received(view, rows, log.known_ms[some])
 
@@ -115,6 +128,24 @@ class ViewHistory:
         for late, found in self._again(owner, t, known_by_ms, ViewIndex.lists_at):
             lists = {name: _with_rows(lists[name], late, found[name]) for name in lists}
         return lists
+
+    def everyone_at(self, moment_ms: int) -> EveryEntity:
+        """Give every entity that had an event by ``moment_ms``, sorted by its join keys."""
+        t = np.full(len(self._entities), moment_ms, dtype=np.int64)
+        newest = EventIndex(self._rows, None).newest_ms(np.arange(len(t)), t)
+        owner = np.flatnonzero(newest >= 0)
+        codes, combined = {}, self._entities[owner]
+        for name in reversed(self._join_keys):
+            size = max(len(self._distinct[name]), 1)
+            codes[name] = combined % size
+            combined = combined // size
+        keys = {name: self._distinct[name].gather(codes[name]) for name in self._join_keys}
+        return EveryEntity(
+            pl.DataFrame(keys),
+            newest[owner],
+            self._index.at(owner, t[owner]),
+            self._index.lists_at(owner, t[owner]),
+        )
 
     def _owners(self, keys: Mapping[str, Sequence[str]], t: Int64s) -> Int64s:
         sizes = {name: len(keys[name]) if name in keys else None for name in self._join_keys}

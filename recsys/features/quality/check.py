@@ -58,6 +58,8 @@ def numbers_of(column: pl.Series) -> pl.Series:
     """
     if column.dtype == pl.String:
         return column.str.len_chars().cast(pl.Float64)
+    if column.dtype == pl.Binary:
+        return column.bin.size().cast(pl.Float64)
     if isinstance(column.dtype, pl.List):
         return column.list.len().cast(pl.Float64)
     return column.cast(pl.Float64).fill_nan(None)
