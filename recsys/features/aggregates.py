@@ -274,16 +274,15 @@ def _merge_tiles(view: View, many: Sequence[State]) -> State:
     series = np.concatenate([t.series for t in many])
     tile = np.concatenate([t.tile for t in many])
     parts = {c: np.concatenate([t.parts[c] for t in many]) for c in view.components}
-    keys: tuple[NDArray[np.generic], ...] = (tile, series, owner)
+    place = _place_of_each(len(view.series), owner, series, tile)
     if "last" in parts:
-        keys = (parts["last"], parts["last_ms"], *keys)
-    order = np.lexsort(keys)
-    owner, series, tile = owner[order], series[order], tile[order]
+        order = np.lexsort((parts["last"], parts["last_ms"], place))
+    else:
+        order = np.argsort(place)  # rows of one tile in any order: all that is left commutes
+    sorted_place = place[order]
     first = np.empty(len(order), dtype=np.bool_)
     first[0] = True
-    np.not_equal(owner[1:], owner[:-1], out=first[1:])
-    first[1:] |= series[1:] != series[:-1]
-    first[1:] |= tile[1:] != tile[:-1]
+    np.not_equal(sorted_place[1:], sorted_place[:-1], out=first[1:])
     starts = np.flatnonzero(first)
     ends = np.append(starts[1:], len(order)) - 1
     merged: dict[Component, Int64s] = {}
@@ -296,10 +295,24 @@ def _merge_tiles(view: View, many: Sequence[State]) -> State:
         else:  # sorted by (last_ms, last) within a tile: its last row is the answer
             merged[component] = values[ends]
     if "first" in parts:  # the least (first_ms, first) of each tile, by an order of its own
-        by_first = np.lexsort((parts["first"], parts["first_ms"], *keys[-3:]))[starts]
+        by_first = np.lexsort((parts["first"], parts["first_ms"], place))[starts]
         merged["first_ms"] = parts["first_ms"][by_first]
         merged["first"] = parts["first"][by_first]
-    return State(owner[starts], series[starts], tile[starts], merged)
+    kept = order[starts]
+    return State(owner[kept], series[kept], tile[kept], merged)
+
+
+def _place_of_each(
+    num_series: int, owner: Int64s, series: NDArray[np.uint8], tile: Int64s
+) -> Int64s:
+    """Give numbers that sort as ``(owner, series, tile)``; sorting one costs a third of three."""
+    oldest = tile.min()
+    span = int(tile.max() - oldest) + 1
+    if (int(owner.max()) + 1) * num_series * span < 1 << 63:
+        place: Int64s = (owner * num_series + series) * span + (tile - oldest)
+        return place
+    _, rank = np.unique(np.stack([owner, series, tile]), axis=1, return_inverse=True)
+    return rank.reshape(-1).astype(np.int64)
 
 
 def trim(view: View, tiles: State, newest_ms: Int64s) -> State:

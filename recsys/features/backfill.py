@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -284,7 +284,7 @@ def _told(stream: FeatureStream, source: Iterator[BatchColumns]) -> list[Write]:
         for write in stream.apply_columns(columns):
             before = whole.setdefault(write.key, write)
             if before is not write:
-                before.fields.update(write.fields)
+                whole[write.key] = before._replace(fields={**before.fields, **write.fields})
     return list(whole.values())
 
 
@@ -294,13 +294,16 @@ def _write(writes: list[Write], store: HashReader, writer: HashWriter, anew: boo
         writes = [write._replace(version=ANY_VERSION) for write in writes]
     else:
         # What items are called is in the store already, from more of the log than this.
-        for write in writes:
-            write.fields.pop(CATEGORIES_FIELD, None)
+        writes = [write._replace(fields=_without_categories(write.fields)) for write in writes]
     for start in range(0, len(writes), _WRITE_AT_ONCE):
         some = writes[start : start + _WRITE_AT_ONCE]
         while refused := set(writer.write(some)):
             some = _again([write for write in some if write.key in refused], store)
     return np.sort(_key_hashes([write.key for write in writes]))
+
+
+def _without_categories(fields: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    return {name: value for name, value in fields.items() if name != CATEGORIES_FIELD}
 
 
 def _key_hashes(keys: Sequence[bytes]) -> Int64s:

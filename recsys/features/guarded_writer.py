@@ -23,7 +23,6 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import hiredis
@@ -34,6 +33,7 @@ from redis.retry import Retry
 
 from recsys.errors import RecsysError, ServerError
 from recsys.features.hashes import Write
+from recsys.features.packed_fields import PackedFields, pack
 from recsys.features.patience import give_up, is_passing
 from recsys.features.progress import BACKFILL_FIELD, EPOCH_FIELD, LAYOUT_FIELD, progress_key
 from recsys.features.redis_hashes import TIMEOUT_S
@@ -346,10 +346,11 @@ def _calls(writes: Sequence[Write]) -> list[_Encoded]:
         if remove:
             numbers += (version, -1)
             continue
-        own = list(chain.from_iterable(fields.items()))
-        numbers += (version, len(own))
-        numbers += map(len, own)
-        parts += own
+        packed = fields.parts if isinstance(fields, PackedFields) else [pack(fields)]
+        numbers += (version, sum([len(lengths) for lengths, _ in packed]))
+        for lengths, own in packed:
+            numbers += lengths
+            parts.append(own)
     data = b"".join(parts)
     if len(data) > _CHUNK_BYTES and len(writes) > 1:
         middle = len(writes) // 2

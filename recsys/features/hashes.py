@@ -29,7 +29,7 @@ class Write(NamedTuple):
     """What to do to one hash, all of it or nothing."""
 
     key: bytes
-    fields: dict[bytes, bytes]
+    fields: Mapping[bytes, bytes]
     """To set; the version is not among them."""
     version: int
     """What ``VERSION_FIELD`` was when the state was read, 0 for no such hash."""

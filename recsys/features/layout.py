@@ -183,18 +183,6 @@ def encode_float32_lists(values: Float32s, offsets: Int64s) -> list[bytes]:
     return encoded
 
 
-def encode_float32_rows(values: Float32s) -> list[list[bytes]]:
-    """Encode float32 features ``[N, F]``: a list of ``F`` values for each of ``N`` entities."""
-    rows, columns = values.shape
-    data = np.empty((rows, columns, 5), dtype=np.uint8)
-    data[:, :, 0] = 0x35
-    data[:, :, 1:] = (
-        np.ascontiguousarray(values, dtype="<f4").view(np.uint8).reshape(rows, columns, 4)
-    )
-    flat = np.ascontiguousarray(data).reshape(rows * columns * 5).view("V5").tolist()
-    return [flat[i : i + columns] for i in range(0, len(flat), columns)]
-
-
 _NANOS = (b"", *(b"\x10" + varint(ms * 1_000_000) for ms in range(1, 1000)))
 """The nanoseconds of a timestamp, by its milliseconds."""
 _MILLISECONDS = {nanos: milliseconds for milliseconds, nanos in enumerate(_NANOS)}
@@ -207,6 +195,20 @@ def encode_timestamp(time_ms: int) -> bytes:
         low = (8, s & 127 | 128, s >> 7 & 127 | 128, s >> 14 & 127 | 128, s >> 21 & 127 | 128)
         return bytes((*low, s >> 28)) + _NANOS[milliseconds]
     return (b"\x08" + varint(s) if s else b"") + _NANOS[milliseconds]
+
+
+def encode_timestamps(times_ms: Int64s) -> list[bytes]:
+    """Encode many event times; epoch ms, ``[N]``."""
+    s = times_ms // 1000
+    if len(s) == 0 or s.min() < 1 << 28 or s.max() >= 1 << 35:
+        return [encode_timestamp(time_ms) for time_ms in times_ms.tolist()]
+    cells = np.empty((len(s), 6), dtype=np.uint8)
+    cells[:, 0] = 8
+    for n in range(5):
+        cells[:, n + 1] = s >> 7 * n & 127 | (128 if n < 4 else 0)
+    low, nanos = cells.tobytes(), _NANOS
+    after = (times_ms - s * 1000).tolist()
+    return [low[6 * n : 6 * n + 6] + nanos[ms] for n, ms in enumerate(after)]
 
 
 def encode_timestamp_us(time_us: int) -> bytes:

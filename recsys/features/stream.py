@@ -38,6 +38,7 @@ from recsys.features.framing import Framed, frame, unframe
 from recsys.features.hashes import HashReader, Write
 from recsys.features.layout import ending_of_user
 from recsys.features.names import identity_hashes
+from recsys.features.packed_fields import Packed, PackedFields, pack
 from recsys.features.plan import Plan
 from recsys.features.positions import Positions, Sources
 from recsys.features.quality.checker import ValueObserver
@@ -45,7 +46,7 @@ from recsys.features.runs import Run, runs_of
 from recsys.features.view_updates import Log, Update
 
 _to_json = msgspec.json.Encoder().encode
-_Fields = dict[int, dict[bytes, bytes]]
+_Fields = dict[int, list[Packed]]
 """What to write, by place of the entity."""
 
 MAX_REMEMBERED = 500_000
@@ -289,7 +290,7 @@ def _tell_categories(batch: BatchColumns, items: Sequence[EntityState]) -> _Fiel
         timeline = with_said(items[owner].timeline, more)
         if timeline != items[owner].timeline:
             items[owner].timeline = timeline
-            fields[owner] = {CATEGORIES_FIELD: _to_json(timeline)}
+            fields[owner] = [pack({CATEGORIES_FIELD: _to_json(timeline)})]
     return fields
 
 
@@ -307,7 +308,7 @@ def _tell(
     writes: list[Write] = []
     for owner in sorted(fields):
         state = states[owner]
-        writes.append(Write(state.key, fields[owner], state.version))
+        writes.append(Write(state.key, PackedFields(fields[owner]), state.version))
         state.version += 1  # as it will be when the write is done
     return writes
 
@@ -322,7 +323,7 @@ def _tell_view(
 ) -> None:
     if not len(log.owner):
         return
-    touched, local = np.unique(log.owner, return_inverse=True)
+    touched, local = _distinct(log.owner, len(states))
     stored = unframe([states[owner].blobs[place] for owner in touched.tolist()])
     positions = Positions(stored.positions, log.source)
     fresh = positions.fresh(local, log.source, log.offset)
@@ -331,7 +332,7 @@ def _tell_view(
     positions.advance(local, log.source, log.offset)
     after = positions.blobs()
     if not fresh.all():
-        some, local = np.unique(local[fresh], return_inverse=True)
+        some, local = _distinct(local[fresh], len(touched))
         touched, stored = touched[some], stored.take(some)
         after = [after[n] for n in some.tolist()]
         log = log.some(fresh, local)
@@ -342,7 +343,19 @@ def _tell_view(
     field = update.view.state_field
     for n, (owner, blob) in enumerate(zip(touched.tolist(), blobs, strict=True)):
         states[owner].blobs[place] = blob
-        own = fields.setdefault(owner, {})
-        own[field] = blob
+        packed = ((len(field), len(blob)), field + blob)
+        own = fields.get(owner)
+        if own is None:
+            own = fields[owner] = [packed]
+        else:
+            own.append(packed)
         if feast:
-            own.update(feast[n])
+            own += feast[n]
+
+
+def _distinct(owner: Int64s, count: int) -> tuple[Int64s, Int64s]:
+    """Give the owners there are of ``0 … count - 1``, and the place of each row's among them."""
+    present = np.zeros(count, dtype=np.bool_)
+    present[owner] = True
+    place = np.cumsum(present) - 1
+    return np.flatnonzero(present), place[owner]

@@ -33,7 +33,6 @@ from recsys.features.layout import (
     decode_value,
     encode_bool,
     encode_float32_lists,
-    encode_float32_rows,
     encode_float64,
     encode_int64,
     encode_int64_lists,
@@ -42,11 +41,13 @@ from recsys.features.layout import (
     encode_timestamp,
 )
 from recsys.features.names import identity_hash, tokens_of
+from recsys.features.packed_fields import Packed, pack, pack_scalars
 from recsys.features.plan import Feature, View
 from recsys.features.quality.checker import ValueObserver
 from recsys.features.recency import RecentEvents
 
-Fields = list[dict[bytes, bytes]]
+Fields = list[list[Packed]]
+"""What each entity's hash is told besides the state."""
 
 
 class Log(NamedTuple):
@@ -113,22 +114,20 @@ class AggregateUpdate:
         served = finalise(view, tiles, newest)
         if self.observer is not None:
             self.observer.observe(view, served)
-        features = [view.feature(a.name).field_bytes for a in view.scalar_aggregates]
-        fields = [
-            dict(zip(features, values, strict=True)) for values in encode_float32_rows(served)
-        ]
+        fields = [[scalars] for scalars in pack_scalars(view, served, newest)]
         if view.list_aggregates:
             for name, lists in finalise_lists(view, tiles, newest).items():
                 _add_lists(fields, view.feature(name), lists)
-        return framed, _stamped(view, fields, newest)
+        return framed, fields
 
 
 def _add_lists(fields: Fields, feature: Feature, lists: Ragged) -> None:
     encode: Callable[[Any, Int64s], list[bytes]] = (
         encode_int64_lists if feature.type == "int64_list" else encode_float32_lists
     )
+    name = feature.field_bytes
     for own, value in zip(fields, encode(lists.values, lists.offsets), strict=True):
-        own[feature.field_bytes] = value
+        own.append(((len(name), len(value)), name + value))
 
 
 class HistoryUpdate:
@@ -179,15 +178,21 @@ class HistoryUpdate:
         last_ms = encode_int64_lists(recent.last_ms, recent.offsets)
         item_ids = [self._item_of_hash[h] for h in recent.item.tolist()]
         ends = recent.offsets.tolist()
+        stamp = self.view.timestamp_field
         fields = [
-            {
-                self._counts: counts[n],
-                self._items: encode_strings(item_ids[ends[n] : ends[n + 1]]),
-                self._last_ms: last_ms[n],
-            }
-            for n in range(len(stored.payloads))
+            [
+                pack(
+                    {
+                        self._counts: counts[n],
+                        self._items: encode_strings(item_ids[ends[n] : ends[n + 1]]),
+                        self._last_ms: last_ms[n],
+                        stamp: encode_timestamp(at_ms),
+                    }
+                )
+            ]
+            for n, at_ms in enumerate(newest.tolist())
         ]
-        return framed, _stamped(self.view, fields, newest)
+        return framed, fields
 
 
 _WINNER = struct.Struct("<HQ")
@@ -231,11 +236,11 @@ class ProfileUpdate:
                 winners[owner] = this
         newest = np.array([at for at, _, _ in best], dtype=np.int64)
         payloads = [_WINNER.pack(source, offset) for _, source, offset in best]
-        fields: Fields = [{} for _ in best]
+        fields: Fields = [[] for _ in best]
         if self.serves:
             for owner, this in winners.items():
-                fields[owner] = self.encode(self.view, this)
-                fields[owner][self.view.timestamp_field] = encode_timestamp(this.effective_ms)
+                stamp = {self.view.timestamp_field: encode_timestamp(this.effective_ms)}
+                fields[owner].append(pack(self.encode(self.view, this) | stamp))
         return Framed(stored.positions, newest, payloads), fields
 
 
@@ -268,9 +273,3 @@ def _item_profile(view: View, told: Told) -> dict[bytes, bytes]:
         "tokens": encode_strings(tokens_of(event.attributes)),
     }
     return {view.feature(name).field_bytes: value for name, value in encoded.items()}
-
-
-def _stamped(view: View, fields: Fields, newest_ms: Int64s) -> Fields:
-    for own, at in zip(fields, newest_ms.tolist(), strict=True):
-        own[view.timestamp_field] = encode_timestamp(at)
-    return fields

@@ -12,6 +12,7 @@ from recsys.errors import FeatureError
 from recsys.features.aggregates import (
     KINDS,
     Rows,
+    _place_of_each,
     blobs_of_state,
     finalise,
     merge,
@@ -164,3 +165,19 @@ def test_both_kernels_equal_the_definition(
             blobs = blobs_of_state(VIEW, trim(VIEW, tiles, newest), 3)
         online = finalise(VIEW, state_of_blobs(VIEW, blobs), np.full(3, t))
         np.testing.assert_array_equal(online, expected)
+
+
+@given(st.data())
+def test_tiles_sort_alike_however_far_apart_they_are(data: st.DataObject) -> None:
+    far = st.sampled_from([-(2**55), -3, 0, 1, 2**33, 2**55])
+    near = st.integers(20_000, 20_005)
+    tiles = data.draw(st.lists(data.draw(st.sampled_from([far, near])), min_size=1, max_size=30))
+    owners = [data.draw(st.integers(0, 300)) for _ in tiles]
+    series = [data.draw(st.integers(0, 3)) for _ in tiles]
+    place = _place_of_each(
+        4, np.array(owners), np.array(series, dtype=np.uint8), np.array(tiles)
+    ).tolist()
+    keys = list(zip(owners, series, tiles, strict=True))
+    for a, at in zip(keys, place, strict=True):
+        for b, other in zip(keys, place, strict=True):
+            assert (a < b) == (at < other)

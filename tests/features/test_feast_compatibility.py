@@ -28,11 +28,12 @@ from recsys.features import plan as plans
 from recsys.features.hashes import MemoryHashes
 from recsys.features.layout import EntityKeys, decode_value
 from recsys.features.online import OnlineReader
+from recsys.features.packed_fields import PackedFields, pack_scalars
 from recsys.features.plan import Plan, default_repository
 from recsys.features.request_time import REQUEST_TIME_FEATURES, request_time
 from recsys.features.stream import FeatureStream
 from recsys.settings import Settings
-from tests.features.worlds import vocabulary
+from tests.features.worlds import small_plan, vocabulary
 from tests.servers import free_ports
 
 # Feast warns about itself: streams are experimental, names of its own arguments are deprecated.
@@ -239,14 +240,25 @@ def test_encoders_write_what_the_sdk_writes() -> None:
     for strings in ([], ["a"], ["", "é" * 90, "z" * 300]):
         wanted = ValueProto(string_list_val=StringList(val=strings)).SerializeToString()
         assert layout.encode_strings(strings) == wanted
-    for value in (0.0, -1.5, 3e38):
-        ((row,),) = layout.encode_float32_rows(np.array([[value]], dtype=np.float32))
-        assert row == ValueProto(float_val=np.float32(value)).SerializeToString()
+    view = small_plan().view("item_activity")
+    scalars = np.tile(np.array([[0.0], [-1.5], [3e38]], np.float32), len(view.features))
+    times_ms = np.array([0, T0, T0 + 5])
+    for row, value, at_ms in zip(
+        pack_scalars(view, scalars, times_ms), scalars[:, 0], times_ms, strict=True
+    ):
+        fields = PackedFields([row])
+        stored = ValueProto(float_val=value).SerializeToString()
+        assert dict(fields) == {f.field_bytes: stored for f in view.features} | {
+            view.timestamp_field: layout.encode_timestamp(int(at_ms))
+        }
     edges = (2**28 * 1000 - 1, 2**28 * 1000, 2**35 * 1000 - 1, 2**35 * 1000, 127 * 1000)
     for time_ms in (0, 1, 1000, T0, T0 + 1, T0 + 999, *edges):
         stamp = Timestamp(seconds=time_ms // 1000, nanos=time_ms % 1000 * 1_000_000)
         assert layout.encode_timestamp(time_ms) == stamp.SerializeToString()
         assert layout.decode_timestamp(stamp.SerializeToString()) == time_ms
+        assert layout.encode_timestamps(np.array([time_ms, T0])) == [
+            layout.encode_timestamp(time_ms), layout.encode_timestamp(T0)
+        ]  # fmt: skip
 
 
 def feast(folder: Path, *arguments: str) -> subprocess.Popen[str]:
