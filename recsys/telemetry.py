@@ -94,6 +94,21 @@ EVENT_TO_SERVABLE_SECONDS = BulkHistogram(
     "view",
     _FRESHNESS_BUCKETS_S,
 )
+PROBE_APPEND_TO_SERVABLE_SECONDS = BulkHistogram(
+    "recsys_probe_append_to_servable_seconds",
+    "From the log's receipt of a tracer to a reader finding it in the online store, by view.",
+    "view",
+    _FRESHNESS_BUCKETS_S,
+)
+PROBE_EVENT_TO_SERVABLE_SECONDS = BulkHistogram(
+    "recsys_probe_event_to_servable_seconds",
+    "From a tracer's own time to a reader finding it in the online store, by view.",
+    "view",
+    _FRESHNESS_BUCKETS_S,
+)
+PROBE_LOST = Counter(
+    "recsys_probe_lost_total", "Tracers that were not servable within the time-out.", ["view"]
+)
 CHILD_RESTARTS = Counter(
     "recsys_child_restarts_total", "Crashed servers started again by `recsys up`.", ["server"]
 )

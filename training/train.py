@@ -28,6 +28,7 @@ from recsys.errors import InputError, RecsysError
 from recsys.evaluation.report import as_table
 from recsys.events import event_log
 from recsys.events.topics import Topics
+from recsys.events.tracers import without_tracers
 from recsys.features import plan as plans
 from recsys.settings import Settings
 from training.bundle_run import Made, Source, make_bundle
@@ -128,6 +129,7 @@ def read_source(args: argparse.Namespace, settings: Settings, progress: Progress
         else:
             topics = Topics(namespace=settings.namespace)
             log = event_log.scan(settings.event_log_dir, [topics.items, topics.behaviour]).collect()
+            log = without_tracers(log)
     if log.is_empty():
         raise InputError(
             f"the event log at {settings.event_log_dir} is empty; run `recsys replay` or "

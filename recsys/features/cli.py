@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "retire": (_VERSIONS, "remove a version of a view from the store"),
     "check": (f"{_QUALITY}.check_cli", "judge the declared expectations at a moment"),
     "profile": (f"{_QUALITY}.profile_cli", "draw every feature on one HTML page"),
+    "probe": (f"{_QUALITY}.probe_cli", "measure with tracer events how soon they are servable"),
     "freshness": (f"{_QUALITY}.freshness_cli", "print how soon events are servable, by view"),
 }
 """Name to module and help."""

@@ -39,7 +39,7 @@ def views_of_kinds(plan: Plan) -> dict[str, list[str]]:
     views: dict[str, list[str]] = {}
     for view in plan.views:
         kinds = _KIND_OF_VIEW.get(view.name) or sorted(
-            {aggregate.column.split("__")[0] for aggregate in view.aggregates}
+            {aggregate.kind for aggregate in view.aggregates if aggregate.call.name != "ratio"}
         )
         for kind in kinds:
             views.setdefault(kind, []).append(view.name)

@@ -97,6 +97,24 @@ class KafkaEventWriter:
             for future in futures:
                 future.get(timeout=max(0.0, deadline - time.monotonic()))
 
+    def append_timed(
+        self, records: Iterable[tuple[str, bytes, bytes]], timeout_s: float = 30.0
+    ) -> list[int]:
+        """Append, and give when the log received each record, epoch ms by its clock.
+
+        Raises:
+            ServerError: when they are not acknowledged within ``timeout_s``.
+        """
+        futures = [self._send(topic, key, value) for topic, key, value in records]
+        deadline = time.monotonic() + timeout_s
+        wanted = f"have {len(futures)} records acknowledged within {timeout_s:g} s"
+        with explained(self._endpoints, wanted):
+            self._producer.flush(timeout_s)
+            return [
+                int(future.get(timeout=max(0.0, deadline - time.monotonic())).timestamp)
+                for future in futures
+            ]
+
     def flush(self, timeout_s: float = 30.0) -> None:
         """See ``EventWriter.flush``."""
         with explained(self._endpoints, f"have all records acknowledged within {timeout_s:g} s"):

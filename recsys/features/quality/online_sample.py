@@ -17,6 +17,7 @@ import polars as pl
 import redis
 
 from recsys.errors import ServerError
+from recsys.events.tracers import is_tracer
 from recsys.features.finalised import view_now
 from recsys.features.framing import NEVER_MS, unframe
 from recsys.features.hashes import Found
@@ -100,7 +101,7 @@ def _scan(
             for kind, prefix in kinds.items():
                 if key.startswith(prefix) and len(found[kind]) < max_entities:
                     ids = _ids_of(key, len(prefix), len(kind), project)
-                    if ids is not None:
+                    if ids is not None and not any(map(is_tracer, map(str, ids))):
                         found[kind][key] = ids
     finally:
         client.close()

@@ -14,6 +14,7 @@ from recsys.data.vocabulary import Vocabulary
 from recsys.errors import ConfigurationError
 from recsys.events import event_log
 from recsys.events.topics import Topics
+from recsys.events.tracers import without_tracers
 from recsys.features import names
 from recsys.features.batch import Float32s, Ragged
 from recsys.features.event_times import with_times
@@ -66,6 +67,7 @@ def values_at(event_log_dir: Path, plan: Plan, moment_ms: int) -> list[ViewValue
         .filter(pl.col("effective_ms") <= moment_ms)
         .collect()
     )
+    frame = without_tracers(frame)
     if frame.is_empty():
         raise ConfigurationError(
             f"wanted events of {plan.project} until {spelt(moment_ms)} in {event_log_dir}, found "
