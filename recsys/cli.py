@@ -42,7 +42,7 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "up": Command("serving.supervisor", "start Redis, Kafka, Triton, the worker and the API", True),
+    "up": Command("serving.supervisor", "start Redis, Kafka, Triton, workers and the API", True),
     "down": Command("serving.supervisor", "stop everything that `up` started", True),
     "status": Command("serving.supervisor", "show what runs, where, and whether it answers", True),
     "logs": Command("serving.supervisor", "show what the servers print", True),

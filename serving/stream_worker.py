@@ -14,15 +14,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
-import os
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 
 import redis
 from prometheus_client import start_http_server
@@ -37,6 +33,7 @@ from recsys.events.kafka import (
     ensure_topics,
 )
 from recsys.events.log import FixedShare, SharedReader
+from recsys.events.schema import LoggedEvent
 from recsys.events.sink import EventSink
 from recsys.events.topics import Topics
 from recsys.features import collector
@@ -55,6 +52,7 @@ from recsys.features.worker import WorkerRun
 from recsys.features.worker_files import ready_file
 from recsys.settings import Settings
 from serving.cold_start import ColdStart
+from serving.worker_process import Stop, log_to_stderr, remove_own, write_ready
 
 logger = logging.getLogger("recsys.stream_worker")
 
@@ -64,35 +62,6 @@ _SCAN_TIMEOUT_S = 10.0
 """Longest wait for one step of a search for the keys of a user who is to be forgotten."""
 _WAIT_S = 2.0
 """Pause before a run that could not begin is tried again: a backfill may be under way."""
-
-
-class _Stop:
-    """Set by a signal, asked between batches.
-
-    SIGTERM and SIGINT ask to stop; SIGUSR1 asks to write the event log's buffer now, which
-    otherwise waits until it is full or a minute old (``recsys lag --wait`` sends it).
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._store_asked = False
-        signal.signal(signal.SIGUSR1, self._ask_to_store)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
-
-    def _ask(self, _signal: int, _frame: FrameType | None) -> None:
-        self.asked = True
-
-    def _ask_to_store(self, _signal: int, _frame: FrameType | None) -> None:
-        self._store_asked = True
-
-    def take_store(self) -> bool:
-        """Tell whether SIGUSR1 came since this was last asked."""
-        asked, self._store_asked = self._store_asked, False
-        return asked
-
-    def __call__(self) -> bool:
-        return self.asked
 
 
 def group_of(settings: Settings) -> str:
@@ -127,7 +96,9 @@ def open_run(
         stack.callback(letters.close)
         hashes = RedisHashes(endpoints.require_redis())
         stack.callback(hashes.close)
-        sinks = PartitionSinks(lambda at: EventSink(settings.event_log_dir, [at]))
+        sinks: PartitionSinks[LoggedEvent] = PartitionSinks(
+            lambda at: EventSink(settings.event_log_dir, [at])
+        )
         stack.callback(sinks.close)
         patience.meanwhile = behaviour.keep_alive
         stack.callback(patience.forget_meanwhile)
@@ -152,7 +123,7 @@ def open_run(
 class _Worker:
     """One worker process: runs that follow on each other until it is asked to stop."""
 
-    def __init__(self, settings: Settings, endpoints: Endpoints, stop: _Stop, ready: Path) -> None:
+    def __init__(self, settings: Settings, endpoints: Endpoints, stop: Stop, ready: Path) -> None:
         self._settings = settings
         self._endpoints = endpoints
         self._stop = stop
@@ -190,7 +161,7 @@ class _Worker:
                 logger.error("run cannot begin, tried again", extra={"reason": str(error)})
                 time.sleep(_WAIT_S)
             finally:
-                _remove_own(self._ready)
+                remove_own(self._ready)
                 if self._alone is not None:
                     with contextlib.suppress(redis.RedisError):
                         self._alone.release()
@@ -208,7 +179,7 @@ class _Worker:
         opened = open_run(settings, self._endpoints, kept, self._writer, self._patience)
         with opened as run:
             run.start(self._stop)
-            _write_ready(self._ready)
+            write_ready(self._ready)
             self._consumed = True
             collector.calm()  # what a run keeps for life need not be looked at again
             logger.info("consuming", extra={"plan": plan.schema_hash})
@@ -223,7 +194,7 @@ class _Worker:
     def _become_the_only_one(self, alone: Lease) -> bool:
         if holder := alone.holder():
             logger.info("standing by", extra={"holder": holder})
-            _write_ready(self._ready)
+            write_ready(self._ready)
         if not alone.acquire(stop=self._stop):
             return False
         if not self._consumed:
@@ -234,19 +205,6 @@ class _Worker:
         """Let go of the store."""
         self._writer.close()
         self._client.close()
-
-
-def _write_ready(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"pid": os.getpid()}))
-    temporary.replace(path)
-
-
-def _remove_own(path: Path) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        if json.loads(path.read_text())["pid"] == os.getpid():
-            path.unlink()
 
 
 def _show_metrics(settings: Settings, number: int) -> None:
@@ -261,27 +219,13 @@ def _show_metrics(settings: Settings, number: int) -> None:
         logger.warning("metrics are not shown", extra={"reason": reason})
 
 
-class _Fields(logging.Formatter):
-    """A constant message, its fields behind it as JSON."""
-
-    _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-
-    def format(self, record: logging.LogRecord) -> str:
-        fields = {k: v for k, v in record.__dict__.items() if k not in self._OWN}
-        line = super().format(record)
-        return f"{line} {json.dumps(fields, default=str)}" if fields else line
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the worker; 0 after a clean stop, 1 with one line when it cannot run."""
     parser = argparse.ArgumentParser(prog="python -m serving.stream_worker")
     parser.add_argument("--number", type=int, default=0, help="tells workers of a machine apart")
     number: int = parser.parse_args(argv).number
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Fields("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("kafka").setLevel(logging.ERROR)
-    stop = _Stop()
+    log_to_stderr()
+    stop = Stop()
     settings = Settings()
     try:
         endpoints = resolve(settings)

@@ -152,14 +152,17 @@ class Forgetting:
                 f"{event.event_id}, found it to be past it without; does RECSYS_STATE_DIR name the "
                 "folder the workers write to?"
             )
-        self._erase_log(user_id, logged, until)
+        erased = self._erase_log(user_id, logged, until)
         letters = self._letters(user_id, dry_run=False)
         self._remove_folders()
         erase_from_tables(self._settings.state_dir, user_id)
         note = self._online.rewrite_file(timeout_s=self._config.timeout_s)
         self._say("searching once more")
         after = self._places(user_id, logged, until)
-        places = [_compared(one, other) for one, other in zip(before, after, strict=True)]
+        places = [
+            _compared(one, other, erased.get(one.name, 0))
+            for one, other in zip(before, after, strict=True)
+        ]
         places[0] = replace(self._told_apart(places[0], user_id, until), note=note)
         return Proof(
             user_id=user_id, dry_run=False, event_id=event.event_id, topic=until.topic,
@@ -213,17 +216,22 @@ class Forgetting:
                 late.append(f"{name} in the event log to {on_disk.get(at, 0)} of {end}")
         return late
 
-    def _erase_log(self, user_id: str, logged: Sequence[str], until: Until) -> None:
+    def _erase_log(self, user_id: str, logged: Sequence[str], until: Until) -> dict[str, int]:
+        """Give the rows removed by name of the place."""
+        rows: dict[str, int] = {}
         for topic in logged:
             self._say(f"rewriting the event log of {topic}")
             while True:
                 try:
-                    erase_user(self._settings.event_log_dir, topic, user_id, until)
+                    erased = erase_user(self._settings.event_log_dir, topic, user_id, until)
+                    rows[_log_name(topic)] = erased.num_rows
                     break
                 except RewriterBusyError:
                     if time.monotonic() > self._deadline:
                         raise
                     time.sleep(_POLL_S)
+
+        return rows
 
     def _logged_topics(self) -> list[str]:
         there = topics_of(self._settings.event_log_dir)
@@ -276,7 +284,7 @@ class Forgetting:
         log_dir = self._settings.event_log_dir
         for topic in logged:
             log = num_rows_of(log_dir, topic, user_id, until)
-            found = _found(f"event log {topic}", f"{log.num_files} files", "rows", log.num_rows)
+            found = _found(_log_name(topic), f"{log.num_files} files", "rows", log.num_rows)
             places.append(found)
         state_dir = self._settings.state_dir
         tables = tables_with(state_dir, user_id)
@@ -341,6 +349,11 @@ def _found(name: str, searched: str, unit: str, num: int) -> Place:
     )
 
 
-def _compared(before: Place, after: Place) -> Place:
-    num_found = max(before.num_found, after.num_found)
+def _log_name(topic: str) -> str:
+    return f"event log {topic}"
+
+
+def _compared(before: Place, after: Place, num_erased: int) -> Place:
+    """Say what went; rows that reached the disk meanwhile were found only when they were erased."""
+    num_found = max(before.num_found, after.num_found, num_erased + after.num_left)
     return replace(after, num_found=num_found, num_removed=num_found - after.num_left)

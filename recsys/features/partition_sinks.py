@@ -11,25 +11,27 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from recsys.errors import ConfigurationError
 from recsys.events.log import Record, TopicPartition
-from recsys.events.schema import LoggedEvent
 from recsys.events.sink import CommitRefusedError
 from recsys.features.runs import Run
 from recsys.telemetry import EVENT_LOG_STALLED
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 
-class Sink(Protocol):
-    """What of ``events.sink.EventSink`` is used here."""
+
+class Sink(Protocol[T_contra]):
+    """What of ``events.sink.LogSink`` is used here."""
 
     def positions(self) -> dict[TopicPartition, int]:
         """Give the next offset to read of every partition ever written to."""
 
-    def write(self, records: Iterable[tuple[Record, LoggedEvent | None]]) -> None:
+    def write(self, records: Iterable[tuple[Record, T_contra | None]]) -> None:
         """Take records in the order of their offsets; ``None`` for one that is no event."""
 
     def flush_if_due(self) -> None:
@@ -48,12 +50,12 @@ class Sink(Protocol):
         """Drop what is buffered and let another own the partition."""
 
 
-class PartitionSinks:
+class PartitionSinks(Generic[T]):
     """Writes to the event log whatever it can of the partitions it was given."""
 
     def __init__(
         self,
-        open_sink: Callable[[TopicPartition], Sink],
+        open_sink: Callable[[TopicPartition], Sink[T]],
         *,
         retry_s: float = 2.0,
         monotonic_s: Callable[[], float] = time.monotonic,
@@ -68,7 +70,7 @@ class PartitionSinks:
         self._open_sink = open_sink
         self._retry_s = retry_s
         self._monotonic_s = monotonic_s
-        self._sinks: dict[TopicPartition, Sink | None] = {}
+        self._sinks: dict[TopicPartition, Sink[T] | None] = {}
         self._stalled: set[TopicPartition] = set()
         self._forgot: set[TopicPartition] = set()
         self._tried_s = 0.0
@@ -112,11 +114,11 @@ class PartitionSinks:
         if sink is not None and at not in self._stalled:
             self._do(at, lambda: self._begin_anew(at, sink))
 
-    def _begin_anew(self, at: TopicPartition, sink: Sink) -> None:
+    def _begin_anew(self, at: TopicPartition, sink: Sink[T]) -> None:
         sink.begin_anew(at)
         self._forgot.discard(at)
 
-    def write(self, runs: Iterable[Run[LoggedEvent | None]]) -> None:
+    def write(self, runs: Iterable[Run[T | None]]) -> None:
         """Take records, ``None`` for those that are no events; flushes what became due."""
         for run in runs:
             sink = self._sinks.get(run.at)
@@ -161,7 +163,7 @@ class PartitionSinks:
         self._stalled.discard(at)
         return True
 
-    def _each(self, deed: Callable[[Sink], None]) -> None:
+    def _each(self, deed: Callable[[Sink[T]], None]) -> None:
         for at, sink in self._sinks.items():
             if sink is not None and at not in self._stalled:
                 self._do(at, lambda sink=sink: deed(sink))  # type: ignore[misc]

@@ -18,7 +18,7 @@ from recsys.events.schema import LoggedEvent
 
 _partition_of = itemgetter(0, 1)
 _offset_of = attrgetter("offset")
-E = TypeVar("E", bound=LoggedEvent | None)
+E = TypeVar("E")
 
 
 @dataclass(frozen=True, slots=True)

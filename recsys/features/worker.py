@@ -79,7 +79,7 @@ class WorkerRun:
         items: EventReader,
         behaviour: SharedReader,
         dead_letters: EventWriter,
-        sinks: PartitionSinks,
+        sinks: PartitionSinks[LoggedEvent],
         topics: Topics,
         clock: Clock,
         freshness: Freshness | None = None,

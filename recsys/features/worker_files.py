@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 from recsys.settings import Settings
@@ -17,10 +18,19 @@ def ready_file(settings: Settings, number: int = 0) -> Path:
     return settings.run_dir / f"{name}.ready"
 
 
+def exposures_ready_file(settings: Settings) -> Path:
+    """Give the file the process that logs exposures writes while it consumes: its ``pid``."""
+    return settings.run_dir / "exposures.ready"
+
+
 def ready_pids(settings: Settings) -> list[int]:
     """Give the processes of all workers of this machine that consume."""
+    return _pids(sorted(settings.run_dir.glob("stream_worker*.ready")))
+
+
+def _pids(paths: Iterable[Path]) -> list[int]:
     pids = []
-    for path in sorted(settings.run_dir.glob("stream_worker*.ready")):
+    for path in paths:
         try:
             pids.append(int(json.loads(path.read_text())["pid"]))
         except (OSError, ValueError, KeyError, TypeError):
@@ -29,7 +39,7 @@ def ready_pids(settings: Settings) -> list[int]:
 
 
 def ask_to_store(settings: Settings) -> None:
-    """Ask the workers of this machine to write the event log now; those elsewhere do when due."""
-    for pid in ready_pids(settings):
+    """Ask whoever writes the event log here to do it now; those elsewhere do when it is due."""
+    for pid in [*ready_pids(settings), *_pids([exposures_ready_file(settings)])]:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGUSR1)

@@ -58,7 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start all servers and wait until they answer")
     up.add_argument(
-        "--only", default="", metavar="NAMES", help="redis,kafka,triton,stream,api: start these"
+        "--only",
+        default="",
+        metavar="NAMES",
+        help="redis,kafka,triton,stream,exposures,api: start these",
     )
     where = up.add_mutually_exclusive_group()
     where.add_argument(

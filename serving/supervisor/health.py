@@ -15,7 +15,7 @@ from recsys.errors import ConfigurationError
 from recsys.features.redis.client import RedisClient
 from recsys.features.redis.commands import pack
 from recsys.features.redis.replies import ErrorReply
-from recsys.features.worker_files import ready_file
+from recsys.features.worker_files import exposures_ready_file, ready_file
 from recsys.settings import Settings
 from serving.embedded.launch import Missing
 from serving.embedded.readiness import broker_missing
@@ -39,6 +39,8 @@ def missing(
             return server_missing(address)
         if server == "api":
             return api_missing(address)
+        if server == "exposures":
+            return worker_missing(exposures_ready_file(settings))
         return worker_missing(ready_file(settings, worker_number(server)))
     except OSError as error:
         return error.strerror or str(error)
@@ -56,7 +58,7 @@ def worker_missing(path: Path) -> Missing | None:
     except FileNotFoundError:
         return "it has not begun to consume"
     except (ValueError, KeyError, TypeError):
-        return f"{path} is not what the stream worker writes"
+        return f"{path} is not what a worker writes"
     return None if psutil.pid_exists(pid) else f"its process {pid} is gone"
 
 

@@ -13,7 +13,7 @@ from recsys.endpoints import BrokerProfile, Endpoints
 from recsys.errors import ConfigurationError, ServerError
 from recsys.events.kafka import ensure_topics
 from recsys.events.topics import Topics
-from recsys.features.worker_files import ready_file
+from recsys.features.worker_files import exposures_ready_file, ready_file
 from recsys.settings import Settings
 from serving.embedded.broker import broker_launch
 from serving.embedded.folder import Report
@@ -23,9 +23,13 @@ from serving.embedded.redis import redis_launch
 from serving.embedded.triton import metrics_url, triton_launch
 from serving.supervisor import health
 
-SERVERS = ("redis", "kafka", "triton", "stream", "api")
+SERVERS = ("redis", "kafka", "triton", "stream", "exposures", "api")
 """In order of starting; stopped in reverse."""
-_NEEDS = {"stream": ("redis", "kafka"), "api": ("redis", "kafka", "triton")}
+_NEEDS = {
+    "stream": ("redis", "kafka"),
+    "exposures": ("kafka",),
+    "api": ("redis", "kafka", "triton"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,7 @@ def make_plan(settings: Settings, only: Sequence[str], report: Report) -> list[M
         "kafka": _kafka,
         "triton": _triton,
         "stream": _stream,
+        "exposures": _exposures,
         "api": _api,
     }
     plan: list[Member] = []
@@ -185,6 +190,26 @@ def _stream(settings: Settings, _report: Report, number: int = 0) -> Member:
             missing=lambda: health.worker_missing(path),
             before_start=lambda: path.unlink(missing_ok=True),
             ready_timeout_s=90.0,  # it first reads what was logged while nobody listened
+            stop_grace_s=15.0,
+        ),
+    )
+
+
+def _exposures(settings: Settings, _report: Report) -> Member:
+    path = exposures_ready_file(settings)
+    return Member(
+        name="exposures",
+        address="-",
+        launch=Launch(
+            name="exposures",
+            version="exposure log",
+            command=(sys.executable, "-m", "serving.exposure_worker"),
+            address="-",
+            work_dir=Path.cwd(),
+            environment=_python_environment(settings),
+            missing=lambda: health.worker_missing(path),
+            before_start=lambda: path.unlink(missing_ok=True),
+            ready_timeout_s=90.0,
             stop_grace_s=15.0,
         ),
     )

@@ -5,6 +5,7 @@ The tests share one running system and each uses users of its own.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -22,6 +23,8 @@ from recsys.events.kafka import connect_reader, connect_writer
 from recsys.events.log_verify import verify
 from recsys.events.schema import InteractionEvent
 from recsys.events.topics import Topics
+from recsys.features.worker_files import ask_to_store
+from recsys.feedback.exposure_log import scan_exposures
 from recsys.wire import RecommendResponse
 from tests.end_to_end.system import System
 
@@ -150,6 +153,37 @@ def test_every_answer_is_in_the_exposure_log(system: System) -> None:
             found += b"".join(r.value for r in reader.poll(timeout_ms=200, max_records=1000))
     finally:
         reader.close()
+    log_dir = system.settings.event_log_dir
+    ids: list[str] = []
+    while answer.request_id not in ids:
+        assert time.monotonic() < deadline + 20, "the exposure never reached the event log"
+        ask_to_store(system.settings)
+        time.sleep(0.2)
+        ids = scan_exposures(log_dir, [topics.exposures]).collect()["request_id"].to_list()
+
+
+def test_a_forgotten_user_is_unknown_and_may_come_back(system: System) -> None:
+    user_id = f"forgotten-{uuid.uuid4().hex[:6]}"
+    with system.client() as client:
+        item_id = client.recommend(user_id, k=1).items[0].item_id
+
+        def click_until_known() -> float:
+            client.send_events([click(user_id, item_id)])
+            deadline = time.monotonic() + 10
+            while not (user := client.user(user_id)).known:
+                assert time.monotonic() < deadline, "the click never arrived"
+                time.sleep(0.05)
+            return sum(entry.count for entry in user.features.history)
+
+        assert click_until_known() == 1
+        proof = json.loads(system.run("forget", "--user", user_id, "--json"))
+        assert proof["complete"]
+        removed = {place["name"]: place["num_removed"] for place in proof["places"]}
+        assert removed["online store (Redis)"] >= 1
+        assert removed[f"event log {system.settings.namespace}.behaviour"] == 1
+        assert removed[f"event log {system.settings.namespace}.exposures"] == 1
+        assert not client.user(user_id).known
+        assert click_until_known() == 1
 
 
 def test_an_unreadable_record_stops_nothing_and_is_kept(system: System) -> None:

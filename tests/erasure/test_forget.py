@@ -24,8 +24,12 @@ from recsys.events.log import Record
 from recsys.events.log_verify import verify
 from recsys.events.schema import Event, InteractionEvent, ItemEvent, UserEvent
 from recsys.features.layout import ending_of_user, is_keyed_by_user
+from recsys.features.worker_files import exposures_ready_file
+from recsys.feedback.exposure import encode_exposure
+from recsys.feedback.exposure_log import scan_exposures
 from recsys.settings import Settings
-from tests.features.test_stream_worker import World, wait_told
+from tests.features.test_stream_worker import World, wait_for, wait_told
+from tests.feedback.test_exposure_log import exposure
 
 pytestmark = pytest.mark.servers
 NOW = now_ms()
@@ -190,6 +194,31 @@ def num_replayed(world: World) -> int:
     finally:
         reader.close()
         writer.close()
+
+
+def test_exposures_go_too_and_those_of_others_stay(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = subprocess.Popen([sys.executable, "-m", "serving.exposure_worker"])
+    world.workers.append(logger)  # so that it ends with the others
+    worker = world.start_worker()
+    writer = world.writer()
+    answers = [exposure(n, user) for n in range(5) for user in ("ada", "bob")]
+    for one in answers:
+        writer.append(world.topics.exposures, one.user_id.encode(), encode_exposure(one))
+    writer.flush()
+    world.wait_ready(worker)
+    wait_for(exposures_ready_file(world.settings).exists, 30)
+    assert cli.main(["--user", "ada", "--json"]) == 0
+    places = json.loads(capsys.readouterr().out)["places"]
+    (place,) = [place for place in places if world.topics.exposures in place["name"]]
+    assert (place["num_found"], place["num_removed"], place["num_left"]) == (5, 5, 0)
+    logger.terminate()
+    assert logger.wait(20) == 0
+    log = scan_exposures(world.settings.event_log_dir, [world.topics.exposures]).collect()
+    assert log["user_id"].to_list() == ["bob"] * 5
+    assert verify(world.settings.event_log_dir).num_erased == 5
+    writer.close()
 
 
 def test_what_comes_after_stays_and_a_look_changes_nothing(
