@@ -1,9 +1,9 @@
 """``recsys features audit``: does training see the features that were served?
 
 Recomputes the user features of logged exposures from the event log at the same moment and says, per
-feature, how many are equal, and why the others are not. Exposures are read from Kafka, or from a
-file of JSON lines. Exit code 1 when more than ``--max-unexplained`` are unexplained, 2 when the
-audit cannot be done.
+feature, how many are equal, and why the others are not. Exposures are read from Kafka, from the
+Parquet log (``--from log``), or from a file of JSON lines. Exit code 1 when more than
+``--max-unexplained`` are unexplained, 2 when the audit cannot be done.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from recsys.errors import BundleError, ConfigurationError, InputError, RecsysErr
 from recsys.events import event_log
 from recsys.events.topics import Topics
 from recsys.features import plan as plans
-from recsys.features.audit.classify import AuditedBundle, Auditor, Judged, Verdict
+from recsys.features.audit.classify import AuditConfig, AuditedBundle, Auditor, Judged, Verdict
 from recsys.features.plan import Plan
+from recsys.features.quality.moments import parse_moment
 from recsys.feedback.exposure import Exposure, decode_exposure
+from recsys.feedback.exposure_log import scan_exposures, to_exposures
 from recsys.settings import Settings
 
 _NUM_EXAMPLES = 5
@@ -44,20 +46,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--exposures", type=Path, help="JSON lines; without it the Kafka topic")
+    parser.add_argument(
+        "--from", dest="source", choices=["kafka", "log"], default="kafka",
+        help="where exposures are read: their topic, or the Parquet log, which keeps them longer",
+    )  # fmt: skip
+    parser.add_argument("--exposures", type=Path, metavar="FILE", help="JSON lines instead")
+    parser.add_argument(
+        "--since", metavar="TIME", help="first time of answer, ISO 8601 or epoch ms"
+    )
+    parser.add_argument("--until", metavar="TIME", help="time of answer to stop before")
     parser.add_argument("--limit", type=int, default=10_000, help="exposures at most, the newest")
     parser.add_argument("--max-unexplained", type=int, default=0, help="allowed before failing")
+    parser.add_argument(
+        "--in-flight", type=float, default=AuditConfig().in_flight_ms / 1000, metavar="S",
+        help="records this young at the request may not have been applied (default %(default)g s)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     options = parser.parse_args(argv)
     settings = Settings()
     try:
-        if options.exposures is None:
-            exposures = read_topic(settings, options.limit)
+        since_ms = None if options.since is None else parse_moment(options.since)
+        until_ms = None if options.until is None else parse_moment(options.until)
+        if options.exposures is not None:
+            exposures = read_lines(options.exposures)
+        elif options.source == "log":
+            exposures = read_log(settings, options.limit, since_ms, until_ms)
         else:
-            exposures = read_lines(options.exposures)[-options.limit :]
+            exposures = read_topic(settings, options.limit)
+        exposures = [
+            e for e in exposures
+            if (since_ms is None or e.now_ms >= since_ms)
+            and (until_ms is None or e.now_ms < until_ms)
+        ][-options.limit :]  # fmt: skip
         plan = plans.ensure(settings.state_dir, project=settings.namespace)
         log = _log_for(settings, plan, exposures)
-        auditor = Auditor(log, plan, bundles_of(settings.bundle_dir, exposures))
+        config = AuditConfig(in_flight_ms=round(options.in_flight * 1000))
+        auditor = Auditor(log, plan, bundles_of(settings.bundle_dir, exposures), config)
         judged = list(auditor.judge(exposures))
     except RecsysError as error:
         sys.stderr.write(f"recsys features audit: {error}\n")
@@ -88,6 +112,25 @@ def read_lines(path: Path) -> list[Exposure]:
         except msgspec.MsgspecError as error:
             raise InputError(f"{path}:{number}: wanted an exposure, found {error}") from error
     return exposures
+
+
+def read_log(
+    settings: Settings, limit: int, since_ms: int | None, until_ms: int | None
+) -> list[Exposure]:
+    """Read the newest ``limit`` exposures of the Parquet log, oldest first.
+
+    Raises:
+        ConfigurationError: when the log is damaged.
+    """
+    topic = Topics(namespace=settings.namespace).exposures
+    scan = scan_exposures(settings.event_log_dir, [topic], start_ms=since_ms, end_ms=until_ms)
+    order = ["now_ms", "partition", "offset"]
+    # Times first: rows are some KB each, and only the newest are wanted.
+    times = scan.select(order).sort(order).tail(limit).collect()
+    if times.is_empty():
+        return []
+    newest = scan.filter(pl.col("now_ms") >= times["now_ms"][0])
+    return list(to_exposures(newest.sort(order).tail(limit).collect()))
 
 
 def read_topic(settings: Settings, limit: int, *, timeout_s: float = 60.0) -> list[Exposure]:
@@ -139,7 +182,8 @@ def bundles_of(bundle_dir: Path, exposures: Iterable[Exposure]) -> dict[str, Aud
 def _log_for(settings: Settings, plan: Plan, exposures: Sequence[Exposure]) -> pl.DataFrame:
     if not exposures:
         raise ConfigurationError(
-            "wanted exposures, found none: the API writes one for each answer (`recsys up`)"
+            "wanted exposures, found none: the API writes one for each answer (`recsys up`) to "
+            "Kafka; see --from, --since and --until"
         )
     topics = Topics(namespace=plan.project)
     users = sorted({exposure.user_id for exposure in exposures})
