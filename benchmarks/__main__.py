@@ -1,7 +1,8 @@
 """``python -m benchmarks`` (``make bench``): run every benchmark that starts what it needs.
 
-Each is a module of its own with a ``main``; each prints one JSON line. The load test of a running
-system is ``recsys loadtest``.
+Each is a module of its own with a ``main``; each prints one JSON line. Others want servers or data
+and are run alone, as ``python -m benchmarks.features.stream_rate``; each says what it needs with
+``--help``. The load test of a running system is ``recsys loadtest``.
 """
 
 from __future__ import annotations
@@ -17,12 +18,23 @@ BENCHMARKS = (
 )
 
 
+RUN_ALONE = (
+    "features.backfill_rate",
+    "features.state_bytes",
+    "features.stream_quix",
+    "features.stream_rate",
+)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the named benchmarks, or all; the sum of their exit codes."""
     wanted = (sys.argv[1:] if argv is None else argv) or list(BENCHMARKS)
     unknown = sorted(set(wanted) - set(BENCHMARKS))
     if unknown:
-        sys.stderr.write(f"no benchmark {unknown}; there are {list(BENCHMARKS)}\n")
+        sys.stderr.write(
+            f"no benchmark {unknown}; there are {list(BENCHMARKS)}; these want servers or data and "
+            f"are run as `python -m benchmarks.NAME`: {list(RUN_ALONE)}\n"
+        )
         return 2
     return sum(importlib.import_module(f"benchmarks.{name}").main() for name in wanted)
 
