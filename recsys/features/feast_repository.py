@@ -259,6 +259,7 @@ def feast_environment(settings: Settings, repository: Path) -> dict[str, str]:
     config = yaml.safe_load((repository / "feature_store.yaml").read_text())
     config["project"] = settings.namespace
     config["registry"]["path"] = str(file.with_name("feast.db"))
+    config["offline_store"]["event_log_dir"] = str(settings.event_log_dir.resolve())
     url = resolve(settings).redis_url or f"redis://{settings.host}:{settings.redis_port}"
     config["online_store"]["connection_string"] = "${RECSYS_FEAST_REDIS}"
     config["online_store"]["redis_type"] = "redis_cluster" if parse(url).is_cluster else "redis"

@@ -1,4 +1,4 @@
-"""Stream views computed at the labels' moments instead of looked up in rows.
+"""Views computed from events at the labels' moments instead of looked up in rows.
 
 Rows of a windowed aggregate say what it was at an entity's events. Between them a window falls: an
 hour after the last click ``clicks_1h`` is 0, though no row says so. Where the events themselves are
@@ -7,55 +7,54 @@ at hand, the value at a moment is computed from them, and is then the one the on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from recsys.errors import InputError
 from recsys.features.offline_store.asof import Int64s
 from recsys.features.offline_store.times import limits
 
 
-class ViewHistory(Protocol):
-    """The values of one view's aggregates at any key and moment, from its event log."""
+class Computes(Protocol):
+    """The values of one view for any key at any moment."""
 
-    @property
-    def names(self) -> Sequence[str]:
-        """Aggregates, in the order of the columns ``at`` gives."""
-
-    def at(
-        self, keys: Sequence[tuple[str, ...]], times_ms: Int64s
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    def at(self, keys: Mapping[str, Sequence[str]], moments_ms: Int64s) -> pa.Table:
         """Values as the online reader would have given them.
 
         Args:
-            keys: Key of each label (L,), parts in the order of the view's join keys.
-            times_ms: Moments (L,), epoch milliseconds.
+            keys: By join key, the value of each label (L,).
+            moments_ms: Moments (L,), epoch milliseconds.
 
         Returns:
-            Values (L, aggregates), and whether the key was known and within its TTL (L,).
+            A column for each feature of the view (L,).
         """
 
 
 @dataclass(frozen=True)
 class ComputedView:
-    """A stream view whose values are computed.
+    """A view whose values are computed.
 
     Attributes:
         name: Of the view, for messages.
-        history: Computes them.
-        label_keys: Columns of the labels that hold the key, in the order of the view's join keys.
-        features: Pairs of (aggregate, column of the answer).
+        computes: What does.
+        keys: Pairs of (join key of the view, column of the labels).
+        features: Pairs of (feature, column of the answer).
     """
 
     name: str
-    history: ViewHistory
-    label_keys: tuple[str, ...]
+    computes: Computes
+    keys: tuple[tuple[str, str], ...]
     features: tuple[tuple[str, str], ...]
+
+    @property
+    def label_keys(self) -> tuple[str, ...]:
+        """Columns of the labels that hold the key."""
+        return tuple(label for _, label in self.keys)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,20 +62,38 @@ class ComputedView:
         return tuple(name for _, name in self.features)
 
     def features_at(self, labels: pa.Table, moment: str, max_bytes: int) -> pa.Table:
-        """Values at each label's moment; null where the online reader has none either."""
+        """Values at each label's moment; null where the label has no moment or no key.
+
+        Raises:
+            InputError: a key is not text.
+        """
         # A moment within a millisecond has seen what that millisecond saw, no more: rounded down.
         micros, _, has_moment = limits(labels.column(moment), timedelta(0), "us")
-        columns = [labels.column(name).to_pylist() for name in self.label_keys]
-        keys = list(zip(*columns, strict=True)) if columns else [()] * len(micros)
-        asked = has_moment & np.array([None not in key for key in keys], dtype=bool)
-        at = np.flatnonzero(asked)
-        values = np.zeros((len(micros), len(self.history.names)), dtype=np.float32)
-        known = np.zeros(len(micros), dtype=bool)
-        if len(at):
-            found, there = self.history.at([keys[n] for n in at], micros[at] // 1000)
-            values[at], known[at] = found, there
-        order = {name: number for number, name in enumerate(self.history.names)}
+        asked = has_moment.copy()
+        for name in self.label_keys:
+            asked &= labels.column(name).is_valid().to_numpy()
+        place = np.flatnonzero(asked)
+        some = labels.select(list(dict.fromkeys(self.label_keys))).take(pa.array(place))
+        keys = {key: self._texts(some, label) for key, label in self.keys}
+        values = self.computes.at(keys, micros[place] // 1000)
+        # Every label's row among those computed; null for one that was not asked.
+        rows = np.full(len(asked), -1, dtype=np.int64)
+        rows[place] = np.arange(len(place))
+        taken = pa.array(rows, mask=~asked)
         return pa.table(
-            [pa.array(values[:, order[aggregate]], mask=~known) for aggregate, _ in self.features],
+            [values.column(feature).take(taken) for feature, _ in self.features],
             names=list(self.names),
         )
+
+    def _texts(self, labels: pa.Table, name: str) -> list[str]:
+        column = labels.column(name)
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if pa.types.is_null(kind):
+            return []
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise InputError(
+                f"entity_df: wanted text in {name!r}, a key of view {self.name!r}; found {kind}; "
+                "the event log's identities are text: convert the column",
+                field=name,
+            )
+        return column.to_pylist()  # type: ignore[no-any-return]

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from recsys.features.offline_store.computed import ComputedView
 from recsys.features.offline_store.join import Joined
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reads it when it is imported
@@ -38,6 +39,8 @@ def join_on_ray(
     task = ray.remote(_features_at)
     pending = []
     for view in views:
+        if isinstance(view, ComputedView):
+            continue
         columns = list(dict.fromkeys([*view.label_keys, moment]))
         these = labels.select(columns)
         parts = [np.flatnonzero(n == _part_of(these, view, partitions)) for n in range(partitions)]
@@ -47,7 +50,14 @@ def join_on_ray(
                 [task.remote(these.take(pa.array(p)), moment, view, max_bytes) for p in parts],
             )
         )
-    for parts, tasks in pending:
+    tasks_of = iter(pending)
+    for view in views:
+        if isinstance(view, ComputedView):  # its events are in this process's memory
+            features = view.features_at(labels, moment, max_bytes)
+            for name in features.column_names:
+                labels = labels.append_column(name, features.column(name))
+            continue
+        parts, tasks = next(tasks_of)
         together = pa.concat_tables(ray.get(tasks))
         back = np.empty(labels.num_rows, dtype=np.int64)
         back[np.concatenate(parts)] = np.arange(labels.num_rows)

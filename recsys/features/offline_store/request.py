@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+from feast.entity import Entity
 from feast.errors import FeastEntityDFMissingColumnsError
-from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME, FeatureView
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.utils import _parse_feature_ref
 
-from recsys.errors import FeatureError, InputError
+from recsys.errors import ConfigurationError, FeatureError, InputError
+from recsys.features.feast_repository import compile_view
+from recsys.features.names import STREAMED
+from recsys.features.offline_store.computed import ComputedView
+from recsys.features.offline_store.event_views import EventViews
 from recsys.features.offline_store.join import Joined, ViewJoin
 from recsys.features.offline_store.latest import everything
 from recsys.features.offline_store.parts import Parts
@@ -84,6 +90,48 @@ class Labels:
                 )
 
 
+class EventLogRequest:
+    """Which views the event log answers, and how.
+
+    Args:
+        event_log_dir: As configured; relative to the repository.
+        repo_path: Folder of the Feast repository.
+        project: Feast's, and the namespace of the log's topics.
+        entity: Gives a declared entity by its name.
+    """
+
+    def __init__(
+        self,
+        event_log_dir: str,
+        repo_path: Any,
+        project: str,
+        entity: Callable[[str], Entity],
+    ) -> None:
+        self._views = EventViews(Path(repo_path or ".") / event_log_dir, project)
+        self._entity = entity
+
+    def join(
+        self, view: FeatureView, keys: Mapping[str, str], features: Mapping[str, str]
+    ) -> ComputedView | None:
+        """What computes a view; None for one that the stream does not make.
+
+        Raises:
+            FeatureError: the stream could not make what is declared.
+        """
+        if not (getattr(view, "aggregations", None) or view.name in STREAMED):
+            return None
+        entities = {name: self._entity(name) for name in view.entities if name != DUMMY_ENTITY_NAME}
+        compiled = compile_view(view, entities)
+        for feature in features:
+            compiled.feature(feature)
+        return ComputedView(
+            name=view.name,
+            computes=self._views.of(compiled),
+            keys=tuple(keys.items()),
+            features=tuple(features.items()),
+        )
+
+
 def view_joins(
     feature_views: Sequence[FeatureView],
     feature_refs: Sequence[str],
@@ -91,14 +139,36 @@ def view_joins(
     *,
     full_feature_names: bool,
     knowledge: bool,
-) -> list[ViewJoin]:
+    events: EventLogRequest | None = None,
+) -> list[ViewJoin | ComputedView]:
     """What to fetch from each view, in the order Feast gave them.
 
     Raises:
         FeatureError: a view has no source, or its source lacks a column.
+        ConfigurationError: ``knowledge`` is wanted of a view computed from the event log.
     """
-    joins = []
+    joins: list[ViewJoin | ComputedView] = []
     for view in feature_views:
+        prefix = str(view.projection.name_to_use())  # type: ignore[no-untyped-call]
+        shown = view.projection.name_alias or view.name
+        names = [feature for ref in feature_refs for feature in _of_view(ref, prefix)]
+        answers = {
+            name: f"{shown}__{name}" if full_feature_names else name
+            for name in dict.fromkeys(names)
+        }
+        keys = view.projection.join_key_map or {
+            column.name: column.name for column in view.entity_columns
+        }
+        computed = events.join(view, keys, answers) if events is not None else None
+        if computed is not None:
+            if knowledge:
+                raise ConfigurationError(
+                    f"view {view.name!r} is computed from the event log, which counts every event "
+                    "from its effective time on; found filter_by_created_timestamp=True; ask for "
+                    "the views of rows apart, or leave it out"
+                )
+            joins.append(computed)
+            continue
         if view.batch_source is None:
             raise FeatureError(
                 f'feature view "{view.name}" has no batch source, so it has no history; give its '
@@ -106,12 +176,6 @@ def view_joins(
             )
         source = view.batch_source
         parts = parts_of(source, repo_path)
-        prefix = str(view.projection.name_to_use())  # type: ignore[no-untyped-call]
-        shown = view.projection.name_alias or view.name
-        names = [feature for ref in feature_refs for feature in _of_view(ref, prefix)]
-        keys = view.projection.join_key_map or {
-            column.name: column.name for column in view.entity_columns
-        }
         join = ViewJoin(
             name=shown,
             parts=parts,
@@ -128,11 +192,8 @@ def view_joins(
             ),
             ttl=view.ttl,
             features=tuple(
-                (
-                    source_column(parts, source.field_mapping, name),
-                    f"{shown}__{name}" if full_feature_names else name,
-                )
-                for name in dict.fromkeys(names)
+                (source_column(parts, source.field_mapping, name), answer)
+                for name, answer in answers.items()
             ),
             knowledge=knowledge,
         )
@@ -150,12 +211,23 @@ def source_column(parts: Parts, mapping: dict[str, str], name: str) -> str:
     return name
 
 
-def labels_in_range(views: Sequence[ViewJoin], start: datetime, end: datetime) -> pa.Table:
+def labels_in_range(
+    joins: Sequence[ViewJoin | ComputedView], start: datetime, end: datetime
+) -> pa.Table:
     """Labels for a request without entities: each key at each event time in ``[start, end]``.
 
     Raises:
-        InputError: the views are of different entities, so that no row could hold both.
+        InputError: the views are of different entities, so that no row could hold both; or one is
+            computed, and has no rows.
     """
+    views = [view for view in joins if isinstance(view, ViewJoin)]
+    if len(views) < len(joins):
+        computed = [view.name for view in joins if isinstance(view, ComputedView)]
+        raise InputError(
+            f"retrieval without entity_df: wanted views of rows, found {computed}, computed from "
+            "the event log at any moment; pass entity_df with the moments wanted",
+            field="entity_df",
+        )
     shapes = {tuple(sorted(label for _, label in view.keys)) for view in views}
     if len(shapes) != 1:
         raise InputError(

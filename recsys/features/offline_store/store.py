@@ -23,7 +23,13 @@ from pydantic import Field
 from recsys.errors import ConfigurationError, InputError
 from recsys.features.offline_store.join import join_views
 from recsys.features.offline_store.latest import everything, latest
-from recsys.features.offline_store.request import Labels, labels_in_range, utc, view_joins
+from recsys.features.offline_store.request import (
+    EventLogRequest,
+    Labels,
+    labels_in_range,
+    utc,
+    view_joins,
+)
 from recsys.features.offline_store.retrieval_job import PointInTimeRetrievalJob
 from recsys.features.offline_store.sources import located, parts_of
 from recsys.features.offline_store.writes import append, append_by
@@ -40,6 +46,10 @@ class PointInTimeOfflineStoreConfig(FeastConfigBaseModel):
 
     ray_partitions: int = Field(default=0, ge=0)
     """Join each view in so many Ray tasks (``RAY_ADDRESS`` names a cluster); 0: in this process."""
+
+    event_log_dir: str = ""
+    """Folder of the stream worker's event log, relative to the repository; the views the stream
+    makes are then computed from it at each label's moment. Empty: they are joined as rows."""
 
     @property
     def chunk_bytes(self) -> int:
@@ -76,6 +86,7 @@ class PointInTimeOfflineStore(OfflineStore):
             config.repo_path,
             full_feature_names=full_feature_names,
             knowledge=filter_by_created_timestamp,
+            events=_event_log(config, registry, project),
         )
         first: datetime | None
         last: datetime | None
@@ -228,4 +239,13 @@ def _with_key(table: pa.Table, join_keys: list[str]) -> pa.Table:
         return table
     return table.append_column(
         DUMMY_ENTITY_ID, pa.repeat(pa.scalar(DUMMY_ENTITY_VAL, pa.string()), table.num_rows)
+    )
+
+
+def _event_log(config: RepoConfig, registry: BaseRegistry, project: str) -> EventLogRequest | None:
+    folder = config.offline_store.event_log_dir
+    if not folder:
+        return None
+    return EventLogRequest(
+        folder, config.repo_path, project, lambda name: registry.get_entity(name, project)
     )
