@@ -13,13 +13,11 @@ from pathlib import Path
 
 import msgspec
 import psutil
-import redis
 
 from recsys.endpoints import Endpoints
-from recsys.events.kafka import connect_reader, ensure_topics
-from recsys.events.log import Record, TopicPartition
+from recsys.events.kafka import ensure_topics
+from recsys.events.log import TopicPartition
 from recsys.events.topics import Topics
-from recsys.features.layout import project_of_key
 from recsys.features.plan import PLAN_FILE, Plan, default_repository, definitions_hash
 from recsys.features.progress import StoredProgress
 from recsys.features.redis_hashes import RedisHashes
@@ -113,20 +111,6 @@ class House:
         while len(self.workers) > wanted:
             self.end_worker(max(self.workers), signal.SIGTERM)
 
-    def records(self) -> list[Record]:
-        """Give the whole log: items, then behaviour, each partition in order."""
-        found: list[Record] = []
-        for topic in (self.topics.items, self.topics.behaviour):
-            reader = connect_reader(
-                self.settings, self.endpoints, topics=[topic], group="chaos.check"
-            )
-            try:
-                while any(reader.lag().values()):
-                    found += reader.poll(timeout_ms=500, max_records=50_000)
-            finally:
-                reader.close()
-        return found
-
     def progress(self) -> dict[TopicPartition, int]:
         """Give how far the features have got."""
         store = RedisHashes(self.redis.launch.address)
@@ -140,16 +124,6 @@ class House:
             return {at: stored.of(at)[0] or 0 for at in partitions}
         finally:
             store.close()
-
-    def features(self) -> dict[bytes, dict[bytes, bytes]]:
-        """Give all hashes of entities."""
-        with redis.Redis.from_url(self.redis.launch.address) as client:
-            keys = [
-                key
-                for key in client.scan_iter(count=1000)
-                if project_of_key(key) == self.settings.namespace
-            ]
-            return {key: client.hgetall(key) for key in keys}  # type: ignore[misc]
 
     def close(self) -> None:
         for number in list(self.workers):

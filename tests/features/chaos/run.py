@@ -11,18 +11,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from recsys.errors import EventError, ServerError
-from recsys.events.codec import decode
+from recsys.errors import ServerError
 from recsys.events.event_log import scan
-from recsys.events.log import Record
 from recsys.events.log_verify import verify
-from recsys.events.schema import Event
-from recsys.features.hashes import MemoryHashes
-from recsys.features.stream import FeatureStream
 from recsys.settings import Settings
 from tests.features.chaos.house import House, wait_for
 from tests.features.chaos.load import Load
-from tests.features.worlds import unversioned
+from tests.features.quiet_run import all_records, quiet_run, stored_features
 
 KINDS = ("kill", "sleep", "long sleep", "stop", "start", "store", "broker")
 _WEIGHTS = np.array([30, 25, 5, 12, 12, 10, 6]) / 100
@@ -109,7 +104,7 @@ class Chaos:
 
     def _check(self) -> None:
         house = self.house
-        records = house.records()
+        records = all_records(house.settings, house.endpoints)
         ends = Counter((r.topic, r.partition) for r in records)
 
         def is_applied() -> bool:
@@ -120,8 +115,8 @@ class Chaos:
                 return False
 
         wait_for(is_applied, _CATCH_UP_S, f"progress; see {house.log}")
-        expected, events = _quiet_run(house, records)
-        found = unversioned(house.features())
+        expected, events = quiet_run(house.plan, house.topics, records)
+        found = stored_features(house.redis.launch.address, house.settings.namespace)
         differing = [key for key in expected | found if expected.get(key) != found.get(key)]
         assert not differing, (
             f"{len(differing)} of {len(expected)} entities differ: {differing[:3]}"
@@ -147,20 +142,3 @@ class Chaos:
             f"{len(events)} events, {len(expected)} entities, equal; "
             f"points: {dict(self.done)}; rows of the event log: {rows.select(pl.len()).item()}"
         )
-
-
-def _quiet_run(
-    house: House, records: list[Record]
-) -> tuple[dict[bytes, dict[bytes, bytes]], list[Event]]:
-    """Give the features of an undisturbed run in memory."""
-    hashes = MemoryHashes()
-    stream = FeatureStream(house.plan, hashes, house.topics)
-    batch: list[tuple[Record, Event]] = []
-    for record in records:
-        try:
-            batch.append((record, decode(record.value)))
-        except EventError:
-            continue
-    writes, _ = stream.apply(batch)
-    assert hashes.write(writes) == []
-    return unversioned(hashes.content), [event for _, event in batch]
