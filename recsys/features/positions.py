@@ -36,6 +36,17 @@ class Sources(dict[tuple[str, int], int]):
         return self[at]
 
 
+def next_offsets(blob: bytes, topics: Topics) -> dict[tuple[str, int], int]:
+    """Give what one view of one entity was told: (topic, partition) to the first offset after."""
+    words = np.frombuffer(blob, dtype="<u8")
+    told: dict[tuple[str, int], int] = {}
+    for word in words.tolist():
+        source = word >> _OFFSET_BITS
+        topic = topics.items if source & ITEM_SOURCES else topics.behaviour
+        told[topic, source & ~ITEM_SOURCES] = word & _OFFSET_MASK
+    return told
+
+
 class Positions:
     """Positions of one view of many entities while a batch is applied to them."""
 

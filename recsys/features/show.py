@@ -1,9 +1,9 @@
 """``recsys features show user 42``: what the online store says of one user or item, and why.
 
-Prints every view with its status and age, and the newest events of the event log that lie in the
-longest window. With ``--at TIME`` windows are finalised at that moment and compared with the same
-moment recomputed from the event log. Exit code 1 when nothing is known or the two differ, 2 when
-it cannot be said.
+Prints every view with its status, its age and the log positions it was told, for each aggregate the
+events its value is made of, and the newest events of the event log that lie in the longest window.
+With ``--at TIME`` windows are finalised at that moment and compared with the same moment recomputed
+from the event log. Exit code 1 when nothing is known or the two differ, 2 when it cannot be said.
 """
 
 from __future__ import annotations
@@ -11,40 +11,29 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
 import polars as pl
-from rich.console import Console
-from rich.table import Table
 
 from recsys.data.vocabulary import Vocabulary
 from recsys.endpoints import resolve
 from recsys.errors import RecsysError
-from recsys.events import event_log
 from recsys.events.topics import Topics
 from recsys.features import names
 from recsys.features import plan as plans
+from recsys.features.framing import unframe
 from recsys.features.history import ItemHistory, UserHistory
 from recsys.features.layout import EntityKeys, decode_timestamp, decode_value
 from recsys.features.online import OnlineReader, Status
 from recsys.features.plan import Plan
-from recsys.features.quality.moments import age, parse_moment, spelt
+from recsys.features.positions import next_offsets
+from recsys.features.quality.moments import parse_moment
 from recsys.features.redis_hashes import RedisHashes
+from recsys.features.show_events import log_of, made_of, newest_events
+from recsys.features.show_text import Shown, as_json, print_all
 from recsys.settings import Settings
-
-
-class Shown(NamedTuple):
-    """One view of the entity; ``name`` ends in ``/category`` for user x category."""
-
-    name: str
-    status: Status
-    age_ms: int | None
-    values: dict[str, Any]
-    recomputed: dict[str, Any]
-    """What the event log gives where it differs; empty without ``--at``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--category", help="of user x category this one only")
     parser.add_argument("--at", metavar="TIME", help="finalise and recompute at this moment")
     parser.add_argument("--events", type=int, default=10, metavar="N", help="newest events shown")
+    parser.add_argument("--full", action="store_true", help="print lists whole")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     settings = Settings()
@@ -76,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             shown = show_item(plan, redis_url, options.id, moment_ms)
             recomputed = _items_again(plan, log, options.id, moment_ms)
+        shown += show_others(plan, redis_url, options.kind, options.id, moment_ms)
+        shown = explained(shown, plan, redis_url, log, options.id, moment_ms)
         if options.at:
             shown = [_compared(view, recomputed) for view in shown]
         events = newest_events(log, plan, options.kind, options.id, moment_ms, options.events)
@@ -83,10 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"recsys features show: {error}\n")
         return 2
     if options.json:
-        document = {"at_ms": moment_ms, "views": [s._asdict() for s in shown], "events": events}
+        document = {"at_ms": moment_ms, "views": [as_json(s) for s in shown], "events": events}
         sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
     else:
-        _print(shown, events)
+        print_all(shown, events, moment_ms, full=options.full)
     known = any(view.status is not Status.MISSING for view in shown)
     if not known:
         sys.stderr.write(
@@ -144,61 +136,82 @@ def show_item(plan: Plan, redis_url: str, item_id: str, moment_ms: int) -> list[
 def _of_time(
     name: str, timestamp: bytes | None, ttl_ms: int, values: dict[str, Any], moment_ms: int
 ) -> Shown:
-    if timestamp is None:
+    at_ms = None if timestamp is None else decode_timestamp(timestamp)
+    return _of_age(name, at_ms, ttl_ms, values, moment_ms)
+
+
+def _of_age(
+    name: str, at_ms: int | None, ttl_ms: int, values: dict[str, Any], moment_ms: int
+) -> Shown:
+    if at_ms is None:
         return Shown(name, Status.MISSING, None, {}, {})
-    age_ms = moment_ms - decode_timestamp(timestamp)
+    age_ms = moment_ms - at_ms
     if ttl_ms and age_ms > ttl_ms:
         return Shown(name, Status.EXPIRED, age_ms, {}, {})
     return Shown(name, Status.PRESENT, age_ms, values, {})
 
 
-def log_of(event_log_dir: Path, plan: Plan, kind: str, id_: str, moment_ms: int) -> pl.DataFrame:
-    """Give an entity's events until a moment, and those of the items a user met."""
-    topics = Topics(namespace=plan.project)
-    scan = event_log.scan(event_log_dir, [topics.items, topics.behaviour], end_ms=moment_ms + 1)
-    if kind == "item":
-        return scan.filter(
-            (pl.col("item_id") == id_) | pl.col("items").list.contains(id_)
-        ).collect()
-    mine = scan.filter(pl.col("user_id") == id_).collect()
-    met = pl.concat([mine["item_id"], mine["items"].explode()]).drop_nulls().unique()
-    items = scan.filter((pl.col("kind") == "item") & pl.col("item_id").is_in(met.implode()))
-    return pl.concat([items.collect(), mine])
+def show_others(plan: Plan, redis_url: str, kind: str, id_: str, moment_ms: int) -> list[Shown]:
+    """Give the views of aggregates that are declared beside the usual ones, keyed by it alone.
 
-
-def newest_events(
-    log: pl.DataFrame, plan: Plan, kind: str, id_: str, moment_ms: int, num: int
-) -> list[dict[str, Any]]:
-    """Give the newest events of the entity in its longest window, with where they lie in the log.
-
-    ``in_windows`` counts the aggregates of the entity's own view whose window spans the event.
+    Raises:
+        ServerError: when Redis does not answer.
     """
-    view = plan.view(names.USER_ACTIVITY if kind == "user" else names.ITEM_ACTIVITY)
-    longest = max((a.window_ms for a in view.aggregates), default=0)
-    time = pl.min_horizontal("event_time_ms", "ingest_time_ms")
-    own = log.filter(pl.col("user_id") == id_) if kind == "user" else log
-    rows = (
-        own.with_columns(effective_time_ms=time)
-        .filter((pl.col("kind").is_in(["user", "item"])) | (time > moment_ms - longest))
-        .sort("effective_time_ms", "offset", descending=True)
-        .head(num)
-        .select(
-            "topic", "partition", "offset", "effective_time_ms", "kind", "type", "item_id", "value"
-        )
-    )
-    events = rows.to_dicts()
-    for event in events:
-        event["in_windows"] = sum(
-            a.kind == event["kind"]
-            and a.event_type in (None, event["type"])
-            and event["effective_time_ms"] >= _start(moment_ms, a.slide_ms, a.window_ms)
-            for a in view.aggregates
-        )
-    return events
+    key = f"{kind}_id"
+    usual = (names.USER_ACTIVITY, names.ITEM_ACTIVITY)
+    views = [
+        v for v in plan.views if v.aggregates and v.join_keys == (key,) and v.name not in usual
+    ]
+    shown = []
+    reader, hashes = OnlineReader(plan, redis_url), RedisHashes(redis_url)
+    try:
+        for view in views:
+            found = reader.read_view(view.name, {key: [id_]}, now_ms=moment_ms)
+            ((state,),) = hashes.read(
+                [(EntityKeys(view, plan.project).of(id_), [view.state_field])]
+            )
+            values: dict[str, Any] = dict(zip(found.names, found.values[0].tolist(), strict=True))
+            values |= {name: ragged.row(0).tolist() for name, ragged in found.lists.items()}
+            newest = None if state is None else int(unframe([state]).newest_ms[0])
+            shown.append(_of_age(view.name, newest, view.ttl_ms, values, moment_ms))
+    finally:
+        reader.close()
+        hashes.close()
+    return shown
 
 
-def _start(moment_ms: int, slide_ms: int, window_ms: int) -> int:
-    return moment_ms // slide_ms * slide_ms - window_ms + slide_ms
+def explained(
+    shown: Sequence[Shown], plan: Plan, redis_url: str, log: pl.DataFrame, id_: str, moment_ms: int
+) -> list[Shown]:
+    """Add the log positions of each view's state, and the events its values are made of.
+
+    Raises:
+        ServerError: when Redis does not answer.
+    """
+    topics = Topics(namespace=plan.project)
+    wanted = []
+    for one in shown:
+        name, _, category = one.name.partition("/")
+        view = plan.view(name)
+        ids = (category, id_) if view.join_keys == ("category", "user_id") else (id_,)
+        wanted.append((EntityKeys(view, plan.project).of(*ids), [view.state_field]))
+    hashes = RedisHashes(redis_url)
+    try:
+        states = [row[0] for row in hashes.read(wanted)]
+    finally:
+        hashes.close()
+    more = []
+    for one, positions in zip(shown, unframe(states).positions, strict=True):
+        told = {
+            f"{topic}[{partition}]": offset - 1
+            for (topic, partition), offset in sorted(next_offsets(positions, topics).items())
+        }
+        view = plan.view(one.name.partition("/")[0])
+        events: dict[str, dict[str, Any]] = {}
+        if one.status is Status.PRESENT and view.aggregates and len(view.join_keys) == 1:
+            events = made_of(log, view, view.join_keys[0], id_, moment_ms)
+        more.append(one._replace(told=told, made_of=events))
+    return more
 
 
 def _users_again(
@@ -241,26 +254,6 @@ def _compared(view: Shown, recomputed: dict[str, dict[str, Any]]) -> Shown:
     if view.status is Status.MISSING:
         differs = {name: value for name, value in again.items() if value}
     return view._replace(recomputed=differs)
-
-
-def _print(shown: Sequence[Shown], events: Sequence[dict[str, Any]]) -> None:
-    console = Console()
-    for view in shown:
-        old = "" if view.age_ms is None else f", newest event {age(view.age_ms)} ago"
-        console.print(f"[bold]{view.name}[/]: {view.status.value.upper()}{old}")
-        for name in view.values | view.recomputed:
-            line = f"  {name:<24}{view.values.get(name)}"
-            if name in view.recomputed:
-                line += f"   the event log says {view.recomputed[name]}"
-            console.print(line, markup=False, highlight=False)
-    table = Table(title="newest events of the event log")
-    for name in ("effective time", "kind", "type", "item", "value", "windows", "in the log"):
-        table.add_column(name)
-    for e in events:
-        at = f"{e['topic']}[{e['partition']}] {e['offset']}"
-        cells = (spelt(e["effective_time_ms"]), e["kind"], e["type"], e["item_id"], e["value"])
-        table.add_row(*("" if c is None else str(c) for c in (*cells, e["in_windows"], at)))
-    console.print(table)
 
 
 if __name__ == "__main__":
