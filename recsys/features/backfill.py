@@ -45,6 +45,7 @@ from recsys.features.hashes import (
 )
 from recsys.features.log_shuffle import SIDES, LogSpan, batches, shuffle
 from recsys.features.names import identity_hashes
+from recsys.features.packed_fields import merged
 from recsys.features.plan import Plan, View
 from recsys.features.stream import FeatureStream
 
@@ -284,7 +285,7 @@ def _told(stream: FeatureStream, source: Iterator[BatchColumns]) -> list[Write]:
         for write in stream.apply_columns(columns):
             before = whole.setdefault(write.key, write)
             if before is not write:
-                whole[write.key] = before._replace(fields={**before.fields, **write.fields})
+                whole[write.key] = before._replace(fields=merged(before.fields, write.fields))
     return list(whole.values())
 
 

@@ -85,8 +85,12 @@ def _codes(behaviour: pl.Series, told: pl.Series) -> tuple[list[str], Int64s, In
     if isinstance(encoded, pa.ChunkedArray):  # pragma: no cover - polars gives one array
         encoded = encoded.combine_chunks()
     encoded = encoded.dictionary_encode()
-    codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    return encoded.dictionary.to_pylist(), codes[: len(behaviour)], codes[len(behaviour) :]
+    # Arrow's own ways to NumPy and to Python import pandas first: a second and more.
+    indices = encoded.indices
+    found = np.frombuffer(indices.buffers()[1], dtype=indices.type.to_pandas_dtype())
+    codes = found[indices.offset : indices.offset + len(indices)].astype(np.int64)
+    names = pl.Series(values=encoded.dictionary).to_list()
+    return names, codes[: len(behaviour)], codes[len(behaviour) :]
 
 
 def _told(frame: pl.DataFrame, owner: Int64s) -> list[Told]:

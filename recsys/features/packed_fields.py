@@ -16,6 +16,8 @@ from recsys.features.batch import Float32s, Int64s
 from recsys.features.layout import encode_timestamps
 from recsys.features.plan import View
 
+_MAX_PARTS = 64
+"""Merged fields of more parts are laid out anew, without those that were overwritten."""
 _FLOAT32_TAG, _FLOAT32_BYTES = 0x35, 5
 
 
@@ -26,20 +28,24 @@ Packed = tuple[Sequence[int], bytes]
 class PackedFields(Mapping[bytes, bytes]):
     """Fields of one hash; of two of a name the later counts, as with Redis."""
 
-    __slots__ = ("parts",)
+    __slots__ = ("_dict", "parts")
 
     def __init__(self, parts: list[Packed]) -> None:
         self.parts = parts
+        self._dict: dict[bytes, bytes] | None = None
 
     def as_dict(self) -> dict[bytes, bytes]:
         """Give name to value."""
+        if self._dict is not None:
+            return self._dict
         cut = []
         for lengths, data in self.parts:
             begin = 0
             for length in lengths:
                 cut.append(data[begin : begin + length])
                 begin += length
-        return dict(zip(cut[::2], cut[1::2], strict=True))
+        self._dict = dict(zip(cut[::2], cut[1::2], strict=True))
+        return self._dict
 
     def __getitem__(self, name: bytes) -> bytes:
         return self.as_dict()[name]
@@ -52,6 +58,15 @@ class PackedFields(Mapping[bytes, bytes]):
 
     def __repr__(self) -> str:
         return repr(self.as_dict())
+
+
+def merged(first: Mapping[bytes, bytes], then: Mapping[bytes, bytes]) -> PackedFields:
+    """Give the fields of both, and of two of a name the second's."""
+    parts: list[Packed] = []
+    for fields in (first, then):
+        parts += fields.parts if isinstance(fields, PackedFields) else [pack(fields)]
+    together = PackedFields(parts)
+    return together if len(parts) <= _MAX_PARTS else PackedFields([pack(together)])
 
 
 def pack(fields: Mapping[bytes, bytes]) -> Packed:
