@@ -3,7 +3,8 @@
 Each exposure is recomputed from the event log at the moment its features spoke of. What differs is
 recomputed under one suspicion after the other, a view at a time, since a view is read and cached as
 a whole; the first suspicion under which more of the view is equal than without it explains those
-features. What nothing explains is a bug, or damage.
+features. A stale cache must explain the whole view: many moments are tried. What nothing explains
+is a bug, or damage.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class AuditConfig:
     max_stale_ms: int = HOUR_MS
     """Age of the oldest cached value that is looked for."""
     max_moments: int = 64
-    """Past moments tried for one exposure."""
+    """Past moments tried exactly for one exposure: the likeliest of the following."""
+    max_candidates: int = 5_000
+    """Past moments looked at together, in one step, to find those; the latest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +184,7 @@ class Auditor:
         own = self._log_of(exposure.user_id)
         open_views = {p.view for p, same in zip(parts, equal, strict=True) if not same}
         best = {view: _num_equal(parts, equal, view) for view in open_views}
-        for suspicion in self._suspicions(exposure, own, parts, logged):
+        for suspicion in self._suspicions(exposure, bundle, own, parts, logged):
             if not open_views:
                 return
             found = self._under(suspicion, exposure, bundle, own)
@@ -189,11 +192,15 @@ class Auditor:
             for view in sorted(open_views):
                 if (num := _num_equal(parts, same, view)) <= best[view]:
                     continue
+                whole = sum(part.view == view for part in parts)
+                # Of thousands of moments one makes some damaged value equal by chance.
+                if suspicion.verdict is Verdict.STALE_CACHE and num < whole:
+                    continue
                 best[view] = num
                 for n, part in enumerate(parts):
                     if part.view == view and not equal[n]:
                         verdicts[n] = suspicion.verdict if same[n] else Verdict.UNEXPLAINED
-                if num == sum(part.view == view for part in parts):
+                if num == whole:
                     open_views.discard(view)
 
     def _log_of(self, user_id: str) -> pl.DataFrame:
@@ -206,7 +213,12 @@ class Auditor:
         )
 
     def _suspicions(
-        self, exposure: Exposure, own: pl.DataFrame, parts: tuple[Part, ...], logged: Tensors
+        self,
+        exposure: Exposure,
+        bundle: AuditedBundle,
+        own: pl.DataFrame,
+        parts: tuple[Part, ...],
+        logged: Tensors,
     ) -> Iterator[_Suspicion]:
         t = exposure.features_as_of_ms or 0
         yield _Suspicion(Verdict.LATE_EVENT, t, t)
@@ -219,23 +231,52 @@ class Auditor:
         read = moment_by_hour(parts, logged, t)
         if 0 < t - read <= self._config.max_stale_ms:
             yield _Suspicion(Verdict.STALE_CACHE, read, read, about_s=1.0)
-        for moment in self._past_moments(t, recent):
+        moments = self._past_moments(t, recent)
+        if len(moments) > self._config.max_moments:
+            moments = self._likeliest(moments, exposure, bundle, own, parts, logged)
+        for moment in moments:
             yield _Suspicion(Verdict.STALE_CACHE, moment, moment, restamped=True)
 
     def _past_moments(self, t: int, arrived: Sequence[int]) -> list[int]:
         """Give moments between which values stand still, latest first.
 
         A value changes when an event arrives and when a tile ends; where there are more than
-        ``max_moments``, the ends of the shortest tiles are left out.
+        ``max_candidates``, the ends of the shortest tiles are left out.
         """
-        chosen = {at - 1 for at in arrived[: self._config.max_moments]}
+        most = self._config.max_candidates
+        chosen = {at - 1 for at in arrived[:most]}
         for slide in self._slides:
             first = (t - self._config.max_stale_ms) // slide + 1
             ends = {tile * slide - 1 for tile in range(first, t // slide + 1)}
-            if len(chosen | ends) > self._config.max_moments:
+            if len(chosen | ends) > most:
                 break
             chosen |= ends
         return sorted(chosen, reverse=True)
+
+    def _likeliest(
+        self,
+        moments: list[int],
+        exposure: Exposure,
+        bundle: AuditedBundle,
+        own: pl.DataFrame,
+        parts: tuple[Part, ...],
+        logged: Tensors,
+    ) -> list[int]:
+        """Give the moments at which most features are as logged, best first.
+
+        All are computed together, from all events whenever they arrived: near enough to choose by.
+        """
+        history = UserHistory(own, self._plan, bundle.vocabulary)
+        at = np.array(moments, dtype=np.int64)
+        features = history.features_at([exposure.user_id] * len(at), at)
+        as_of = np.full(len(at), exposure.features_as_of_ms, dtype=np.int64)
+        tensors = encode_users(replace(features, as_of_ms=as_of), bundle.encoding)
+        score = np.zeros(len(at), dtype=np.int64)
+        for part in parts:
+            same = part.of(tensors) == part.of(logged)
+            score += same.reshape(len(at), -1).all(axis=1)
+        best = np.argsort(-score, kind="stable")[: self._config.max_moments]
+        return [moments[n] for n in best.tolist()]
 
     def _under(
         self, suspicion: _Suspicion, exposure: Exposure, bundle: AuditedBundle, own: pl.DataFrame

@@ -175,6 +175,14 @@ def test_what_was_true_half_an_hour_ago_is_a_stale_cache(world: World, restamped
     assert found[Verdict.STALE_CACHE] >= {"user_activity", "user_history"}
 
 
+def test_a_stale_cache_of_a_busy_user_is_found_among_many_moments(world: World) -> None:
+    at = T0 + DAY_MS // 2 + HOUR_MS
+    world.log += [click("u0", at - 20 * MINUTE_MS + 1000 * k) for k in range(300)]
+    old = replace(world.served("u0", at - 20 * MINUTE_MS + 77_500), as_of_ms=np.array([at]))
+    found = verdicts(world.judge(world.exposure("u0", old, as_of_ms=at)))
+    assert set(found) == {Verdict.EQUAL, Verdict.STALE_CACHE}
+
+
 def test_features_of_another_plan_or_a_lost_bundle_are_of_another_version(world: World) -> None:
     at = T0 + DAY_MS // 2
     exposure = world.exposure("u0", world.served("u0", at), as_of_ms=at)
