@@ -31,12 +31,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from recsys.errors import RecsysError, ServerError
+from recsys.errors import ConfigurationError, RecsysError, ServerError
 from recsys.features.hashes import Write
 from recsys.features.packed_fields import PackedFields, pack
 from recsys.features.patience import give_up, is_passing
 from recsys.features.progress import BACKFILL_FIELD, EPOCH_FIELD, LAYOUT_FIELD, progress_key
-from recsys.features.redis_hashes import TIMEOUT_S
+from recsys.features.redis.address import parse
+from recsys.features.redis_hashes import TIMEOUT_S, connect
 from recsys.telemetry import STREAM_REFUSED_WRITES
 
 _CHUNK_HASHES = 256
@@ -155,22 +156,28 @@ class GuardedWriter:
         """Connect lazily.
 
         Args:
-            url: ``redis://`` or ``rediss://``.
+            url: Of one server (``redis/address.py``). Not a cluster: the progress that guards the
+                writes must lie where they do.
             namespace: Whose progress guards the writes.
             pause: Called before a command is tried again because the store was full, read-only,
                 slow or away; ends the trying by raising (``patience.py``).
             timeout_s: Longest wait for an answer.
+
+        Raises:
+            ConfigurationError: when the URL is none, or of a cluster.
         """
+        address = parse(url)
+        if address.is_cluster:
+            raise ConfigurationError(
+                "REDIS_URL: wanted one server (redis://, rediss://, unix://) to write features of "
+                f"the stream to, found a cluster, {address}; a cluster can only be read so far"
+            )
         self._url = url
         self._key = progress_key(namespace)
         self._pause = pause
-        self._pool = redis.ConnectionPool.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-        )
+        # Tries of its own: ``pause`` decides about them.
+        client = connect(url, timeout_s=timeout_s, retry=Retry(NoBackoff(), 0))
+        self._pool = client.connection_pool
         self._run = self._epoch = b""
 
     def begin(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 import redis.cluster
+from redis.retry import Retry
 
 from recsys.features.hashes import Found, Wanted
 from recsys.features.redis.address import parse
@@ -20,8 +21,10 @@ from recsys.features.redis.replies import ErrorReply
 __all__ = ["TIMEOUT_S", "AsyncRedisHashes", "RedisHashes", "RedisKeys", "connect"]
 
 
-def connect(url: str, *, timeout_s: float = TIMEOUT_S) -> redis.Redis:
+def connect(url: str, *, timeout_s: float = TIMEOUT_S, retry: Retry | None = None) -> redis.Redis:
     """Give redis-py's client of ``url``, for what is no bulk read: leases, progress, scripts.
+
+    ``retry`` says how often it tries by itself; ``None`` leaves that to redis-py.
 
     Raises:
         ConfigurationError: when the URL is none.
@@ -33,6 +36,8 @@ def connect(url: str, *, timeout_s: float = TIMEOUT_S) -> redis.Redis:
         "socket_connect_timeout": timeout_s,
         "protocol": 2,
     }
+    if retry is not None:
+        options["retry"] = retry
     if address.is_cluster:
         nodes = [redis.cluster.ClusterNode(*node) for node in address.nodes]  # type: ignore[no-untyped-call]
         return redis.cluster.RedisCluster(startup_nodes=nodes, **options)  # type: ignore[return-value]

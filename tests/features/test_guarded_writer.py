@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from recsys.errors import ServerError
+from recsys.errors import ConfigurationError, ServerError
 from recsys.features.guarded_writer import GuardedWriter, StoreChangedError
 from recsys.features.hashes import ANY_VERSION, Write
 from recsys.features.lease import Lease
@@ -90,6 +90,16 @@ def test_many_and_large_hashes_are_written_in_several_calls(place: Place) -> Non
     assert place.stored("big") == big | {b"~w": b"1"}
     assert place.stored("k0")[b"v"] == bytes(9_000)
     assert place.stored("k1") == {}
+
+
+def test_every_address_of_one_server_is_written_to_and_a_cluster_refused(place: Place) -> None:
+    key = place.key("a")
+    # Where reads go is no concern of writes, which go to the primary all the same.
+    writer = place.writer(url=f"{place.url}?replica=127.0.0.1:1")
+    assert writer.write([Write(key, {b"x": b"1"}, 0)]) == []
+    assert place.stored("a")[b"x"] == b"1"
+    with pytest.raises(ConfigurationError, match=r"wanted one server.*found a cluster, h:1,i:2"):
+        GuardedWriter("redis+cluster://:secret@h:1,i:2", place.namespace)
 
 
 def test_progress_never_goes_back(place: Place) -> None:
