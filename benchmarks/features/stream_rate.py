@@ -2,14 +2,14 @@
 
 Usage::
 
-    python -m benchmarks.features.stream_rate [--events 100000] [--users 10000] [--rounds 5]
+    python -m benchmarks.features.stream_rate [--events 100000] [--users 10000,100000] [--rounds 5]
 
 Needs a Kafka and a Redis (``recsys up --only redis,kafka``, or addresses in the environment). Makes
 topics and features in a namespace of its own and removes them. Both sides read the same topics in
 turns, in this process; the rate is per second of this process's CPU time, which does not count what
 the broker and the store do. Shares are the least, the median and the greatest of the rounds: a
 processor that changes its clock changes both sides, not by the same factor. ``--profile FILE``
-writes a profile of one more turn of the worker. Prints one line of JSON.
+writes a profile of one more turn of the worker. Prints a line of JSON for each number of users.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure; 0 when done, 1 with one line when it cannot be."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.features.stream_rate")
     parser.add_argument("--events", type=int, default=100_000)
-    parser.add_argument("--users", type=int, default=10_000)
+    parser.add_argument(
+        "--users", type=_numbers, default=[10_000], help="comma-separated; each is measured"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--views",
@@ -70,30 +72,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", type=Path)
     arguments = parser.parse_args(argv)
     try:
-        settings = Settings(RECSYS_NAMESPACE=f"bench{uuid.uuid4().hex[:8]}")
-        endpoints = resolve(Settings())
-        with tempfile.TemporaryDirectory() as folder:
-            plan = plans.ensure(Path(folder), project=settings.namespace)
-        if arguments.views:
-            chosen = tuple(plan.view(name) for name in arguments.views.split(","))
-            plan = msgspec.structs.replace(plan, views=chosen, services={})
-        report = measure(settings, endpoints, plan, arguments)
+        for num_users in arguments.users:
+            settings = Settings(RECSYS_NAMESPACE=f"bench{uuid.uuid4().hex[:8]}")
+            with tempfile.TemporaryDirectory() as folder:
+                plan = plans.ensure(Path(folder), project=settings.namespace)
+            if arguments.views:
+                chosen = tuple(plan.view(name) for name in arguments.views.split(","))
+                plan = msgspec.structs.replace(plan, views=chosen, services={})
+            report = measure(settings, resolve(Settings()), plan, arguments, num_users)
+            sys.stdout.write(json.dumps(report) + "\n")
+            sys.stdout.flush()
     except RecsysError as error:
         sys.stderr.write(f"stream_rate: {error}\n")
         return 1
-    sys.stdout.write(json.dumps(report) + "\n")
     return 0
 
 
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
 def measure(
-    settings: Settings, endpoints: Endpoints, plan: Plan, arguments: argparse.Namespace
+    settings: Settings,
+    endpoints: Endpoints,
+    plan: Plan,
+    arguments: argparse.Namespace,
+    num_users: int,
 ) -> dict[str, object]:
     """Fill the topics, then let both sides read them in turns."""
     topics = Topics(namespace=settings.namespace)
     ensure_topics(settings, endpoints, topics.all())
     rounds: list[dict[str, tuple[float, float]]] = []
     try:
-        fill(settings, endpoints, topics, arguments.events, arguments.users)
+        fill(settings, endpoints, topics, arguments.events, num_users)
         for _ in range(arguments.rounds):
             bare = bare_seconds(settings, endpoints, topics)
             with tempfile.TemporaryDirectory() as folder:
@@ -113,7 +124,7 @@ def measure(
     return {
         "benchmark": "stream_rate",
         "events": arguments.events,
-        "users": arguments.users,
+        "users": num_users,
         "features": sum(len(view.features) for view in plan.views),
         "events_per_cpu_second": {name: round(count / value) for name, value in cpu.items()},
         "events_per_second": {name: round(count / value) for name, value in wall.items()},
@@ -197,7 +208,7 @@ def worker_seconds(
     """Give CPU and wall seconds of the worker over everything, from an empty store."""
     topics = Topics(namespace=settings.namespace)
     url = endpoints.require_redis()
-    _remove_features(url, settings.namespace)
+    remove_features(url, settings.namespace)
     with contextlib.ExitStack() as stack:
         group = uuid.uuid4().hex
         items = connect_reader(settings, endpoints, topics=[topics.items], group=group)
@@ -238,11 +249,12 @@ def worker_seconds(
             run.step()
         run.close()
         spent = time.process_time() - cpu_s, time.perf_counter() - wall_s
-    _remove_features(url, settings.namespace)
+    remove_features(url, settings.namespace)
     return spent
 
 
-def _remove_features(url: str, namespace: str) -> None:
+def remove_features(url: str, namespace: str) -> None:
+    """Remove all hashes of entities of a namespace, and its progress."""
     client = connect(url)
     keys = [key for key in client.scan_iter(count=1000) if project_of_key(key) == namespace]
     for start in range(0, len(keys), 1000):
