@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHON RECSYS_TORCH_INDEX
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test verify-accuracy verify-equality verify-stream bench lock clean
+.PHONY: help setup demo check test verify-accuracy verify-equality verify-offline verify-stream bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ verify-equality: setup  ## 2,000 generated logs a test: stream, backfill, histor
 		tests/features/test_every_function.py tests/features/test_any_view.py \
 		tests/features/test_functions.py tests/features/test_parity.py \
 		tests/features/test_recency.py tests/features/test_aggregates.py
+
+verify-offline: setup  ## join on a real Ray as in one process (a minute)
+	@$(BIN)/pytest -q $(ARGS) tests/features/offline_store/verify_ray.py
 
 verify-stream: setup  ## hurt workers, broker and store at 240 random points; nothing may differ (minutes)
 	@$(BIN)/python -m tests.features.chaos --points 200 $(ARGS)

@@ -1,4 +1,7 @@
-"""Tasks on a real Ray give the same table as one process, and nothing else loads Ray."""
+"""Tasks on a real Ray give the same table as one process, and nothing else loads Ray.
+
+``make verify-offline`` runs it: a Ray takes half a minute to start.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ warnings.simplefilter("ignore")
 from datetime import timedelta
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
 from pyarrow import fs
+from recsys.features.offline_store.computed import ComputedView
 from recsys.features.offline_store.join import ViewJoin, join_views
 from recsys.features.offline_store.parts import Parts
 rng = np.random.default_rng(3)
@@ -22,13 +26,18 @@ stamp = pa.timestamp("us", "UTC")
 rows = {"user": rng.integers(0, 50, 5000), "at": pa.array(rng.integers(0, 10**6, 5000), stamp),
         "words": [["w"] * int(n) for n in rng.integers(0, 3, 5000)], "score": rng.random(5000)}
 pq.write_table(pa.table(rows), sys.argv[1], row_group_size=700)
+class Length:
+    def at(self, keys, moments_ms):
+        return pa.table({"length": [len(k) + int(t) for k, t in zip(keys["name"], moments_ms)]})
 parts = Parts((sys.argv[1],), fs.LocalFileSystem(), "rows")
 views = [
     ViewJoin("v", parts, (("user", "user"),), "at", None, timedelta(microseconds=9000),
              (("words", "words"), ("score", "score"))),
+    ComputedView("c", Length(), (("name", "text"),), (("length", "length"),)),
     ViewJoin("all", parts, (), "at", None, None, (("score", "newest"),)),
 ]
 labels = pa.table({"n": np.arange(400), "user": rng.integers(0, 60, 400),
+                   "text": ["x" * (k % 7) for k in range(400)],
                    "at": pa.array(rng.integers(0, 10**6, 400), stamp)})
 here = join_views(labels, "at", views, 1 << 20)
 assert "ray" not in sys.modules
