@@ -12,6 +12,7 @@ import sys
 
 BENCHMARKS = (
     "event_codec",
+    "event_sink",
     "features.offline_join",
     "features.online_read",
     "features.online_write",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import os
 import uuid
 import zlib
@@ -32,6 +31,7 @@ from recsys.events.log_files import (
     part_name,
     part_path,
 )
+from recsys.events.log_format import parquet_of
 
 
 class RewriterBusyError(ConfigurationError):
@@ -64,13 +64,12 @@ def write_part(
     log_dir: Path, topic: str, partition: int, first: int, date: str, frame: pl.DataFrame
 ) -> Part:
     """Write rows of one date as a file that does not count yet."""
-    data = io.BytesIO()
-    frame.write_parquet(data, compression="zstd", statistics=True)
+    data = parquet_of(frame)
     name = part_name(topic, partition, first, uuid.uuid4().hex[:12])
-    part = Part.of(data.getvalue(), date=date, name=name, rows=len(frame))
+    part = Part.of(data, date=date, name=name, rows=len(frame))
     path = part_path(log_dir, topic, part)
     make_directory(path.parent)
-    write_durably(path, data.getvalue())
+    write_durably(path, data)
     return part
 
 

@@ -10,18 +10,22 @@ comes second is refused (``log_files.py``).
 from __future__ import annotations
 
 import fcntl
-import io
 import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
+import numpy as np
 
+from recsys.clock import DAY_MS
 from recsys.errors import ConfigurationError
 from recsys.events.durable_files import create_durably, make_directory, write_durably
 from recsys.events.event_columns import EVENTS
@@ -37,7 +41,7 @@ from recsys.events.log_files import (
     part_name,
     part_path,
 )
-from recsys.events.log_format import LogFormat
+from recsys.events.log_format import LogFormat, parquet_of
 from recsys.events.log_sweep import sweep_beyond
 from recsys.events.schema import LoggedEvent
 
@@ -45,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_offset_of = attrgetter("offset")
+_value_of = attrgetter("value")
 _CLOCK_SKEW_S = 300.0
 """How far the clocks of machines that share a disk may be apart."""
 
@@ -78,7 +84,9 @@ class _Buffer:
     """Whether the partition was never committed before."""
     base: int = 0
     """Our number for the log's offset 0, see ``Commit.base``."""
-    rows: list[tuple[Record, Any]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+    """Of the records, each decoded."""
     absent: list[tuple[int, int]] = field(default_factory=list)
     num_refused: int = 0
     num_bytes: int = 0
@@ -163,9 +171,17 @@ class LogSink(Generic[T]):
         Raises:
             ConfigurationError: as ``flush``.
         """
-        now_s = self._monotonic_s()
-        for record, event in records:
-            self._take(record, event, now_s)
+        for (topic, partition), some in groupby(records, key=lambda pair: pair[0][:2]):
+            pairs = list(some)
+            taken, values = [record for record, _ in pairs], [value for _, value in pairs]
+            self._take(TopicPartition(topic, partition), taken, values)
+        self.flush_if_due()
+
+    def write_run(
+        self, at: TopicPartition, records: Sequence[Record], values: Sequence[T | None]
+    ) -> None:
+        """Take records of one partition; as ``write``, but nothing is done for each of them."""
+        self._take(at, records, values)
         self.flush_if_due()
 
     def flush_if_due(self) -> None:
@@ -173,7 +189,7 @@ class LogSink(Generic[T]):
         now_s = self._monotonic_s()
         for at, buffer in self._buffers.items():
             if not buffer.is_empty and (
-                len(buffer.rows) >= self._config.max_rows
+                len(buffer.records) >= self._config.max_rows
                 or buffer.num_bytes >= self._config.max_bytes
                 or now_s - buffer.since_s >= self._config.max_age_s
             ):
@@ -203,55 +219,60 @@ class LogSink(Generic[T]):
         self._buffers.clear()
         self._unlock()
 
-    def _take(self, record: Record, event: T | None, now_s: float) -> None:
-        buffer = self._buffers[TopicPartition(record.topic, record.partition)]
-        offset = record.offset + buffer.base
+    def _take(
+        self, at: TopicPartition, records: Sequence[Record], values: Sequence[T | None]
+    ) -> None:
+        buffer = self._buffers[at]
+        if buffer.base:
+            records = [one._replace(offset=one.offset + buffer.base) for one in records]
         expected = buffer.next_offset if buffer.is_empty else buffer.last + 1
+        if expected is not None and records and records[0].offset < expected:
+            begin = bisect_left(records, expected, key=_offset_of)  # read again after a restart
+            records, values = records[begin:], values[begin:]
+        if not records:
+            return
         if expected is None:
-            expected = offset
-        if offset < expected:
-            return  # read again after a restart
+            expected = records[0].offset
         if buffer.is_empty:
             buffer.first = expected
-            buffer.since_s = now_s
-        if offset > expected:
-            buffer.absent.append((expected, offset - 1))
-            logger.warning(
-                "offsets missing in the log",
-                extra={"topic": record.topic, "partition": record.partition, "first": expected,
-                       "last": offset - 1},
-            )  # fmt: skip
-        buffer.last = offset
-        if event is None:
-            buffer.num_refused += 1
-        else:
-            if buffer.base:
-                record = record._replace(offset=offset)
-            buffer.rows.append((record, event))
-            buffer.num_bytes += len(record.value)
+            buffer.since_s = self._monotonic_s()
+        if records[-1].offset - expected + 1 != len(records):
+            for offset in map(_offset_of, records):
+                if offset > expected:
+                    self._miss(at, buffer, expected, offset - 1)
+                expected = offset + 1
+        buffer.last = records[-1].offset
+        if None in values:
+            kept = [n for n, value in enumerate(values) if value is not None]
+            buffer.num_refused += len(values) - len(kept)
+            records, values = [records[n] for n in kept], [values[n] for n in kept]
+        buffer.records += records
+        buffer.values += values
+        buffer.num_bytes += sum(map(len, map(_value_of, records)))
+
+    def _miss(self, at: TopicPartition, buffer: _Buffer, first: int, last: int) -> None:
+        buffer.absent.append((first, last))
+        logger.warning(
+            "offsets missing in the log",
+            extra={"topic": at.topic, "partition": at.partition, "first": first, "last": last},
+        )
 
     def _flush(self, at: TopicPartition, buffer: _Buffer) -> None:
         """Write the files of each date, then the commit that makes them count."""
-        time_ms = self._format.time_ms
-        by_date: dict[str, list[tuple[Record, T]]] = {}
-        for row in buffer.rows:
-            by_date.setdefault(date_of(time_ms(row[1])), []).append(row)
         token = uuid.uuid4().hex[:12]
         name = part_name(at.topic, at.partition, buffer.first, token)
         written: list[Path] = []
         parts: list[Part] = []
         committed: Path | None = None
         try:
-            for date, rows in sorted(by_date.items()):
-                data = io.BytesIO()
-                frame = self._format.to_frame(rows)
-                frame.write_parquet(data, compression="zstd", statistics=True)
-                part = Part.of(data.getvalue(), date=date, name=name, rows=len(rows))
+            for date, records, values in self._by_date(buffer):
+                data = parquet_of(self._format.frame_of(records, values))
+                part = Part.of(data, date=date, name=name, rows=len(records))
                 path = part_path(self._dir, at.topic, part)
                 make_directory(path.parent)
                 written.append(path)
                 parts.append(part)
-                write_durably(path, data.getvalue())
+                write_durably(path, data)
             commit = Commit(
                 last=buffer.last,
                 parts=parts,
@@ -285,8 +306,27 @@ class LogSink(Generic[T]):
                     f"event log {self._dir}: wanted to commit {at.topic}[{at.partition}] from "
                     f"{buffer.first} on, found that another process did; this one must begin after"
                 ) from error
-            raise self._explained(error, f"write {len(buffer.rows)} events of {at}") from error
+            raise self._explained(error, f"write {len(buffer.records)} events of {at}") from error
         self._buffers[at] = _Buffer(next_offset=buffer.last + 1, is_first=False, base=buffer.base)
+
+    def _by_date(self, buffer: _Buffer) -> Iterator[tuple[str, list[Record], list[T]]]:
+        """Give what is buffered by the date it is filed under, in order."""
+        times_ms = np.fromiter(map(self._format.time_ms, buffer.values), dtype=np.int64)
+        days = times_ms // DAY_MS
+        first, count = np.unique(days, return_counts=True)
+        if len(first) == 1:
+            yield date_of(int(times_ms[0])), buffer.records, buffer.values
+            return
+        order = np.argsort(days, kind="stable")
+        for day, places in zip(
+            first.tolist(), np.split(order, np.cumsum(count)[:-1]), strict=False
+        ):
+            mine = places.tolist()
+            yield (
+                date_of(day * DAY_MS),
+                [buffer.records[n] for n in mine],
+                [buffer.values[n] for n in mine],
+            )
 
     def _explained(self, error: OSError, wanted: str) -> ConfigurationError:
         return ConfigurationError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from recsys.errors import ConfigurationError
@@ -31,7 +31,9 @@ class Sink(Protocol[T_contra]):
     def positions(self) -> dict[TopicPartition, int]:
         """Give the next offset to read of every partition ever written to."""
 
-    def write(self, records: Iterable[tuple[Record, T_contra | None]]) -> None:
+    def write_run(
+        self, at: TopicPartition, records: Sequence[Record], values: Sequence[T_contra | None]
+    ) -> None:
         """Take records in the order of their offsets; ``None`` for one that is no event."""
 
     def flush_if_due(self) -> None:
@@ -123,7 +125,10 @@ class PartitionSinks(Generic[T]):
         for run in runs:
             sink = self._sinks.get(run.at)
             if sink is not None and run.at not in self._stalled:
-                self._do(run.at, lambda sink=sink, run=run: sink.write(run.pairs()))  # type: ignore[misc]
+                self._do(
+                    run.at,
+                    lambda sink=sink, run=run: sink.write_run(run.at, run.records, run.events),  # type: ignore[misc]
+                )
 
     def flush_if_due(self) -> None:
         """Write what is full or old."""

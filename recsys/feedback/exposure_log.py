@@ -8,11 +8,13 @@ dead letter is, and ``recsys log verify`` says how many there were.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
 import polars as pl
 
+from recsys.events.event_columns import list_column, place_columns
 from recsys.events.event_log import scan_topics
 from recsys.events.log import Record
 from recsys.events.log_format import LogFormat
@@ -54,26 +56,21 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(dict[str, TensorRecord]).decode
 
 
-def to_frame(rows: Sequence[tuple[Record, Exposure]]) -> pl.DataFrame:
-    """Give one row per exposure, in the order of their offsets."""
-    records = [record for record, _ in rows]
-    exposures = [exposure for _, exposure in rows]
-    columns: dict[str, list[object]] = {
-        "topic": [record.topic for record in records],
-        "partition": [record.partition for record in records],
-        "offset": [record.offset for record in records],
-        "ingest_time_ms": [record.timestamp_ms for record in records],
-        "features": [_pack(exposure.features) for exposure in exposures],
-        "request": [bytes(exposure.request) for exposure in exposures],
-    }
+def frame_of(records: Sequence[Record], exposures: Sequence[Exposure]) -> pl.DataFrame:
+    """Give one row per exposure, in the given order."""
+    columns = place_columns(records)
     for name in _PLAIN:
-        columns[name] = [getattr(exposure, name) for exposure in exposures]
-    frame = pl.DataFrame({name: columns[name] for name in SCHEMA}, schema=SCHEMA)
-    return frame.sort("topic", "partition", "offset")
+        values = list(map(attrgetter(name), exposures))
+        is_list = isinstance(SCHEMA[name], pl.List)
+        plain = list_column(values, SCHEMA[name]) if is_list else values
+        columns.append(pl.Series(name, plain, dtype=SCHEMA[name]))
+    columns.append(pl.Series("features", [_pack(one.features) for one in exposures], pl.Binary()))
+    columns.append(pl.Series("request", [bytes(one.request) for one in exposures], pl.Binary()))
+    return pl.DataFrame(columns).select(list(SCHEMA))
 
 
 EXPOSURES: LogFormat[Exposure] = LogFormat(
-    schema=SCHEMA, time_ms=lambda exposure: exposure.now_ms, to_frame=to_frame
+    schema=SCHEMA, time_ms=attrgetter("now_ms"), frame_of=frame_of
 )
 """Exposures in the Parquet log."""
 

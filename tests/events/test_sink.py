@@ -17,7 +17,7 @@ from recsys.clock import DAY_MS
 from recsys.errors import ConfigurationError
 from recsys.events import durable_files
 from recsys.events.codec import encode
-from recsys.events.event_columns import SCHEMA, to_events, to_frame
+from recsys.events.event_columns import SCHEMA, frame_of, to_events, to_frame
 from recsys.events.event_log import iter_logged_events, scan
 from recsys.events.log import Record, TopicPartition
 from recsys.events.log_compaction import CompactionConfig, compact
@@ -52,9 +52,28 @@ def write(folder: Path, numbers: Iterable[int], **options: int) -> None:
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_events_survive_the_columns(sample: list[Event]) -> None:
     rows = [(Record("t", 0, n, b"k", b"", 5), event) for n, event in enumerate(sample)]
+    assert list(to_events(frame_of([r for r, _ in rows], sample))) == sample
     frame = to_frame(rows)
     assert dict(frame.schema) == SCHEMA
     assert list(to_events(frame)) == sample
+
+
+def test_a_run_with_gaps_refused_records_and_what_is_there_already(tmp_path: Path) -> None:
+    rows = [*logged(range(5)), *logged([7, 8]), *logged([12], time_ms=DAY * 3), *logged([13])]
+    rows[2] = (rows[2][0], None)
+    records, values = [r for r, _ in rows], [e for _, e in rows]
+    sink = EventSink(tmp_path, [AT])
+    sink.write_run(AT, records[:4], values[:4])
+    sink.flush()
+    sink.write_run(AT, records[:3], values[:3])  # nothing of it is new
+    sink.write_run(AT, records, values)
+    sink.write_run(AT, [], [])
+    sink.close()
+    frame = scan(tmp_path, [TOPIC]).collect().sort("offset")
+    assert frame["offset"].to_list() == [0, 1, 3, 4, 7, 8, 12, 13]
+    found = verify(tmp_path)
+    assert (found.num_rows, found.num_refused) == (8, 1)
+    assert EventSink(tmp_path, [AT]).positions() == {AT: 14}
 
 
 def test_files_lie_by_event_date_and_are_read_back(tmp_path: Path) -> None:
