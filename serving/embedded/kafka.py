@@ -183,8 +183,7 @@ def _format(java: Java, class_path: str, properties: Path, folder: Path) -> None
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             "kafka.tools.StorageTool",
             "format",
-            "--cluster-id",
-            cluster_id,
+            f"--cluster-id={cluster_id}",  # one word: it may begin with a dash
             "--config",
             str(properties),
         ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import Popen
@@ -24,6 +25,7 @@ from recsys.events.kafka import (
 )
 from recsys.events.topics import Topics
 from recsys.settings import Settings
+from serving.embedded import kafka
 from serving.embedded.launch import Launch
 from serving.embedded.readiness import broker_missing
 from serving.embedded.redis import ping, redis_launch
@@ -170,3 +172,14 @@ def test_triton_starts_again_after_a_kill(
     keeper.wait()
     own_server(launch)
     assert _answer(launch.address, namespace) == [1.0, 2.0, 3.0]
+
+
+def test_a_kafka_whose_id_begins_with_a_dash_is_formatted(
+    own_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_a_dash = uuid.UUID(bytes=b"\xfb" * 16)
+    monkeypatch.setattr(kafka.uuid, "uuid4", lambda: with_a_dash)
+    launch = kafka.kafka_launch(own_settings, lambda _line: None)
+    assert launch.before_start is not None
+    launch.before_start()
+    assert (own_settings.state_dir / "kafka" / "formatted").read_text().startswith("-")
