@@ -48,6 +48,8 @@ EventKind = Literal["interaction", "impression", "feedback"]
 IDENTITY_FIELDS = ("item_id", "category")
 STATE_CODEC = 2
 """Number of the way state is written as bytes; another one has other fields in Redis."""
+HISTORY_CODEC = 2
+"""The same of histories (``history_codec.py``)."""
 
 
 class Feature(msgspec.Struct, frozen=True, kw_only=True):
@@ -318,7 +320,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             self.lists,
         ]  # fmt: skip
         if self.name == names.USER_HISTORY:
-            layout.append(names.HISTORY_EVENTS)
+            layout += [names.HISTORY_EVENTS, HISTORY_CODEC]
         return hashlib.sha256(msgspec.json.encode(layout)).hexdigest()[:8]
 
 

@@ -19,12 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.errors import FeatureError
+from recsys.features import history_codec
 from recsys.features.batch import Float32s, Int64s
 from recsys.features.names import HISTORY_EVENTS, HISTORY_LENGTH
-from recsys.features.records import split_records
-
-EVENT_DTYPE = np.dtype([("item", "<i8"), ("time_ms", "<i8")])
-"""One interaction as it lies in Redis: hash of the item, event time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +55,7 @@ class RecentEvents:
     @classmethod
     def of_blobs(cls, blobs: Sequence[bytes | None]) -> RecentEvents:
         """Decode stored state; ``None`` has none. Raises FeatureError when it is damaged."""
-        lengths = np.fromiter((len(blob) if blob else 0 for blob in blobs), np.int64, len(blobs))
-        if (lengths % EVENT_DTYPE.itemsize).any():
-            raise FeatureError(
-                f"state of a history: wanted events of {EVENT_DTYPE.itemsize} bytes, found a "
-                f"length of {lengths[lengths % EVENT_DTYPE.itemsize > 0][0]}; "
-                "run `recsys backfill`"
-            )
-        records = np.frombuffer(b"".join([blob for blob in blobs if blob]), dtype=EVENT_DTYPE)
-        owner = np.repeat(np.arange(len(blobs), dtype=np.int64), lengths // EVENT_DTYPE.itemsize)
-        return cls(len(blobs), owner, records["item"], records["time_ms"])
+        return cls(len(blobs), *history_codec.decode(blobs))
 
     def with_events(self, owner: Int64s, item: Int64s, time_ms: Int64s) -> RecentEvents:
         """Add interactions and keep the latest ``HISTORY_EVENTS`` of each user."""
@@ -89,10 +77,7 @@ class RecentEvents:
 
     def blobs(self) -> list[bytes]:
         """Encode, one blob for each user."""
-        records = np.empty(len(self.owner), dtype=EVENT_DTYPE)
-        records["item"] = self.item
-        records["time_ms"] = self.time_ms
-        return split_records(records, self.owner, self.num_owners)
+        return history_codec.encode(self.owner, self.item, self.time_ms, self.num_owners)
 
     def recent_items(self) -> RecentItems:
         """Give the histories."""
