@@ -8,6 +8,7 @@ when a server fails in the middle, write the batch again, which changes nothing 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,15 +30,16 @@ from recsys.features.value_encoding import encode_times, frame, frame_column, jo
 Ties = Literal["replace", "keep"]
 WRITE_TIMEOUT_S = 10.0
 """Longest wait for one round trip of rows."""
-_ROWS_PER_CALL = 50
+_ROWS_PER_CALL = 100
 """Rows of one script call: enough that its cost is shared, few enough that reads get in between."""
 _ROWS_PER_TRIP = 5_000
 
 NEWER_WINS = """
 -- KEYS: entity hashes. ARGV: field of the event time, 'replace' or 'keep' for equal times,
--- seconds the hash lives (0: for ever), number of fields, their names, then for each key its event
--- time and its values. Gives the numbers of the keys that were left as they are.
-local byte, unpack = string.byte, unpack
+-- seconds the hash lives (0: for ever), number of fields, their names, then for each key a row: its
+-- event time and its values, each a u32 length and bytes. (Of one argument for each value, half the
+-- time went into taking them in.) Gives the numbers of the keys that were left as they are.
+local byte, unpack, call, parts = string.byte, unpack, redis.call, struct.unpack
 local function number(text, at)  -- a protobuf varint; ten bytes are a negative number
   local value, place, first = 0, 1, at
   repeat
@@ -72,12 +74,13 @@ local function time(text)
   return seconds, nanos
 end
 local stamp, replace, ttl, n = ARGV[1], ARGV[2] == 'replace', ARGV[3], tonumber(ARGV[4])
-local row, refused = {stamp, ''}, {}
-for f = 1, n do row[2 * f + 1] = ARGV[4 + f] end
-local at = 5 + n
+local refused = {}
+-- names
+local format, at = '<' .. string.rep('I4c0', n + 1), 4 + n
 for k = 1, #KEYS do
-  local key, new = KEYS[k], ARGV[at]
-  local old = redis.call('HGET', key, stamp)
+  local key = KEYS[k]
+  -- values
+  local old = call('HGET', key, stamp)
   local write = not old or (old == new and replace)
   if old and old ~= new then
     local s, x = time(new)
@@ -85,20 +88,43 @@ for k = 1, #KEYS do
     write = s > t or (s == t and (x > y or (x == y and replace)))
   end
   if write then
-    row[2] = new
-    for f = 1, n do row[2 * f + 2] = ARGV[at + f] end
-    redis.call('HSET', key, unpack(row))
-    if ttl ~= '0' then redis.call('EXPIRE', key, ttl) end
+    -- set
+    if ttl ~= '0' then call('EXPIRE', key, ttl) end
   else
     refused[#refused + 1] = k
   end
-  at = at + 1 + n
 end
 return refused
 """
 """Written for Redis's Lua, where a row may have up to about 3,900 features."""
-_SHA = hashlib.sha1(NEWER_WINS.encode()).hexdigest().encode()
 _MAX_FEATURES = 3_900
+_MAX_UNROLLED = 40
+"""Rows of up to so many features are handed on with no table: four of Lua's 250 registers each."""
+
+
+@functools.cache
+def newer_wins(num_features: int) -> tuple[bytes, bytes]:
+    """Give the script for rows of so many features, and its SHA1."""
+    numbers = range(1, num_features + 1)
+    if num_features <= _MAX_UNROLLED:
+        values = "".join(f", v{f}" for f in numbers)
+        names = ", ".join(f"f{f}" for f in numbers)
+        parts = {
+            "names": f"local {names} = unpack(ARGV, 5, 4 + n)" if names else "",
+            "values": f"local new{values} = parts(format, ARGV[at + k])",
+            "set": f"call('HSET', key, stamp, new{''.join(f', f{f}, v{f}' for f in numbers)})",
+        }
+    else:
+        parts = {
+            "names": "local row = {stamp, ''} for f = 1, n do row[2 * f + 1] = ARGV[4 + f] end",
+            "values": "local values = {parts(format, ARGV[at + k])} local new = values[1]",
+            "set": "for f = 1, n + 1 do row[2 * f] = values[f] end call('HSET', key, unpack(row))",
+        }
+    text = NEWER_WINS
+    for name, code in parts.items():
+        text = text.replace(f"-- {name}\n", f"{code}\n")
+    script = text.encode()
+    return script, hashlib.sha1(script).hexdigest().encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +141,22 @@ class _Call:
     keys: bytes
     body: bytes
     num_arguments: int
+    num_features: int
     first_key: bytes
     rows: list[int]
 
-    def packed(self, command: bytes, script: bytes) -> bytes:
+    def packed(self, *, by_sha: bool) -> bytes:
         count = len(self.rows)
-        head = frame([command, script, b"%d" % count])
+        script, sha = newer_wins(self.num_features)
+        command = [b"EVALSHA", sha] if by_sha else [b"EVAL", script]
+        head = _arguments([*command, b"%d" % count])
         return b"".join(
             (b"*%d\r\n" % (3 + count + self.num_arguments), *head, self.keys, self.body)
         )
+
+
+def _arguments(values: Sequence[bytes]) -> list[bytes]:
+    return [bulk_head(len(value)) + value + b"\r\n" for value in values]
 
 
 class RowPacker:
@@ -182,10 +215,10 @@ class RowPacker:
 
         In a cluster (``by_slot``) the keys of one call have one slot.
         """
-        names = frame(
+        names = _arguments(
             [self.view.timestamp_field, self._ties, self._ttl, b"%d" % len(fields), *fields]
         )
-        fixed, width = b"".join(names), 1 + len(fields)
+        fixed = b"".join(names)
         for begin in range(0, len(keys), _ROWS_PER_TRIP):
             trip = range(begin, min(begin + _ROWS_PER_TRIP, len(keys)))
             groups: list[list[int]] = [list(trip)]
@@ -198,12 +231,12 @@ class RowPacker:
             for group in groups:
                 for first in range(0, len(group), _ROWS_PER_CALL):
                     part = group[first : first + _ROWS_PER_CALL]
-                    packed = [bulk_head(len(keys[r])) + keys[r] + b"\r\n" for r in part]
                     calls.append(
                         _Call(
-                            keys=b"".join(packed),
-                            body=b"".join((fixed, *[rows[r] for r in part])),
-                            num_arguments=len(names) + width * len(part),
+                            keys=b"".join(_arguments([keys[r] for r in part])),
+                            body=fixed + b"".join(_arguments([rows[r] for r in part])),
+                            num_arguments=len(names) + len(part),
+                            num_features=len(fields),
                             first_key=keys[part[0]],
                             rows=part,
                         )
@@ -221,7 +254,7 @@ def _refused(calls: Sequence[_Call], replies: Sequence[Any], failed: Any) -> lis
 
 
 def _by_sha(calls: Sequence[_Call]) -> tuple[list[bytes], list[bytes]]:
-    return [c.first_key for c in calls], [c.packed(b"EVALSHA", _SHA) for c in calls]
+    return [c.first_key for c in calls], [c.packed(by_sha=True) for c in calls]
 
 
 def _unknown(replies: Sequence[Any]) -> list[int]:
@@ -260,7 +293,7 @@ class ColumnWriter:
         for calls in self._packer.calls(keys, rows, fields, by_slot=by_slot):
             replies = client.call(*_by_sha(calls), timeout_s=WRITE_TIMEOUT_S)
             if again := _unknown(replies):
-                texts = [calls[i].packed(b"EVAL", NEWER_WINS.encode()) for i in again]
+                texts = [calls[i].packed(by_sha=False) for i in again]
                 found = client.call(
                     [calls[i].first_key for i in again], texts, timeout_s=WRITE_TIMEOUT_S
                 )
@@ -296,7 +329,7 @@ class AsyncColumnWriter:
         for calls in self._packer.calls(keys, rows, fields, by_slot=by_slot):
             replies = await client.call(*_by_sha(calls), timeout_s=WRITE_TIMEOUT_S)
             if again := _unknown(replies):
-                texts = [calls[i].packed(b"EVAL", NEWER_WINS.encode()) for i in again]
+                texts = [calls[i].packed(by_sha=False) for i in again]
                 found = await client.call(
                     [calls[i].first_key for i in again], texts, timeout_s=WRITE_TIMEOUT_S
                 )

@@ -1,4 +1,6 @@
-"""Columns of values as Feast's bytes, and as the arguments of a Redis command.
+"""Columns of values as Feast's bytes, and as parts of the rows that the writer's script takes.
+
+A part is a ``u32`` length, little-endian, and as many bytes.
 
 ``N`` rows. A column whose values all have one width (floats, vectors, booleans) is framed as one
 array ``[N, w]``; any other, and any with nulls, value by value.
@@ -23,10 +25,10 @@ from recsys.features.layout import (
     varint,
 )
 from recsys.features.plan import Feature, ValueType
-from recsys.features.redis.commands import bulk_head
 from recsys.features.value_columns import element_type
 
 Bytes = npt.NDArray[np.uint8]
+_LENGTH = struct.Struct("<I")
 _WIDE: dict[ValueType, tuple[str, bytes]] = {
     "float32": ("<f4", b"\x35"), "float64": ("<f8", b"\x29"), "bool": ("u1", b"\x38")
 }  # fmt: skip
@@ -34,15 +36,15 @@ _INTEGERS: dict[ValueType, int] = {"int32": 0x18, "int64": 0x20, "timestamp": 0x
 
 
 class Framed(NamedTuple):
-    """One column as arguments of a command, ``$length`` and line ends included."""
+    """One column as parts of rows, their lengths included."""
 
     rows: Bytes | list[bytes]
     """``[N, w]`` where all have one width."""
 
 
 def frame(values: Sequence[bytes]) -> list[bytes]:
-    """Frame arguments."""
-    return [bulk_head(len(value)) + value + b"\r\n" for value in values]
+    """Give each value as a part of a row."""
+    return [_LENGTH.pack(len(value)) + value for value in values]
 
 
 def frame_column(feature: Feature, values: Any) -> Framed:
@@ -100,16 +102,15 @@ def _frame(feature: Feature, given: Any, nulls: npt.NDArray[np.bool_] | None) ->
 
 
 def _framed(head: bytes, body: Bytes, nulls: npt.NDArray[np.bool_] | None) -> Framed:
-    start = bulk_head(len(head) + body.shape[1]) + head
-    cells = np.empty((len(body), len(start) + body.shape[1] + 2), dtype=np.uint8)
+    start = _LENGTH.pack(len(head) + body.shape[1]) + head
+    cells = np.empty((len(body), len(start) + body.shape[1]), dtype=np.uint8)
     cells[:, : len(start)] = np.frombuffer(start, dtype=np.uint8)
-    cells[:, len(start) : -2] = body
-    cells[:, -2:] = (13, 10)
+    cells[:, len(start) :] = body
     if nulls is None or not nulls.any():
         return Framed(cells)
     rows = as_list(cells)
     for position in np.flatnonzero(nulls).tolist():
-        rows[position] = b"$0\r\n\r\n"
+        rows[position] = _LENGTH.pack(0)
     return Framed(rows)
 
 

@@ -250,6 +250,25 @@ def test_hashes_may_be_given_a_time_to_live(
         assert 90 < raw.ttl(key) <= 100
 
 
+@pytest.mark.parametrize("num_features", [1, 40, 41, 3_900])
+def test_rows_may_have_any_number_of_features(
+    num_features: int, plan: Plan, client: RedisClient, redis_url: str
+) -> None:
+    names = [f"f{n}" for n in range(num_features)]
+    view = view_of("wide", dict.fromkeys(names, "int64"), {"item_id": "int64"})
+    writes = writer(client, view, plan)
+    for time_us, value, written in ((NOW, 7, 2), (NOW - 1, 8, 0), (NOW + 1, 9, 2)):
+        columns = {name: [value + n, -n] for n, name in enumerate(names)}
+        result = writes.write({"item_id": [1, 2]}, columns, np.full(2, time_us))
+        assert result.written == written
+    reader = ServiceReader(plan_of(plan.project, view), redis_url)
+    (rows,) = reader.read([EntityRequest("all", {"item_id": [2, 1]})], now_us=NOW)
+    found = np.stack([rows.columns[f"wide:{name}"].values for name in names])
+    wanted = [[-n, 9 + n] for n in range(num_features)]
+    np.testing.assert_array_equal(found, wanted)
+    reader.close()
+
+
 def test_a_forgotten_script_is_sent_again(plan: Plan, client: RedisClient, redis_url: str) -> None:
     write_items(client, plan, list(range(120)), [NOW] * 120)
     with connect(redis_url) as raw:
