@@ -25,7 +25,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mmh3
 
@@ -201,6 +201,32 @@ def compile_view(view: Any, entities: Mapping[str, Any], stored_name: str | None
     )
     compiled.check()
     return compiled
+
+
+def compile_aggregates(view: Any) -> View | None:
+    """Compile a view of aggregates for its values; ``None`` for one that the stream does not make.
+
+    Who has no registry at hand does not know the entities: the names of the join keys are right,
+    and their types are those of the view's own columns.
+    """
+    if not getattr(view, "aggregations", None):
+        return None
+    columns = view.entity_columns
+    entities = {
+        name: _Entity(column.name, column.dtype.to_value_type())
+        for name, column in zip(view.entities, columns, strict=True)
+    }
+    try:
+        return compile_view(view, entities)
+    except FeatureError:
+        return None
+
+
+class _Entity(NamedTuple):
+    """What ``compile_view`` asks of an entity."""
+
+    join_key: str
+    value_type: Any
 
 
 def _key_types(view: Any, entities: Mapping[str, Any]) -> dict[str, KeyType]:

@@ -4,7 +4,8 @@
 
 Everything a request wants, one user and five hundred items, several services, or a batch of
 requests, is one round trip. TTLs are applied from the event time that lies beside each view, and
-whatever is not there is said so: see ``Mask``.
+whatever is not there is said so: see ``Mask``. Windows of a view that the stream makes are those of
+the moment of reading (``current_rows.py``).
 
 >>> reader = ServiceReader(plan, "redis://127.0.0.1:6379")        # doctest: +SKIP
 >>> user, items = reader.read([                                   # doctest: +SKIP
@@ -25,6 +26,7 @@ import numpy.typing as npt
 
 from recsys.errors import InputError
 from recsys.features.batch import Float32s, Int64s
+from recsys.features.current_rows import Places, current
 from recsys.features.entity_keys import EntityKeyColumns
 from recsys.features.plan import Feature, Plan, View
 from recsys.features.redis.async_client import AsyncRedisClient
@@ -101,13 +103,15 @@ class Group(NamedTuple):
 
     keys: EntityKeyColumns
     fields: tuple[bytes, ...]
-    """First the float32 features, then the others, then the times of the views."""
+    """First the float32 features, then the others, then the times of the views, then states."""
     float_names: tuple[str, ...]
     float_views: npt.NDArray[np.int64]
     """``[F]``: index into ``views``."""
     others: tuple[tuple[str, int, Feature], ...]
     """``(name, index into views, feature)``."""
     views: tuple[View, ...]
+    streamed: tuple[Places, ...] = ()
+    """Views of aggregates, whose values are finalised anew."""
 
 
 def make_group(project: str, chosen: Sequence[tuple[View, Sequence[Feature]]]) -> Group:
@@ -119,16 +123,29 @@ def make_group(project: str, chosen: Sequence[tuple[View, Sequence[Feature]]]) -
             target = floats if feature.type == "float32" else others
             target.append((f"{view.name}:{feature.name}", index, feature))
     views = tuple(view for view, _ in chosen)
+    num_features = len(floats) + len(others)
+    streamed: list[Places] = []
+    for index, view in enumerate(views):
+        if view.aggregates:
+            read = {
+                feature.name: place
+                for place, (_, of_view, feature) in enumerate((*floats, *others))
+                if of_view == index
+            }
+            state = num_features + len(views) + len(streamed)
+            streamed.append(Places(view, read, num_features + index, state))
     return Group(
         keys=EntityKeyColumns.of_view(views[0], project),
         fields=(
             *(feature.field_bytes for _, _, feature in (*floats, *others)),
             *(view.timestamp_field for view in views),
+            *(places.view.state_field for places in streamed),
         ),
         float_names=tuple(name for name, _, _ in floats),
         float_views=np.array([index for _, index, _ in floats], dtype=np.int64),
         others=tuple(others),
         views=views,
+        streamed=tuple(streamed),
     )
 
 
@@ -136,14 +153,16 @@ def decode_group(
     group: Group, rows: Sequence[Sequence[bytes | None]], now_us: int, *, keep_expired: bool = False
 ) -> FeatureRows:
     """Give what the bytes of a group's hashes mean at ``now_us``."""
-    num_floats, num_fields = len(group.float_names), len(group.fields)
+    num_floats = len(group.float_names)
+    num_features = num_floats + len(group.others)
+    if group.streamed:
+        rows = current(rows, group.streamed, now_us // 1000)
     floats, float_mask = decode_float_rows(rows, num_floats)
     views: dict[str, ViewTimes] = {}
     status = np.zeros((len(rows), len(group.views)), dtype=np.uint8)
     is_whole = True
     for index, view in enumerate(group.views):
-        place = num_fields - len(group.views) + index
-        times, missing = decode_timestamps([row[place] for row in rows])
+        times, missing = decode_timestamps([row[num_features + index] for row in rows])
         oldest_us = now_us - view.ttl_ms * 1000
         if view.ttl_ms and len(times) and times.min() < oldest_us:
             status[times < oldest_us, index] = Mask.EXPIRED

@@ -121,12 +121,17 @@ class AggregateUpdate:
         return framed, fields
 
 
-def _add_lists(fields: Fields, feature: Feature, lists: Ragged) -> None:
+def encode_lists(feature: Feature, lists: Ragged) -> list[bytes]:
+    """Give a list aggregate as Feast's values."""
     encode: Callable[[Any, Int64s], list[bytes]] = (
         encode_int64_lists if feature.type == "int64_list" else encode_float32_lists
     )
+    return encode(lists.values, lists.offsets)
+
+
+def _add_lists(fields: Fields, feature: Feature, lists: Ragged) -> None:
     name = feature.field_bytes
-    for own, value in zip(fields, encode(lists.values, lists.offsets), strict=True):
+    for own, value in zip(fields, encode_lists(feature, lists), strict=True):
         own.append(((len(name), len(value)), name + value))
 
 

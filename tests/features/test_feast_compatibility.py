@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import httpx
 import numpy as np
 import pytest
 import redis
+import yaml
 
-from recsys.clock import DAY_MS, HOUR_MS
+from recsys.clock import DAY_MS, HOUR_MS, now_ms
 from recsys.events.codec import encode
 from recsys.events.log import Record
 from recsys.events.schema import Event, ImpressionEvent, InteractionEvent, ItemEvent, UserEvent
@@ -38,6 +40,11 @@ from tests.servers import free_ports
 
 # Feast warns about itself: streams are experimental, names of its own arguments are deprecated.
 pytestmark = [pytest.mark.servers, pytest.mark.filterwarnings("ignore")]
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+
+    from recsys.features.online_store.response import ColumnarResponse
 T0 = 1_700_000_000_000 // DAY_MS * DAY_MS
 
 
@@ -56,7 +63,11 @@ def applied(
         from recsys.features import feast_repository
 
         feast_repository.apply(settings, default_repository())
-        store = FeatureStore(str(default_repository()))
+        # Feast's own store over the same registry: what is ours is tested against it.
+        config = yaml.safe_load(Path(os.environ["FEAST_FS_YAML_FILE_PATH"]).read_text())
+        config["online_store"]["type"] = "redis"
+        (state / "feasts_own.yaml").write_text(yaml.safe_dump(config))
+        store = FeatureStore(default_repository(), fs_yaml_file=state / "feasts_own.yaml")
         yield store, plans.load(state / plans.PLAN_FILE), client
     os.environ.clear()
     os.environ.update(before)
@@ -85,6 +96,15 @@ def events() -> list[Event]:
         for n in range(3)
     ]  # fmt: skip
     return made
+
+
+@pytest.fixture(scope="module")
+def plugged(applied: tuple[Any, Plan, redis.Redis]) -> Iterator[Any]:
+    from feast import FeatureStore
+
+    store = FeatureStore(str(default_repository()))
+    yield store
+    asyncio.run(store._get_provider().online_store.close())
 
 
 def written(plan: Plan) -> dict[bytes, dict[bytes, bytes]]:
@@ -128,6 +148,105 @@ def test_the_sdk_reads_what_we_write(applied: tuple[Any, Plan, redis.Redis]) -> 
     assert items["item_profile__tokens"] == [["colour=bleu"], []]
     assert items["item_activity__interactions_1h"] == [2.0, 1.0]
     assert items["item_activity__value_sum_30d"] == [3.0, 1.5]
+
+
+def clicked(plan: Plan, client: redis.Redis, user_id: str, ages_ms: Sequence[int]) -> int:
+    """Have the stream write clicks of these ages; gives the present."""
+    now = now_ms()
+    topics, hashes = Topics(namespace=plan.project), MemoryHashes()
+    made: list[Event] = [
+        InteractionEvent(event_id=f"{user_id}{n}", event_time_ms=now - age, user_id=user_id,
+                         item_id="i1", type="click", value=2.0)
+        for n, age in enumerate(ages_ms)
+    ]  # fmt: skip
+    batch = [
+        (Record(topics.route(e)[0], 0, n, None, encode(e), now), e) for n, e in enumerate(made)
+    ]
+    hashes.write(FeatureStream(plan, hashes, topics).apply(batch)[0])
+    for key, fields in hashes.content.items():
+        client.delete(key)
+        client.hset(key, mapping=dict(fields))
+    return now
+
+
+ACTIVITY = ("interactions_1h", "interactions_1d", "interactions_90d", "value_sum_30d")
+
+
+def test_a_window_falls_while_nothing_arrives(
+    applied: tuple[Any, Plan, redis.Redis], plugged: Any
+) -> None:
+    theirs, plan, client = applied
+    now = clicked(plan, client, "fallen", [2 * HOUR_MS, 2 * HOUR_MS + 1])
+    clicked(plan, client, "fresh", [0])
+    clicked(plan, client, "gone", [91 * DAY_MS])
+    features = [f"user_activity:{name}" for name in ACTIVITY]
+    keys = {"user_id": ["fallen", "fresh", "gone", "nobody"]}
+    stored = theirs.get_online_features(features, keys).to_dict()
+    assert stored["interactions_1h"] == [2.0, 1.0, 1.0, None]  # as of each one's last click
+    present, expired, missing = (
+        FieldStatus.PRESENT, FieldStatus.OUTSIDE_MAX_AGE, FieldStatus.NOT_FOUND
+    )  # fmt: skip
+    wanted = {
+        "interactions_1h": [0.0, 1.0, None, None],
+        "interactions_1d": [2.0, 1.0, None, None],
+        "interactions_90d": [2.0, 1.0, None, None],
+        "value_sum_30d": [4.0, 2.0, None, None],
+    }
+    on_loop = asyncio.run(read_on_loop(plugged, features, keys))
+    for answer in (plugged.get_online_features(features, keys), on_loop):
+        assert isinstance(answer, ColumnarResponse)
+        found = answer.to_dict()
+        assert {name: found[name] for name in wanted} == wanted
+        statuses = [list(result.statuses) for result in answer.proto.results[1:]]
+        assert statuses == [[present, present, expired, missing]] * len(ACTIVITY)
+        at = [t.ToMilliseconds() for t in answer.proto.results[1].event_timestamps]
+        assert at[0] == now - 2 * HOUR_MS
+    # Feast's own path, which a service with on-demand features takes.
+    rows = [{"user_id": u, "category": "tea", "as_of_ms": now, "last_interaction_ms": now}
+            for u in keys["user_id"]]  # fmt: skip
+    service = plugged.get_feature_service("retrieval_v1")
+    answer = plugged.get_online_features(service, rows, full_feature_names=True)
+    assert not isinstance(answer, ColumnarResponse)
+    found = answer.to_dict()
+    assert {name: found[f"user_activity__{name}"] for name in wanted} == wanted
+    # The same as serving reads.
+    reader = OnlineReader(plan, client_url(client))
+    users = reader.read_users(["fallen", "fresh", "gone"], vocabulary=vocabulary(), now_ms=now_ms())
+    columns = [plan.user_activity_names.index(name) for name in ACTIVITY]
+    for row, place in ((0, 0), (1, 1)):
+        assert users.activity[row, columns].tolist() == [wanted[n][place] for n in ACTIVITY]
+    reader.close()
+
+
+async def read_on_loop(store: Any, features: list[str], keys: dict[str, list[str]]) -> Any:
+    answer = await store.get_online_features_async(features, keys)
+    await store._get_provider().online_store.close()
+    return answer
+
+
+def test_what_somebody_else_wrote_later_counts(
+    applied: tuple[Any, Plan, redis.Redis], plugged: Any
+) -> None:
+    import pandas as pd
+
+    _, plan, client = applied
+    now = clicked(plan, client, "pushed", [2 * HOUR_MS])
+    view = plan.view("user_activity")
+    for at_ms, shown in ((now - 3 * HOUR_MS, 0.0), (now - HOUR_MS, 7.0)):
+        at = datetime.fromtimestamp(at_ms / 1000, UTC)
+        frame = pd.DataFrame(
+            [{"user_id": "pushed", **dict.fromkeys(view.feature_names, 7.0),
+              "event_timestamp": at, "created": at}]
+        )  # fmt: skip
+        plugged.write_to_online_store("user_activity", frame)
+        keys = {"user_id": ["pushed"]}
+        found = plugged.get_online_features(["user_activity:interactions_1h"], keys).to_dict()
+        assert found["interactions_1h"] == [shown]
+    # Without a state the stored fields are all there is.
+    key = EntityKeys(view, plan.project).of("pushed")
+    client.hdel(key, view.state_field)
+    found = plugged.get_online_features(["user_activity:interactions_1h"], keys).to_dict()
+    assert found["interactions_1h"] == [7.0]
 
 
 def test_a_feature_service_with_request_time_features_is_served_by_the_sdk(

@@ -33,6 +33,8 @@ from recsys.features.column_writer import (
     ColumnWriter,
     RowPacker,
 )
+from recsys.features.current_rows import Places, current
+from recsys.features.feast_repository import compile_aggregates
 from recsys.features.layout import decode_timestamp_us, encode_timestamp_us
 from recsys.features.online_store.address import url_of
 from recsys.features.online_store.request import Pending, Requests, decode
@@ -168,6 +170,8 @@ class BulkRedisOnlineStore(RedisOnlineStore):
         stored = _stored_name(config, table)
         _, fields = self._generate_hset_keys_for_features(table, list(names), stored)
         packed = tuple(f.encode() if isinstance(f, str) else f for f in fields)
+        if (streamed := compile_aggregates(table)) is not None:
+            packed = (*packed, streamed.state_field)
         return self._generate_redis_keys_for_entities(config, entity_keys), packed
 
     def _read_features_per_fv(
@@ -344,6 +348,10 @@ def _rows(
     now_us = time.time_ns() // 1000
     keep = config.online_store.keep_expired_values
     rows: list[tuple[datetime | None, dict[str, ValueProto] | None, bool]] = []
+    if (streamed := compile_aggregates(table)) is not None:
+        features = {name: place for place, name in enumerate(names)}
+        places = Places(streamed, features, len(names), len(names) + 1)
+        found = [row[:-1] for row in current(found, [places], now_us // 1000)]
     for *values, stamp in found:
         if stamp is None and not any(value is not None for value in values):
             rows.append((None, None, False))
