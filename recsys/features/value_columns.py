@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -91,20 +93,21 @@ def decode_float_rows(
             np.full((num_rows, num_columns), np.nan, dtype=np.float32),
             np.zeros((num_rows, num_columns), dtype=np.uint8),
         )
-    first = [row[:num_columns] for row in rows]
+    first = list(map(itemgetter(slice(num_columns)), rows))
     try:
-        data = b"".join(map(b"".join, first))  # type: ignore[arg-type]
+        data = b"".join(map(b"".join, first))
     except TypeError:  # a value is missing
         return _decode_odd_rows(first, num_columns)
     if len(data) != num_rows * num_columns * _FLOAT_SIZE:
         return _decode_odd_rows(first, num_columns)
-    cells = np.frombuffer(data, dtype=np.uint8).reshape(num_rows, num_columns, _FLOAT_SIZE)
-    if not (cells[:, :, 0] == 0x35).all():
+    cells = np.frombuffer(data, dtype=_FLOAT_CELL)
+    if not (cells["tag"] == 0x35).all():
         return _decode_odd_rows(first, num_columns)
-    values = np.ascontiguousarray(cells[:, :, 1:]).view("<f4")[:, :, 0]
+    values = np.ascontiguousarray(cells["value"]).reshape(num_rows, num_columns)
     return values, np.zeros((num_rows, num_columns), dtype=np.uint8)
 
 
+_FLOAT_CELL = np.dtype([("tag", "u1"), ("value", "<f4")])
 _NO_FLOAT = b"\x35\x00\x00\xc0\x7f"
 
 
@@ -127,13 +130,18 @@ def _decode_odd_rows(
     return values, masks.reshape(-1, num_columns)
 
 
+@lru_cache(maxsize=256)
+def _vector_head(size: int) -> bytes:
+    return list_head(16, 4 * size)
+
+
 def decode_vectors(values: Sequence[bytes | None], size: int) -> tuple[Float32s, Masks]:
     """Decode float32 lists of ``D`` elements each: ``[N, D]``, NaN rows where there is none.
 
     Raises:
         FeatureError: when a list has another length, or is none of float32.
     """
-    head = list_head(16, 4 * size)
+    head = _vector_head(size)
     width = len(head) + 4 * size
     count = len(values)
     masks = np.zeros(count, dtype=np.uint8)
@@ -153,9 +161,9 @@ def decode_vectors(values: Sequence[bytes | None], size: int) -> tuple[Float32s,
                 _refuse_vector(value, size)
         data = b"".join(known)  # type: ignore[arg-type]
     cells = np.frombuffer(data, dtype=np.uint8).reshape(count, width)
-    wrong = (cells[:, : len(head)] != np.frombuffer(head, dtype=np.uint8)).any(axis=1)
-    if wrong.any():
-        _refuse_vector(values[int(np.argmax(wrong))] or b"", size)
+    is_wrong = cells[:, : len(head)] != np.frombuffer(head, dtype=np.uint8)
+    if is_wrong.any():
+        _refuse_vector(values[int(np.argmax(is_wrong.any(axis=1)))] or b"", size)
     vectors = np.ascontiguousarray(cells[:, len(head) :]).view("<f4")
     return vectors.reshape(count, size), masks
 
@@ -223,11 +231,11 @@ def _decode_lists(
     return RaggedColumn(flat, offsets)
 
 
-_PLACES = np.zeros((12, 2), dtype=np.int64)
-_PLACES[1:6, 0] = _PLACES[7:, 1] = np.int64(1) << np.int64(7) * np.arange(5, dtype=np.int64)
+_PLACES = np.zeros((16, 2), dtype=np.int64)
+_PLACES[1:6, 0] = _PLACES[7:12, 1] = np.int64(1) << np.int64(7) * np.arange(5, dtype=np.int64)
 # Of these days: tag, five bytes of seconds, tag, up to five bytes of nanoseconds.
-_REGULAR_BITS = np.array([0xFF, 0x80, 0x80, 0x80, 0x80, 0x80, 0xFF], dtype=np.uint8)
-_REGULAR = np.array([0x08, 0x80, 0x80, 0x80, 0x80, 0x00, 0x10], dtype=np.uint8)
+_REGULAR_BITS = int.from_bytes(b"\xff\x80\x80\x80\x80\x80\xff", "little")
+_REGULAR = int.from_bytes(b"\x08\x80\x80\x80\x80\x00\x10", "little")
 _FEW = 16
 """Values up to which a loop is faster than arrays."""
 
@@ -250,11 +258,11 @@ def decode_timestamps(
         few = [decode_timestamp_us(value or b"") for value in values]
         return np.array(few, dtype=np.int64), missing
     # The padding is zeros, and those add nothing.
-    cells = np.array(values, dtype="S12").view(np.uint8).reshape(count, 12)
-    parts = (cells & 0x7F).astype(np.int64) @ _PLACES
+    padded = np.array(values, dtype="S16")
+    parts = (padded.view(np.uint8).reshape(count, 16) & 0x7F) @ _PLACES
     times: Int64s = parts[:, 0] * 1_000_000 + parts[:, 1] // 1000
-    regular = (cells[:, :7] & _REGULAR_BITS) == _REGULAR
+    regular = (padded.view("<u8")[::2] & _REGULAR_BITS) == _REGULAR
     if not regular.all():
-        for position in np.flatnonzero(~regular.all(axis=1)).tolist():
+        for position in np.flatnonzero(~regular).tolist():
             times[position] = decode_timestamp_us(values[position] or b"")
     return times, missing

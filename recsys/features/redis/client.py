@@ -34,6 +34,8 @@ from recsys.features.redis.routing import (
 TIMEOUT_S = 2.0
 """Longest wait for Redis to connect and answer; callers with a deadline set their own."""
 _RECEIVE_BYTES = 1 << 18
+_SAME_TIMEOUT = 0.02
+"""A socket's limit is set anew (a system call) when it is wrong by more than this part of it."""
 
 
 def greeting(address: Address, *, to_replica: bool) -> list[bytes]:
@@ -78,6 +80,7 @@ class _Connection:
         self.replies = Replies()
         self._buffer = bytearray(_RECEIVE_BYTES)
         self._socket = _connected(send.node, tls, deadline)
+        self._timeout_s = 0.0
         try:
             if hello := greeting(address, to_replica=send.to_replica):
                 self.send(b"".join(hello), deadline)
@@ -87,13 +90,19 @@ class _Connection:
             raise
 
     def send(self, data: bytes, deadline: float) -> None:
-        self._socket.settimeout(_left(deadline))
+        self._limit(deadline)
         self._socket.sendall(data)
+
+    def _limit(self, deadline: float) -> None:
+        left = _left(deadline)
+        if abs(left - self._timeout_s) > _SAME_TIMEOUT * self._timeout_s:
+            self._timeout_s = left
+            self._socket.settimeout(left)
 
     def receive(self, count: int, deadline: float) -> list[Any]:
         replies, buffer, sock = self.replies, self._buffer, self._socket
         while True:
-            sock.settimeout(_left(deadline))
+            self._limit(deadline)
             length = sock.recv_into(buffer)
             if not length:
                 raise ConnectionError("Redis closed the connection")
