@@ -17,7 +17,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
 
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +26,7 @@ from recsys.erasure.forget import ForgetConfig, Forgetting
 from recsys.erasure.proof import Proof
 from recsys.errors import InputError, RecsysError
 from recsys.events.kafka import Retention
+from recsys.features.quality.moments import age
 from recsys.settings import Settings
 
 
@@ -115,7 +115,7 @@ def _kept_for(one: Retention) -> str:
         return f"{one.cleanup_policy}: the newest of each key for ever"
     if one.retention_ms < 0:
         return "for ever"
-    return f"{timedelta(milliseconds=one.retention_ms)}"
+    return age(one.retention_ms)
 
 
 if __name__ == "__main__":

@@ -48,10 +48,11 @@ def spelt(moment_ms: int) -> str:
 def age(milliseconds: int | float) -> str:
     """Give a duration in the unit that fits.
 
-    >>> [age(ms) for ms in (250, 5_000, 7_200_000, 172_800_000)]
-    ['250 ms', '5 s', '2 h', '2 d']
+    >>> [age(ms) for ms in (250, 5_000, 7_200_000, 172_800_000, 503_712_000_000)]
+    ['250 ms', '5 s', '2 h', '2 d', '5,830 d']
     """
     for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)):
         if abs(milliseconds) >= size:
-            return f"{milliseconds / size:.3g} {unit}"
+            count = milliseconds / size
+            return f"{count:,.0f} {unit}" if abs(count) >= 999.5 else f"{count:.3g} {unit}"
     return f"{milliseconds:.0f} ms"
