@@ -33,7 +33,7 @@ from redis.retry import Retry
 
 from recsys.errors import ConfigurationError, RecsysError, ServerError
 from recsys.features.hashes import Write
-from recsys.features.packed_fields import PackedFields, pack
+from recsys.features.packed_fields import PackedFields, each_packed
 from recsys.features.patience import give_up, is_passing
 from recsys.features.progress import BACKFILL_FIELD, EPOCH_FIELD, LAYOUT_FIELD, progress_key
 from recsys.features.redis.address import parse
@@ -46,7 +46,10 @@ _CHUNK_BYTES = 512 * 1024
 _CHUNKS_AT_ONCE = 16
 """Sent before the first reply is waited for; the time-out is that of one reply."""
 _Encoded = tuple[list[bytes], bytes, bytes]
-"""Keys; for each its version, how many names and values follow and their lengths; all of these."""
+"""Keys; for each its version, how many groups of fields follow and the place of the widths of each,
+with those widths; names and values in a row."""
+_MAX_WIDTHS_BYTES = 4_000
+"""A width takes two bytes at least, so these are 2,000 names and values."""
 _encoder = msgspec.msgpack.Encoder()
 
 _RUN = "local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')\n"
@@ -64,27 +67,24 @@ end
 _WRITE = (
     _GUARD
     + """
-local numbers, data = cmsgpack.unpack(ARGV[3]), ARGV[4]
-local at, from, refused = 1, 1, {}
+local numbers, widths = unpack(cmsgpack.unpack(ARGV[3]))
+local data, at, from, refused = ARGV[4], 1, 1, {}
 for i = 2, #KEYS do
   local version, n = numbers[at], numbers[at + 1]
   local stored = tonumber(redis.call('HGET', KEYS[i], '~w') or 0)
+  local is_refused = version ~= stored and version ~= -1
   at = at + 2
-  if version ~= stored and version ~= -1 then
+  if is_refused then
     refused[#refused + 1] = i - 2
-    for j = at, at + n - 1 do from = from + numbers[j] end
   elseif n < 0 then
     redis.call('UNLINK', KEYS[i])
-  else
-    local parts = {'~w', stored + 1}
-    for j = at, at + n - 1 do
-      local next = from + numbers[j]
-      parts[#parts + 1] = string.sub(data, from, next - 1)
-      from = next
-    end
-    for first = 1, #parts, 4000 do -- what Lua can unpack is bounded
-      redis.call('HSET', KEYS[i], unpack(parts, first, math.min(first + 3999, #parts)))
-    end
+  elseif n == 0 then
+    redis.call('HSET', KEYS[i], '~w', stored + 1)
+  end
+  for j = at, at + n - 1 do
+    local parts = {struct.unpack(widths[numbers[j]], data, from)}
+    from = table.remove(parts)
+    if not is_refused then redis.call('HSET', KEYS[i], '~w', stored + 1, unpack(parts)) end
   end
   at = at + math.max(n, 0)
 end
@@ -349,17 +349,32 @@ def _calls(writes: Sequence[Write]) -> list[_Encoded]:
     """
     numbers: list[int] = []
     parts: list[bytes] = []
+    place_of: dict[bytes, int] = {}
     for _, fields, version, remove in writes:
         if remove:
             numbers += (version, -1)
             continue
-        packed = fields.parts if isinstance(fields, PackedFields) else [pack(fields)]
-        numbers += (version, sum([len(lengths) for lengths, _ in packed]))
-        for lengths, own in packed:
-            numbers += lengths
-            parts.append(own)
+        packed = fields.parts if isinstance(fields, PackedFields) else each_packed(fields)
+        widths = _grouped([own for own, _ in packed])
+        numbers += (version, len(widths))
+        numbers += [place_of.setdefault(own, len(place_of) + 1) for own in widths]
+        parts += [own for _, own in packed]
     data = b"".join(parts)
     if len(data) > _CHUNK_BYTES and len(writes) > 1:
         middle = len(writes) // 2
         return [*_calls(writes[:middle]), *_calls(writes[middle:])]
-    return [([write.key for write in writes], _encoder.encode(numbers), data)]
+    told = _encoder.encode((numbers, [own.decode() for own in place_of]))
+    return [([write.key for write in writes], told, data)]
+
+
+def _grouped(widths: list[bytes]) -> list[bytes]:
+    """Join the widths of parts, as far as what they stand for fits on Lua's stack."""
+    groups: list[list[bytes]] = []
+    size = _MAX_WIDTHS_BYTES
+    for own in widths:
+        size += len(own)
+        if size > _MAX_WIDTHS_BYTES:
+            groups.append([])
+            size = len(own)
+        groups[-1].append(own)
+    return [b"".join(group) for group in groups]

@@ -1,4 +1,4 @@
-"""Fields of a hash as they travel: their lengths, and their bytes in a row.
+"""Fields of a hash as they travel: their widths, and their bytes in a row.
 
 The features of a view have the same names and widths for every entity, so they are laid out for all
 entities at once, as rows of one matrix, and each entity's row is sent as it is. Cutting it into
@@ -7,7 +7,8 @@ names and values, to put them together again when they are sent, is half of what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from itertools import chain
 
 import numpy as np
@@ -16,13 +17,17 @@ from recsys.features.batch import Float32s, Int64s
 from recsys.features.layout import encode_timestamps
 from recsys.features.plan import View
 
+_EMPTY = b"\0"
 _MAX_PARTS = 64
 """Merged fields of more parts are laid out anew, without those that were overwritten."""
 _FLOAT32_TAG, _FLOAT32_BYTES = 0x35, 5
 
 
-Packed = tuple[Sequence[int], bytes]
-"""Some fields of one entity: lengths of name, value, name, value …; and the bytes of all."""
+Packed = tuple[bytes, bytes]
+"""Some fields of one entity: the widths of name, value, name, value … as ``c4c5c4c5``, which Lua's
+``struct.unpack`` in Redis cuts by in one call; and the bytes of all. ``c0`` means something else
+there, so what is empty is an ``s``: a string up to the zero byte that stands for it."""
+_WIDTH = re.compile(rb"c(\d+)|s")
 
 
 class PackedFields(Mapping[bytes, bytes]):
@@ -39,11 +44,11 @@ class PackedFields(Mapping[bytes, bytes]):
         if self._dict is not None:
             return self._dict
         cut = []
-        for lengths, data in self.parts:
+        for widths, data in self.parts:
             begin = 0
-            for length in lengths:
-                cut.append(data[begin : begin + length])
-                begin += length
+            for width in map(int, (found or 0 for found in _WIDTH.findall(widths))):
+                cut.append(data[begin : begin + width])
+                begin += width or len(_EMPTY)
         self._dict = dict(zip(cut[::2], cut[1::2], strict=True))
         return self._dict
 
@@ -72,7 +77,21 @@ def merged(first: Mapping[bytes, bytes], then: Mapping[bytes, bytes]) -> PackedF
 def pack(fields: Mapping[bytes, bytes]) -> Packed:
     """Lay out any fields."""
     parts = list(chain.from_iterable(fields.items()))
-    return list(map(len, parts)), b"".join(parts)
+    return b"".join([_width(part) for part in parts]), b"".join([p or _EMPTY for p in parts])
+
+
+def pack_one(name: bytes, value: bytes) -> Packed:
+    """Lay out one field."""
+    return _width(name) + _width(value), (name or _EMPTY) + (value or _EMPTY)
+
+
+def each_packed(fields: Mapping[bytes, bytes]) -> list[Packed]:
+    """Lay out any number of fields, each by itself."""
+    return [pack_one(name, value) for name, value in fields.items()]
+
+
+def _width(part: bytes) -> bytes:
+    return b"c%d" % len(part) if part else b"s"
 
 
 def pack_scalars(view: View, values: Float32s, newest_ms: Int64s) -> list[Packed]:
@@ -90,12 +109,12 @@ def pack_scalars(view: View, values: Float32s, newest_ms: Int64s) -> list[Packed
         cells[:, :, -_FLOAT32_BYTES + 1 :] = floats.reshape(rows, columns, 4)
     row_bytes, flat = columns * width, cells.tobytes()
     stamp = view.timestamp_field
-    of_features = [length for name in names for length in (len(name), _FLOAT32_BYTES)]
-    lengths: dict[int, list[int]] = {}
+    of_features = b"".join([b"c%dc%d" % (len(name), _FLOAT32_BYTES) for name in names])
+    widths: dict[int, bytes] = {}
     packed: list[Packed] = []
     for n, time in enumerate(encode_timestamps(newest_ms)):
-        own = lengths.get(len(time))
+        own = widths.get(len(time))
         if own is None:
-            own = lengths[len(time)] = [*of_features, len(stamp), len(time)]
-        packed.append((own, flat[n * row_bytes : (n + 1) * row_bytes] + stamp + time))
+            own = widths[len(time)] = of_features + _width(stamp) + _width(time)
+        packed.append((own, flat[n * row_bytes : (n + 1) * row_bytes] + stamp + (time or _EMPTY)))
     return packed

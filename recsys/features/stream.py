@@ -38,7 +38,7 @@ from recsys.features.framing import Framed, frame, unframe
 from recsys.features.hashes import HashReader, Write
 from recsys.features.layout import ending_of_user
 from recsys.features.names import identity_hashes
-from recsys.features.packed_fields import Packed, PackedFields, pack
+from recsys.features.packed_fields import Packed, PackedFields, pack, pack_one
 from recsys.features.plan import Plan
 from recsys.features.positions import Positions, Sources
 from recsys.features.quality.checker import ValueObserver
@@ -343,7 +343,7 @@ def _tell_view(
     field = update.view.state_field
     for n, (owner, blob) in enumerate(zip(touched.tolist(), blobs, strict=True)):
         states[owner].blobs[place] = blob
-        packed = ((len(field), len(blob)), field + blob)
+        packed = pack_one(field, blob)
         own = fields.get(owner)
         if own is None:
             own = fields[owner] = [packed]

@@ -41,7 +41,7 @@ from recsys.features.layout import (
     encode_timestamp,
 )
 from recsys.features.names import identity_hash, tokens_of
-from recsys.features.packed_fields import Packed, pack, pack_scalars
+from recsys.features.packed_fields import Packed, pack, pack_one, pack_scalars
 from recsys.features.plan import Feature, View
 from recsys.features.quality.checker import ValueObserver
 from recsys.features.recency import RecentEvents
@@ -132,7 +132,7 @@ def encode_lists(feature: Feature, lists: Ragged) -> list[bytes]:
 def _add_lists(fields: Fields, feature: Feature, lists: Ragged) -> None:
     name = feature.field_bytes
     for own, value in zip(fields, encode_lists(feature, lists), strict=True):
-        own.append(((len(name), len(value)), name + value))
+        own.append(pack_one(name, value))
 
 
 class HistoryUpdate:

@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import redis
@@ -15,6 +15,7 @@ from recsys.errors import ConfigurationError, ServerError
 from recsys.features.guarded_writer import GuardedWriter, StoreChangedError
 from recsys.features.hashes import ANY_VERSION, Write
 from recsys.features.lease import Lease
+from recsys.features.packed_fields import PackedFields, each_packed
 from recsys.features.patience import Patience
 from recsys.features.progress import progress_key
 from recsys.settings import Settings
@@ -226,3 +227,32 @@ def test_a_lease_has_one_holder(redis_url: str, namespace: str) -> None:
     finally:
         client.delete(f"{namespace}:lease")
         client.close()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_any_number_of_fields_of_any_length_arrive(place: Place, packed: bool) -> None:
+    many = {b"f%d" % n: b"v" * (n % 300) for n in range(5_000)}
+    small = {b"x": b"", b"\0": b"\0", b"c4": b"c4s"}
+
+    def fields(of: dict[bytes, bytes]) -> Mapping[bytes, bytes]:
+        return PackedFields(each_packed(of)) if packed else of
+
+    writer = place.writer()
+    a, b, c, d = (place.key(name) for name in "abcd")
+    refused = writer.write(
+        [
+            Write(a, fields(small), 0),
+            Write(b, fields(many), 7),
+            Write(c, fields(many), 0),
+            Write(d, fields({}), 0),
+            Write(place.key("e"), fields(small), 0),
+        ]
+    )
+    assert refused == [b]
+    assert place.stored("a") == place.stored("e") == small | {b"~w": b"1"}
+    assert place.stored("b") == {}
+    assert place.stored("c") == many | {b"~w": b"1"}
+    assert place.stored("d") == {b"~w": b"1"}
+    assert writer.write([Write(a, {}, 1, remove=True), Write(b, fields(small), 0)]) == []
+    assert place.stored("a") == {}
+    assert place.stored("b") == small | {b"~w": b"1"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.features.packed_fields import PackedFields, merged, pack
+from recsys.features.packed_fields import PackedFields, each_packed, merged, pack
 
 FIELDS = st.dictionaries(st.binary(max_size=4), st.binary(max_size=5), max_size=5)
 
@@ -16,7 +16,7 @@ def test_of_two_of_a_name_the_later_counts(many: list[dict[bytes, bytes]]) -> No
     for fields in many:
         wanted |= fields
     packed = PackedFields([pack(fields) for fields in many])
-    assert dict(packed) == wanted
+    assert dict(packed) == wanted == dict(PackedFields(each_packed(wanted)))
     assert len(packed) == len(wanted)
     assert all(packed[name] == value for name, value in wanted.items())
 
