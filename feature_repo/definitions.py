@@ -28,6 +28,9 @@ from feast.data_format import JsonFormat
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Bool, Float32, Float64, Int64, String
 
+from recsys.features import on_demand
+from recsys.features.request_time import REQUEST_TIME_FEATURES
+
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
@@ -205,17 +208,15 @@ moment = RequestSource(
         Field(name="seconds_since_last_interaction", dtype=Float32),
     ],
     description="Features of the moment of a request.",
+    tags=on_demand.tags("recsys.features.request_time:request_time", REQUEST_TIME_FEATURES),
 )
 def request_time(inputs):  # Feast gives and wants a pandas frame
     """Give the features of ``recsys.features.request_time``."""
-    import pandas as pd
+    from recsys.features import on_demand
+    from recsys.features.request_time import REQUEST_TIME_FEATURES
 
-    from recsys.features import request_time as moments
-
-    values = moments.request_time(
-        inputs["as_of_ms"].to_numpy("int64"), inputs["last_interaction_ms"].to_numpy("int64")
-    )
-    return pd.DataFrame(values, columns=list(moments.REQUEST_TIME_FEATURES))
+    made_by = on_demand.tags("recsys.features.request_time:request_time", REQUEST_TIME_FEATURES)
+    return on_demand.values_of_frame(made_by, inputs)
 
 
 retrieval_v1 = FeatureService(

@@ -32,6 +32,13 @@ import mmh3
 from recsys.endpoints import resolve
 from recsys.errors import FeatureError, RecsysError
 from recsys.features.entities import check_keys
+from recsys.features.on_demand import (
+    FUNCTION_TAG,
+    OUTPUT_TYPES,
+    OUTPUTS_TAG,
+    OnDemandView,
+    parameters_of,
+)
 from recsys.features.plan import (
     PLAN_FILE,
     Aggregate,
@@ -122,7 +129,63 @@ def _compile(
         views=tuple(compiled[name] for name in sorted(compiled)),
         services=dict(sorted(named.items())),
         definitions_hash=definitions,
+        on_demand=tuple(
+            compile_on_demand(on_demand[name], compiled)
+            for name in sorted(on_demand)
+            if FUNCTION_TAG in (on_demand[name].tags or {})
+        ),
         expectations=tuple(e for v in views for e in _expectations(v, compiled[v.name])),
+    )
+
+
+def compile_on_demand(view: Any, views: Mapping[str, View]) -> OnDemandView:
+    """Compile an on-demand view whose tags name its function; others are Feast's alone.
+
+    Raises:
+        FeatureError: when a parameter of the function is none of its inputs, or two; or its
+            outputs are not those of the schema.
+    """
+    sources: dict[str, list[str]] = {}
+    for request in view.source_request_sources.values():
+        for field in request.schema:
+            sources.setdefault(field.name, []).append(field.name)
+    for projection in view.source_feature_view_projections.values():
+        chosen = {f.name for f in projection.features} or set(views[projection.name].feature_names)
+        for name in sorted(chosen):
+            full = f"{projection.name}:{name}"
+            sources.setdefault(name, []).append(full)
+            sources.setdefault(f"{projection.name}__{name}", []).append(full)
+    function = view.tags[FUNCTION_TAG]
+    inputs = []
+    for name in parameters_of(function):
+        found = sources.get(name, [])
+        if len(found) != 1:
+            raise FeatureError(
+                f'on-demand view "{view.name}": wanted parameters of {function} among '
+                f'{", ".join(sorted(sources))}; found "{name}"'
+                + (f", which is {' and '.join(found)}" if found else "")
+            )
+        inputs += found
+    outputs = tuple(view.tags.get(OUTPUTS_TAG, "").split(","))
+    declared = sorted(f.name for f in view.features)
+    if sorted(outputs) != declared:
+        raise FeatureError(
+            f'on-demand view "{view.name}": wanted tag {OUTPUTS_TAG} to name '
+            f"{', '.join(declared)}; found {', '.join(outputs)}"
+        )
+    types = {f.name: _TYPES.get(_type_name(f.dtype), "") for f in view.features}
+    strange = sorted(name for name, kind in types.items() if kind not in OUTPUT_TYPES)
+    if strange:
+        raise FeatureError(
+            f'on-demand view "{view.name}": wanted outputs of {", ".join(OUTPUT_TYPES)}; found '
+            f"others in {', '.join(strange)}"
+        )
+    return OnDemandView(
+        name=view.name,
+        function=function,
+        inputs=tuple(inputs),
+        outputs=outputs,
+        output_types=tuple(types[name] for name in outputs),
     )
 
 

@@ -13,16 +13,17 @@ trip, and none imports Feast, pandas or torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recsys.data.vocabulary import Vocabulary
-from recsys.errors import FeatureError
-from recsys.features import names
+from recsys.errors import FeatureError, InputError
+from recsys.features import names, on_demand
 from recsys.features.batch import Bools, Float32s, Int64s, ItemActivity, Ragged, UserFeatures
 from recsys.features.entities import DefaultViews
 from recsys.features.finalised import (
@@ -192,6 +193,32 @@ class _Decoder:
     def view(self, name: str, found: Found, now_ms: int) -> ViewValues:
         return view_now(self._plan.view(name), [row[0] for row in found], now_ms)
 
+    def wanted_on_demand(self, name: str, keys: Keys) -> Wanted:
+        views = self._plan.sources_of(name)
+        used = {key for view in views for key in view.join_keys}
+        sizes = {key: len(keys[key]) for key in sorted(used) if key in keys}
+        if len(set(sizes.values())) > 1:
+            raise InputError(f'on-demand view "{name}": wanted as many of each key; found {sizes}')
+        return [one for view in views for one in wanted_states(view, self._project, keys)]
+
+    def on_demand(
+        self, name: str, found: Found, request: Mapping[str, Any], now_ms: int
+    ) -> dict[str, NDArray[Any]]:
+        view = self._plan.on_demand_view(name)
+        sources = view.source_views
+        sizes = {len(found) // len(sources)} if sources else {len(v) for v in request.values()}
+        if len(sizes) != 1:
+            raise InputError(
+                f'on-demand view "{name}": wanted inputs of one length; found {sorted(sizes)}'
+            )
+        (rows,) = sizes
+        read: dict[str, tuple[Sequence[str], NDArray[Any]]] = {}
+        for n, source in enumerate(sources):
+            values = self.view(source, found[n * rows : (n + 1) * rows], now_ms)
+            read[source] = (values.names, values.values)
+        moments = np.full(rows, now_ms, dtype=np.int64)
+        return on_demand.evaluate(view, on_demand.inputs_at(moments, request, read))
+
     def check_layout(self, found: Found, namespace: str) -> None:
         stored, wanted = stored_layout(found), self._entities.layout
         if stored is not None and not set(wanted.split("-")) <= set(stored.split("-")):
@@ -298,6 +325,23 @@ class _HashesReader:
         wanted = self._decoder.wanted_view(name, keys)
         return self._decoder.view(name, self._hashes.read(wanted), now_ms)
 
+    def read_on_demand(
+        self, name: str, keys: Keys, request: Mapping[str, Any], *, now_ms: int
+    ) -> dict[str, NDArray[Any]]:
+        """Give the features ``[Q]`` of an on-demand view at ``now_ms``, by name.
+
+        Its source views are read in one round trip, for the entities ``keys[…][q]``; ``request``
+        holds the fields ``[Q]`` that its function takes from the request (``as_of_ms`` is
+        ``now_ms`` unless given). An unknown entity's aggregates are zeros.
+
+        Raises:
+            InputError: when a key or a field is absent, or they are not of one length.
+            FeatureError: when the plan has no such view, or its function does not fit.
+        """
+        wanted = self._decoder.wanted_on_demand(name, keys)
+        found = self._hashes.read(wanted) if wanted else []
+        return self._decoder.on_demand(name, found, request, now_ms)
+
     def read_profile(
         self, user_id: str, *, vocabulary: Vocabulary, now_ms: int
     ) -> dict[str, ViewRecord]:
@@ -352,6 +396,14 @@ class AsyncOnlineReader:
         """Give a view of aggregates, whatever it is keyed by, of many entities at ``now_ms``."""
         wanted = self._decoder.wanted_view(name, keys)
         return self._decoder.view(name, await self._hashes.read(wanted), now_ms)
+
+    async def read_on_demand(
+        self, name: str, keys: Keys, request: Mapping[str, Any], *, now_ms: int
+    ) -> dict[str, NDArray[Any]]:
+        """Give the features of an on-demand view. See ``OnlineReader.read_on_demand``."""
+        wanted = self._decoder.wanted_on_demand(name, keys)
+        found = await self._hashes.read(wanted) if wanted else []
+        return self._decoder.on_demand(name, found, request, now_ms)
 
     async def read_profile(
         self, user_id: str, *, vocabulary: Vocabulary, now_ms: int

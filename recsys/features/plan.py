@@ -32,6 +32,7 @@ from recsys.features.functions import (
     Component,
     parse,
 )
+from recsys.features.on_demand import OnDemandView
 from recsys.features.quality.expectations import Expectation
 
 PLAN_VERSION = 1
@@ -334,13 +335,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     definitions_hash: str
     """Of the files in ``feature_repo`` this was compiled from."""
     version: int = PLAN_VERSION
+    on_demand: tuple[OnDemandView, ...] = ()
+    """Features made at the moment of asking (``on_demand.py``)."""
     expectations: tuple[Expectation, ...] = ()
     """What values should be like; no part of ``schema_hash``."""
 
     @cached_property
     def schema_hash(self) -> str:
         """Sixteen hex digits over all that a feature's value or place depends on."""
-        meaning = (self.version, self.views, self.services)
+        meaning: tuple[object, ...] = (self.version, self.views, self.services)
+        if self.on_demand:  # a plan without any keeps the hash it had before there were such views
+            meaning += (self.on_demand,)
         return hashlib.sha256(msgspec.json.encode(meaning)).hexdigest()[:16]
 
     @cached_property
@@ -355,6 +360,29 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             raise FeatureError(
                 f'the feature plan has no view "{name}" (found {", ".join(self._by_name)})'
             ) from None
+
+    def on_demand_view(self, name: str) -> OnDemandView:
+        """Give an on-demand view. Raises FeatureError when there is none of that name."""
+        for view in self.on_demand:
+            if view.name == name:
+                return view
+        known = ", ".join(view.name for view in self.on_demand)
+        raise FeatureError(f'the feature plan has no on-demand view "{name}" (found {known})')
+
+    def sources_of(self, name: str) -> tuple[View, ...]:
+        """Give the views of aggregates that an on-demand view reads.
+
+        Raises:
+            FeatureError: when there is no such view, or a source is no view of aggregates.
+        """
+        views = tuple(self.view(source) for source in self.on_demand_view(name).source_views)
+        for view in views:
+            if not view.aggregates:
+                raise FeatureError(
+                    f'on-demand view "{name}": wanted views of aggregates, found "{view.name}"; '
+                    "read it through a feature service (ServiceReader)"
+                )
+        return views
 
     @property
     def user_activity_names(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ the moment of reading (``current_rows.py``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ from recsys.features.redis.async_client import AsyncRedisClient
 from recsys.features.redis.client import TIMEOUT_S, RedisClient
 from recsys.features.redis.commands import Hmgets
 from recsys.features.redis_hashes import checked
+from recsys.features.service_on_demand import ServiceOnDemand, of_service, with_on_demand
 from recsys.features.value_columns import (
     Mask,
     Masks,
@@ -52,6 +53,8 @@ class EntityRequest:
     service: str
     entities: Mapping[str, Sequence[Any] | npt.NDArray[Any]]
     """Columns by join key. Views with other join keys are left out."""
+    request: Mapping[str, Sequence[Any] | npt.NDArray[Any]] = field(default_factory=dict)
+    """Columns of what the request brings; on-demand views that want more are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ class FeatureRows:
     float_mask: Masks
     """``[N, F]`` of ``Mask``."""
     columns: dict[str, Column]
-    """The features of other types."""
+    """The features of other types, and all on-demand ones."""
     views: dict[str, ViewTimes]
 
     def column(self, name: str) -> Column:
@@ -204,21 +207,32 @@ def decode_group(
     )
 
 
+_Asked = tuple[str, frozenset[str], frozenset[str]]
+"""A service, the join keys and the fields of a request."""
+
+
 class _Services:
     """What to read for which service; shared by both readers."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._groups: dict[tuple[str, frozenset[str]], tuple[Group, ...]] = {}
+        self._groups: dict[_Asked, tuple[tuple[Group, ...], ServiceOnDemand]] = {}
 
-    def groups(self, service: str, given: frozenset[str]) -> tuple[Group, ...]:
-        """Give the groups of the views of a service that the given join keys can read."""
-        known = self._groups.get((service, given))
+    def groups(
+        self, service: str, given: frozenset[str], request: frozenset[str]
+    ) -> tuple[tuple[Group, ...], ServiceOnDemand]:
+        """Give the groups of the views of a service that the given join keys can read.
+
+        And the on-demand views that can be made of them and of the fields of the request.
+        """
+        known = self._groups.get((service, given, request))
         if known is None:
-            known = self._groups[service, given] = self._make(service, given)
+            known = self._groups[service, given, request] = self._make(service, given, request)
         return known
 
-    def _make(self, service: str, given: frozenset[str]) -> tuple[Group, ...]:
+    def _make(
+        self, service: str, given: frozenset[str], request: frozenset[str]
+    ) -> tuple[tuple[Group, ...], ServiceOnDemand]:
         plan = self._plan
         if service not in plan.services:
             raise InputError(
@@ -226,9 +240,10 @@ class _Services:
             )
         by_view: dict[str, list[Feature]] = {}
         stored = {view.name for view in plan.views}
-        for name in plan.services[service]:
+        made = of_service(plan, service, given, request)
+        for name in dict.fromkeys((*plan.services[service], *made.inputs)):
             view_name, _, feature = name.partition(":")
-            if view_name in stored:  # an on-demand view is computed from the request instead
+            if view_name in stored:  # the others are on-demand views
                 by_view.setdefault(view_name, []).append(plan.view(view_name).feature(feature))
         by_keys: dict[tuple[str, ...], list[tuple[View, Sequence[Feature]]]] = {}
         for view_name, features in by_view.items():
@@ -241,29 +256,39 @@ class _Services:
                 f'service "{service}": wanted the join keys of one of its views '
                 f"({'; '.join(', '.join(keys) for keys in wanted)}), found {sorted(given)}"
             )
-        return tuple(make_group(plan.project, chosen) for chosen in by_keys.values())
+        return tuple(make_group(plan.project, chosen) for chosen in by_keys.values()), made
 
     def plan_read(self, requests: Sequence[EntityRequest]) -> _Read:
         groups: list[tuple[int, Group, slice]] = []
         commands = Hmgets()
+        on_demand: list[ServiceOnDemand] = []
         for number, request in enumerate(requests):
-            for group in self.groups(request.service, frozenset(request.entities)):
+            found, made = self.groups(
+                request.service, frozenset(request.entities), frozenset(request.request)
+            )
+            on_demand.append(made)
+            for group in found:
                 wanted = group.keys.build(request.entities)
                 groups.append((number, group, commands.add(wanted, group.fields)))
-        return _Read(len(requests), groups, commands)
+        return _Read(requests, groups, commands, on_demand)
 
 
 class _Read(NamedTuple):
-    num_requests: int
+    requests: Sequence[EntityRequest]
     groups: list[tuple[int, Group, slice]]
     """``(request, group, its replies)``."""
     commands: Hmgets
+    on_demand: list[ServiceOnDemand]
+    """Of each request."""
 
     def decode(self, found: Sequence[Sequence[bytes | None]], now_us: int) -> list[FeatureRows]:
-        parts: list[list[FeatureRows]] = [[] for _ in range(self.num_requests)]
+        parts: list[list[FeatureRows]] = [[] for _ in self.requests]
         for number, group, place in self.groups:
             parts[number].append(decode_group(group, found[place], now_us))
-        return [_joined(rows) for rows in parts]
+        return [
+            with_on_demand(_joined(rows), made, request.request, now_us)
+            for rows, made, request in zip(parts, self.on_demand, self.requests, strict=True)
+        ]
 
 
 def _joined(parts: list[FeatureRows]) -> FeatureRows:

@@ -33,6 +33,7 @@ from recsys.features.online import OnlineReader
 from recsys.features.packed_fields import PackedFields, pack_scalars
 from recsys.features.plan import Plan, default_repository
 from recsys.features.request_time import REQUEST_TIME_FEATURES, request_time
+from recsys.features.service_reader import EntityRequest, ServiceReader
 from recsys.features.stream import FeatureStream
 from recsys.settings import Settings
 from tests.features.worlds import small_plan, vocabulary
@@ -264,7 +265,24 @@ def test_a_feature_service_with_request_time_features_is_served_by_the_sdk(
     ).to_dict()
     expected = request_time(np.array([moment]), np.array([last]))[0]
     for name, value in zip(REQUEST_TIME_FEATURES, expected.tolist(), strict=True):
-        assert answer[f"request_time__{name}"] == [pytest.approx(value)]
+        assert answer[f"request_time__{name}"] == [value]
+    reader = ServiceReader(plan, client_url(client))
+    request = EntityRequest(
+        "retrieval_v1",
+        {"user_id": ["zoë"]},
+        {"as_of_ms": [moment], "last_interaction_ms": [last]},
+    )
+    (ours,) = reader.read([request], now_us=moment * 1000)
+    (without,) = reader.read([EntityRequest("retrieval_v1", {"user_id": ["zoë"]})], now_us=0)
+    reader.close()
+    for name in REQUEST_TIME_FEATURES:
+        assert (
+            ours.column(f"request_time:{name}").values.tolist() == answer[f"request_time__{name}"]
+        )
+    assert ours.float_names == without.float_names
+    assert set(ours.columns) - set(without.columns) == {
+        f"request_time:{name}" for name in REQUEST_TIME_FEATURES
+    }
 
 
 def test_our_profile_bytes_are_those_the_sdk_writes(
