@@ -170,7 +170,8 @@ class GuardedWriter:
         if address.is_cluster:
             raise ConfigurationError(
                 "REDIS_URL: wanted one server (redis://, rediss://, unix://) to write features of "
-                f"the stream to, found a cluster, {address}; only reads and Feast's pushes work there"
+                f"the stream to, found a cluster, {address}; only reads and Feast's pushes work "
+                "there"
             )
         self._url = url
         self._key = progress_key(namespace)
