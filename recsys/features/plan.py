@@ -14,7 +14,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -218,22 +218,17 @@ class View(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def series(self) -> tuple[Series, ...]:
         """Tile series its aggregates are read from, whatever the order of those."""
-        longest: dict[tuple[str, int], int] = {}
-        for aggregate in self.aggregates:
-            if aggregate.call.name in COMPONENTS_OF:
-                key = (aggregate.column, aggregate.slide_ms)
-                longest[key] = max(longest.get(key, 0), aggregate.num_tiles)
-        return tuple(
-            Series(column=column, slide_ms=slide_ms, num_tiles=num_tiles)
-            for (column, slide_ms), num_tiles in sorted(longest.items())
-        )
+        return self._series_of(COMPONENTS_OF)
 
     @cached_property
     def sketches(self) -> tuple[Series, ...]:
         """Tile series of sets: what ``count_distinct`` is read from."""
+        return self._series_of({"count_distinct"})
+
+    def _series_of(self, functions: Container[str]) -> tuple[Series, ...]:
         longest: dict[tuple[str, int], int] = {}
         for aggregate in self.aggregates:
-            if aggregate.call.name == "count_distinct":
+            if aggregate.call.name in functions:
                 key = (aggregate.column, aggregate.slide_ms)
                 longest[key] = max(longest.get(key, 0), aggregate.num_tiles)
         return tuple(
