@@ -155,8 +155,8 @@ def test_killed_anywhere_and_run_again_the_user_is_gone_and_no_replay_brings_the
     assert num_replayed(world) == 0
 
     # What the user does from now on is new, and a rebuild from nothing says the same.
-    world.send(writer, [click(200, "ada")])
     total = world.told() + 1
+    world.send(writer, [click(200, "ada")])
     wait_told(world, total)
     new, others = of_user(world, "ada"), of_others(world, "ada")
     assert new
