@@ -1,9 +1,9 @@
-"""Stored rows of views of aggregates, brought to the present.
+"""Rows of views that are made from state when they are read.
 
-The stream writes an entity's features when an event of it arrives. What it wrote stays when time
-goes by, while a window falls. So whoever reads such a view reads the state beside it, and the
-features are finalised anew at the moment of reading, with the stream's own kernel, and take the
-places of the stored ones as the bytes the stream would write then.
+The stream writes an entity's state when an event of it arrives. Values it stored beside it would
+stay when time goes by, while a window falls. So whoever reads such a view reads the state, and the
+features are finalised at the moment of reading, with the stream's own kernel, and take the places
+of the stored ones, if the view stores any, as the bytes the stream would write then.
 
 ``N`` rows of one hash each, ``F`` scalar aggregates.
 """
@@ -16,20 +16,21 @@ from typing import NamedTuple
 import numpy as np
 
 from recsys.features.aggregates import finalise, finalise_lists, state_of_blobs
+from recsys.features.batch import Int64s
 from recsys.features.framing import NEVER_MS, unframe
-from recsys.features.layout import (
-    decode_timestamp,
-    encode_timestamps,
-)
+from recsys.features.history_values import encoded_lists, recent_of
+from recsys.features.layout import decode_timestamp, encode_timestamps
 from recsys.features.plan import View
 from recsys.features.view_updates import encode_lists
 
 Row = Sequence[bytes | None]
+Columns = list[tuple[int, list[bytes]]]
+"""Places in the rows, and what stands there in each row."""
 _FLOAT32_TAG, _FLOAT32_BYTES = 0x35, 5
 
 
 class Places(NamedTuple):
-    """Where a view of aggregates lies in a row that was read."""
+    """Where a view that is made when read lies in a row that was read."""
 
     view: View
     features: Mapping[str, int]
@@ -62,16 +63,28 @@ def _current(rows: Sequence[Row], places: Places, now_ms: int) -> Sequence[Row]:
     stored_ms = np.array([NEVER_MS if s is None else decode_timestamp(s) for s in stamps])
     known = np.flatnonzero((framed.newest_ms > NEVER_MS) & (framed.newest_ms >= stored_ms))
     framed = framed.take(known)
-    view, now = places.view, np.full(len(known), now_ms, dtype=np.int64)
-    state = state_of_blobs(view, framed.payloads)
-    columns: list[tuple[int, list[bytes]]] = [
-        (places.event_time, encode_timestamps(framed.newest_ms))
-    ]
+    columns: Columns = [(places.event_time, encode_timestamps(framed.newest_ms))]
+    made = _aggregates if places.view.aggregates else _history
+    columns += made(places, framed.payloads, np.full(len(known), now_ms, dtype=np.int64))
+    changed = list(rows)
+    at = known.tolist()
+    for n in at:
+        changed[n] = list(rows[n])
+    for place, column in columns:
+        for n, value in zip(at, column, strict=True):
+            changed[n][place] = value  # type: ignore[index]
+    return changed
+
+
+def _aggregates(places: Places, payloads: Sequence[bytes], now: Int64s) -> Columns:
+    view = places.view
+    state = state_of_blobs(view, payloads)
+    columns: Columns = []
     scalars = [a.name for a in view.scalar_aggregates]
     wanted = [n for n, name in enumerate(scalars) if name in places.features]
     if wanted:
         values = finalise(view, state, now)[:, wanted].T.astype("<f4")
-        cells = np.empty((len(wanted), len(known), _FLOAT32_BYTES), dtype=np.uint8)
+        cells = np.empty((len(wanted), len(now), _FLOAT32_BYTES), dtype=np.uint8)
         cells[:, :, 0] = _FLOAT32_TAG
         cells[:, :, 1:] = np.ascontiguousarray(values).view(np.uint8).reshape(*values.shape, 4)
         encoded = cells.view(f"V{_FLOAT32_BYTES}")[:, :, 0].tolist()
@@ -82,11 +95,10 @@ def _current(rows: Sequence[Row], places: Places, now_ms: int) -> Sequence[Row]:
         for name, lists in finalise_lists(view, state, now).items():
             if name in places.features:
                 columns.append((places.features[name], encode_lists(view.feature(name), lists)))
-    changed = list(rows)
-    at = known.tolist()
-    for n in at:
-        changed[n] = list(rows[n])
-    for place, column in columns:
-        for n, value in zip(at, column, strict=True):
-            changed[n][place] = value  # type: ignore[index]
-    return changed
+    return columns
+
+
+def _history(places: Places, payloads: Sequence[bytes], now: Int64s) -> Columns:
+    """Give the lists beside ``item_ids``, which are stored: as of the newest event, like those."""
+    made = encoded_lists(recent_of(payloads))
+    return [(places.features[n], column) for n, column in made.items() if n in places.features]

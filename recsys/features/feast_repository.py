@@ -28,9 +28,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mmh3
+import msgspec
 
 from recsys.endpoints import resolve
 from recsys.errors import FeatureError, RecsysError
+from recsys.features import names
 from recsys.features.entities import check_keys
 from recsys.features.on_demand import (
     FUNCTION_TAG,
@@ -57,6 +59,8 @@ from recsys.features.quality.expectations import Expectation, of_field, of_view
 from recsys.features.redis.address import parse
 from recsys.settings import Settings
 
+STORED_TAG = "stored"
+"""Tag of a view: ``state`` when its values are not stored beside the state they are made from."""
 _SCALARS: dict[str, ValueType] = {
     "Float32": "float32", "Float64": "float64", "Int32": "int32", "Int64": "int64",
     "Bool": "bool", "String": "string", "Bytes": "bytes", "UnixTimestamp": "timestamp",
@@ -262,17 +266,30 @@ def compile_view(view: Any, entities: Mapping[str, Any], stored_name: str | None
         key_types=tuple(key_types[name] for name in sorted(join_keys)),
         stored_name=stored_name or "",
     )
+    compiled = msgspec.structs.replace(compiled, stores_values=_stores_values(view, compiled))
     compiled.check()
     return compiled
 
 
-def compile_aggregates(view: Any) -> View | None:
-    """Compile a view of aggregates for its values; ``None`` for one that the stream does not make.
+def _stores_values(declared: Any, view: View) -> bool:
+    said = (declared.tags or {}).get(STORED_TAG)
+    if said is None:
+        return True
+    if said != "state" or not (view.aggregates or view.name == names.USER_HISTORY):
+        raise FeatureError(
+            f'tag {STORED_TAG} of view "{view.name}": wanted "state", of a view with aggregations '
+            f'or of {names.USER_HISTORY}; found "{said}"'
+        )
+    return False
+
+
+def compile_made(view: Any) -> View | None:
+    """Compile a view whose values are made from state; ``None`` for one that is read as stored.
 
     Who has no registry at hand does not know the entities: the names of the join keys are right,
     and their types are those of the view's own columns.
     """
-    if not getattr(view, "aggregations", None):
+    if not getattr(view, "aggregations", None) and STORED_TAG not in (view.tags or {}):
         return None
     columns = view.entity_columns
     entities = {
@@ -402,6 +419,9 @@ def apply(settings: Settings, repository: Path) -> Plan:
             apply_total(config, repository, skip_source_validation=True)
         finally:
             sys.path.remove(str(repository))
+            for file in repository.glob("*.py"):  # so that another repository's are not these
+                if getattr(sys.modules.get(file.stem), "__file__", None) == str(file):
+                    del sys.modules[file.stem]
     plan = compile_plan(repository, project=settings.namespace)
     plan.dump(settings.state_dir / PLAN_FILE)
     return plan

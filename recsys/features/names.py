@@ -23,6 +23,9 @@ USER_HISTORY = "user_history"
 STREAMED = frozenset({USER_PROFILE, ITEM_PROFILE, USER_HISTORY})
 """Views without aggregates that the stream makes all the same."""
 
+STORED_WITH_STATE = {USER_HISTORY: ("item_ids",)}
+"""Features that a view without stored values needs beside its state, which has hashes only."""
+
 HISTORY_LENGTH = 256
 """Distinct items a user's history gives, the most recent ones."""
 HISTORY_EVENTS = 512

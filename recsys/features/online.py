@@ -36,6 +36,7 @@ from recsys.features.finalised import (
 )
 from recsys.features.framing import unframe
 from recsys.features.hashes import Found, MemoryHashes, Wanted
+from recsys.features.history_values import values_of
 from recsys.features.layout import Value, decode_timestamp, decode_value
 from recsys.features.plan import Plan, View
 from recsys.features.progress import stored_layout, wanted_layout
@@ -108,8 +109,8 @@ class _Decoder:
         )
         self._pair_fields = (e.pair_activity.state_field,)
         self._item_fields = (e.item_activity.state_field, e.item_profile.timestamp_field)
-        self._history_fields = (
-            *(f.field_bytes for f in e.user_history.features),
+        self._profile_fields = (
+            e.user_history.feature("item_ids").field_bytes,
             *(f.field_bytes for f in e.user_profile.features),
         )
 
@@ -237,7 +238,7 @@ class _Decoder:
 
     def wanted_profile(self, user_id: str, vocabulary: Vocabulary) -> Wanted:
         user, *pairs = self.wanted_users([user_id], vocabulary)
-        return [(user[0], (*user[1], *self._history_fields)), *pairs]
+        return [(user[0], (*user[1], *self._profile_fields)), *pairs]
 
     def profile(
         self, found: Found, vocabulary: Vocabulary, now_ms: int
@@ -249,12 +250,14 @@ class _Decoder:
             names.USER_ACTIVITY: _record(e.user_activity, _newest(user[0]), now_ms),
             names.USER_HISTORY: _record(e.user_history, _newest(user[1]), now_ms),
         }
-        feast_values = dict(zip(self._history_fields, user[4:], strict=True))
-        for view in (e.user_history, e.user_profile):
-            if records[view.name].status is Status.PRESENT:
-                for feature in view.features:
-                    value = decode_value(feast_values[feature.field_bytes], feature.type)
-                    records[view.name].values[feature.name] = value
+        item_ids, *told = user[4:]
+        if records[names.USER_HISTORY].status is Status.PRESENT:
+            records[names.USER_HISTORY].values.update(values_of(user[1], item_ids))
+        if records[names.USER_PROFILE].status is Status.PRESENT:
+            records[names.USER_PROFILE].values.update(
+                (feature.name, decode_value(value, feature.type))
+                for feature, value in zip(e.user_profile.features, told, strict=True)
+            )
         now = np.full(1, now_ms, dtype=np.int64)
         if records[names.USER_ACTIVITY].status is Status.PRESENT:
             values = values_now(e.user_activity, [user[0]], now)[0]

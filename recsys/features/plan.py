@@ -178,6 +178,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Types of ``join_keys``; empty: all are strings."""
     stored_name: str = ""
     """Its name in Redis where that is another: ``view_v2`` with Feast's versioning of views."""
+    stores_values: bool = True
+    """Whether the stream stores Feast's values beside the state that readers make them from."""
 
     @cached_property
     def feature_names(self) -> tuple[str, ...]:
@@ -214,6 +216,20 @@ class View(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def is_streamed(self) -> bool:
         """Whether the stream makes it: views of aggregates, and the three it knows by name."""
         return bool(self.aggregates) or self.name in names.STREAMED
+
+    @cached_property
+    def is_made_when_read(self) -> bool:
+        """Whether readers make its values from its state."""
+        return bool(self.aggregates) or not self.stores_values
+
+    @cached_property
+    def stored_features(self) -> tuple[Feature, ...]:
+        """Features that lie in Redis: all, or those that the state alone does not give."""
+        if self.stores_values:
+            return self.features
+        return tuple(
+            f for f in self.features if f.name in names.STORED_WITH_STATE.get(self.name, ())
+        )
 
     @cached_property
     def series(self) -> tuple[Series, ...]:

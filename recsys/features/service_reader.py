@@ -106,7 +106,12 @@ class Group(NamedTuple):
 
     keys: EntityKeyColumns
     fields: tuple[bytes, ...]
-    """First the float32 features, then the others, then the times of the views, then states."""
+    """What is read."""
+    places: tuple[int, ...]
+    """Of each field that is read, where it goes in a row: first the float32 features, then the
+    others, then the times of the views, then states. What is made from state is not read."""
+    width: int
+    """Of a row."""
     float_names: tuple[str, ...]
     float_views: npt.NDArray[np.int64]
     """``[F]``: index into ``views``."""
@@ -114,7 +119,7 @@ class Group(NamedTuple):
     """``(name, index into views, feature)``."""
     views: tuple[View, ...]
     streamed: tuple[Places, ...] = ()
-    """Views of aggregates, whose values are finalised anew."""
+    """Views whose values are made from state."""
 
 
 def make_group(project: str, chosen: Sequence[tuple[View, Sequence[Feature]]]) -> Group:
@@ -129,7 +134,7 @@ def make_group(project: str, chosen: Sequence[tuple[View, Sequence[Feature]]]) -
     num_features = len(floats) + len(others)
     streamed: list[Places] = []
     for index, view in enumerate(views):
-        if view.aggregates:
+        if view.is_made_when_read:
             read = {
                 feature.name: place
                 for place, (_, of_view, feature) in enumerate((*floats, *others))
@@ -137,13 +142,19 @@ def make_group(project: str, chosen: Sequence[tuple[View, Sequence[Feature]]]) -
             }
             state = num_features + len(views) + len(streamed)
             streamed.append(Places(view, read, num_features + index, state))
+    row = [
+        *(
+            feature.field_bytes if feature in views[index].stored_features else None
+            for _, index, feature in (*floats, *others)
+        ),
+        *(view.timestamp_field if view.stores_values else None for view in views),
+        *(places.view.state_field for places in streamed),
+    ]
     return Group(
         keys=EntityKeyColumns.of_view(views[0], project),
-        fields=(
-            *(feature.field_bytes for _, _, feature in (*floats, *others)),
-            *(view.timestamp_field for view in views),
-            *(places.view.state_field for places in streamed),
-        ),
+        fields=tuple(field for field in row if field is not None),
+        places=tuple(place for place, field in enumerate(row) if field is not None),
+        width=len(row),
         float_names=tuple(name for name, _, _ in floats),
         float_views=np.array([index for _, index, _ in floats], dtype=np.int64),
         others=tuple(others),
@@ -158,6 +169,8 @@ def decode_group(
     """Give what the bytes of a group's hashes mean at ``now_us``."""
     num_floats = len(group.float_names)
     num_features = num_floats + len(group.others)
+    if len(group.fields) < group.width:
+        rows = _spread(rows, group)
     if group.streamed:
         rows = current(rows, group.streamed, now_us // 1000)
     floats, float_mask = decode_float_rows(rows, num_floats)
@@ -205,6 +218,17 @@ def decode_group(
         columns=columns,
         views=views,
     )
+
+
+def _spread(rows: Sequence[Sequence[bytes | None]], group: Group) -> list[list[bytes | None]]:
+    """Put what was read in its places, with ``None`` where something is made from state."""
+    wide: list[list[bytes | None]] = []
+    for row in rows:
+        own: list[bytes | None] = [None] * group.width
+        for place, value in zip(group.places, row, strict=True):
+            own[place] = value
+        wide.append(own)
+    return wide
 
 
 _Asked = tuple[str, frozenset[str], frozenset[str]]

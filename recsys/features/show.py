@@ -116,8 +116,8 @@ def show_item(plan: Plan, redis_url: str, item_id: str, moment_ms: int) -> list[
     try:
         values = reader.read_items([item_id], now_ms=moment_ms).activity[0].tolist()
         fields = [f.field_bytes for f in profile.features]
-        wanted = [profile.timestamp_field, activity.timestamp_field, *fields]
-        ((said, acted, *raw),) = hashes.read(
+        wanted = [profile.timestamp_field, activity.state_field, *fields]
+        ((said, state, *raw),) = hashes.read(
             [(EntityKeys(profile, plan.project).of(item_id), wanted)]
         )
     finally:
@@ -127,17 +127,15 @@ def show_item(plan: Plan, redis_url: str, item_id: str, moment_ms: int) -> list[
         f.name: decode_value(data, f.type) for f, data in zip(profile.features, raw, strict=True)
     }
     moved = dict(zip(activity.feature_names, values, strict=True))
+    said_ms = None if said is None else decode_timestamp(said)
     return [
-        _of_time(profile.name, said, profile.ttl_ms, says, moment_ms),
-        _of_time(activity.name, acted, activity.ttl_ms, moved, moment_ms),
+        _of_age(profile.name, said_ms, profile.ttl_ms, says, moment_ms),
+        _of_age(activity.name, _newest_ms(state), activity.ttl_ms, moved, moment_ms),
     ]
 
 
-def _of_time(
-    name: str, timestamp: bytes | None, ttl_ms: int, values: dict[str, Any], moment_ms: int
-) -> Shown:
-    at_ms = None if timestamp is None else decode_timestamp(timestamp)
-    return _of_age(name, at_ms, ttl_ms, values, moment_ms)
+def _newest_ms(state: bytes | None) -> int | None:
+    return None if state is None else int(unframe([state]).newest_ms[0])
 
 
 def _of_age(
@@ -172,7 +170,7 @@ def show_others(plan: Plan, redis_url: str, kind: str, id_: str, moment_ms: int)
             )
             values: dict[str, Any] = dict(zip(found.names, found.values[0].tolist(), strict=True))
             values |= {name: ragged.row(0).tolist() for name, ragged in found.lists.items()}
-            newest = None if state is None else int(unframe([state]).newest_ms[0])
+            newest = _newest_ms(state)
             shown.append(_of_age(view.name, newest, view.ttl_ms, values, moment_ms))
     finally:
         reader.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -29,6 +30,7 @@ from recsys.features.aggregates import (
 from recsys.features.batch import Int64s, Ragged
 from recsys.features.batch_columns import BatchColumns, Told
 from recsys.features.framing import Framed
+from recsys.features.history_values import encoded_lists
 from recsys.features.layout import (
     decode_value,
     encode_bool,
@@ -39,6 +41,7 @@ from recsys.features.layout import (
     encode_string,
     encode_strings,
     encode_timestamp,
+    encode_timestamps,
 )
 from recsys.features.names import identity_hash, tokens_of
 from recsys.features.packed_fields import Packed, pack, pack_one, pack_scalars
@@ -87,7 +90,7 @@ class AggregateUpdate:
 
     view: View
     serves: bool
-    """Whether Feast's fields are its."""
+    """Whether it is the version of the view that is read by Feast."""
     observer: ValueObserver | None = None
     """Is shown the values it serves, before they are written."""
     more_fields: tuple[bytes, ...] = ()
@@ -109,11 +112,13 @@ class AggregateUpdate:
         tiles = state_of_blobs(view, stored.payloads)
         tiles = trim(view, merge(view, tiles, state_of_rows(view, rows)), newest)
         framed = Framed(stored.positions, newest, blobs_of_state(view, tiles, num_owners))
-        if not self.serves:
+        if not self.serves or not (view.stores_values or self.observer):
             return framed, []
         served = finalise(view, tiles, newest)
         if self.observer is not None:
             self.observer.observe(view, served)
+        if not view.stores_values:
+            return framed, []
         fields = [[scalars] for scalars in pack_scalars(view, served, newest)]
         if view.list_aggregates:
             for name, lists in finalise_lists(view, tiles, newest).items():
@@ -141,9 +146,8 @@ class HistoryUpdate:
     def __init__(self, view: View, serves: bool) -> None:
         self.view = view
         self.serves = serves
-        self._items, self._counts, self._last_ms = (
-            view.feature(name).field_bytes for name in ("item_ids", "counts", "last_ms")
-        )
+        self._items = view.feature("item_ids").field_bytes
+        self._fields = {f.name: f.field_bytes for f in view.stored_features}
         self.more_fields: tuple[bytes, ...] = (self._items,) if serves else ()
         self._item_of_hash: dict[int, str] = {}
         self._hash_of_item: dict[str, int] = {}
@@ -179,25 +183,16 @@ class HistoryUpdate:
         if not self.serves:
             return framed, []
         recent = events.recent_items()
-        counts = encode_int64_lists(recent.count.astype(np.int64), recent.offsets)
-        last_ms = encode_int64_lists(recent.last_ms, recent.offsets)
-        item_ids = [self._item_of_hash[h] for h in recent.item.tolist()]
-        ends = recent.offsets.tolist()
-        stamp = self.view.timestamp_field
-        fields = [
-            [
-                pack(
-                    {
-                        self._counts: counts[n],
-                        self._items: encode_strings(item_ids[ends[n] : ends[n + 1]]),
-                        self._last_ms: last_ms[n],
-                        stamp: encode_timestamp(at_ms),
-                    }
-                )
-            ]
-            for n, at_ms in enumerate(newest.tolist())
+        item_of_hash, ends = self._item_of_hash, recent.offsets.tolist()
+        item_ids = [item_of_hash[h] for h in recent.item.tolist()]
+        columns = {self._items: [encode_strings(item_ids[b:e]) for b, e in pairwise(ends)]}
+        if self.view.stores_values:
+            columns |= {self._fields[n]: lists for n, lists in encoded_lists(recent).items()}
+            columns[self.view.timestamp_field] = encode_timestamps(newest)
+        return framed, [
+            [pack(dict(zip(columns, values, strict=True)))]
+            for values in zip(*columns.values(), strict=True)
         ]
-        return framed, fields
 
 
 _WINNER = struct.Struct("<HQ")

@@ -21,13 +21,14 @@ import redis
 import yaml
 
 from recsys.clock import DAY_MS, HOUR_MS, now_ms
+from recsys.errors import ConfigurationError
 from recsys.events.codec import encode
 from recsys.events.log import Record
 from recsys.events.schema import Event, ImpressionEvent, InteractionEvent, ItemEvent, UserEvent
 from recsys.events.topics import Topics
 from recsys.features import names
 from recsys.features import plan as plans
-from recsys.features.hashes import MemoryHashes
+from recsys.features.hashes import VERSION_FIELD, MemoryHashes
 from recsys.features.layout import EntityKeys, decode_value
 from recsys.features.online import OnlineReader
 from recsys.features.packed_fields import PackedFields, pack_scalars
@@ -49,6 +50,16 @@ with warnings.catch_warnings():
 T0 = 1_700_000_000_000 // DAY_MS * DAY_MS
 
 
+def with_stored_values(folder: Path) -> Path:
+    """Give the repository as it is where others read the stream's views without our plug-in."""
+    for file in default_repository().iterdir():
+        if file.is_file():
+            text = file.read_text()
+            (folder / file.name).write_text(text.replace("tags=STORED", "tags={}"))
+    assert "tags={}" in (folder / "definitions.py").read_text()
+    return folder
+
+
 @pytest.fixture(scope="module")
 def applied(
     redis_url: str, tmp_path_factory: pytest.TempPathFactory
@@ -63,12 +74,13 @@ def applied(
 
         from recsys.features import feast_repository
 
-        feast_repository.apply(settings, default_repository())
+        folder = with_stored_values(tmp_path_factory.mktemp("repository"))
+        feast_repository.apply(settings, folder)
         # Feast's own store over the same registry: what is ours is tested against it.
         config = yaml.safe_load(Path(os.environ["FEAST_FS_YAML_FILE_PATH"]).read_text())
         config["online_store"]["type"] = "redis"
         (state / "feasts_own.yaml").write_text(yaml.safe_dump(config))
-        store = FeatureStore(default_repository(), fs_yaml_file=state / "feasts_own.yaml")
+        store = FeatureStore(folder, fs_yaml_file=state / "feasts_own.yaml")
         yield store, plans.load(state / plans.PLAN_FILE), client
     os.environ.clear()
     os.environ.update(before)
@@ -285,6 +297,74 @@ def test_a_feature_service_with_request_time_features_is_served_by_the_sdk(
     }
 
 
+def test_of_a_view_whose_state_alone_is_stored_the_answers_are_the_same(
+    applied: tuple[Any, Plan, redis.Redis], plugged: Any, tmp_path: Path
+) -> None:
+    import pandas as pd
+    from feast import FeatureStore
+
+    from recsys.features import feast_repository
+
+    _, plan, client = applied
+    settings = Settings(  # type: ignore[call-arg]
+        RECSYS_STATE_DIR=tmp_path, RECSYS_NAMESPACE="state_feastcheck",
+        REDIS_URL=client_url(client),
+    )  # fmt: skip
+    before = dict(os.environ)
+    try:
+        lean = feast_repository.apply(settings, default_repository())
+        store = FeatureStore(str(default_repository()))
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    ages = {"both": [2 * HOUR_MS, 3 * HOUR_MS], "fresh": [0], "gone": [91 * DAY_MS]}
+    for user_id, some in ages.items():
+        clicked(plan, client, user_id, some)
+        clicked(lean, client, user_id, some)
+    made = [view for view in lean.views if view.is_made_when_read]
+    assert {view.name for view in made} == {
+        names.USER_ACTIVITY, names.ITEM_ACTIVITY, names.USER_CATEGORY_ACTIVITY, names.USER_HISTORY,
+    }  # fmt: skip
+    user = EntityKeys(lean.view(names.USER_ACTIVITY), lean.project).of("both")
+    assert set(client.hkeys(user)) == {  # type: ignore[arg-type]
+        lean.view(names.USER_ACTIVITY).state_field, lean.view(names.USER_HISTORY).state_field,
+        lean.view(names.USER_HISTORY).feature("item_ids").field_bytes, VERSION_FIELD,
+    }  # fmt: skip
+    keys = {"user_id": [*ages, "nobody"], "item_id": ["i1", "i1", "i1", "none"],
+            "category": ["tea"] * 4}  # fmt: skip
+    # A moment's difference between the clicks and between the reads changes no other feature.
+    same = [f"{v.name}:{n}" for v in made for n in v.feature_names if n != "last_ms"]
+    reader = ServiceReader(lean, client_url(client))
+    for features, rows in ((same, keys), ("retrieval_v1", keys)):
+        found = []
+        for one in (plugged, store):
+            asked = one.get_feature_service(features) if isinstance(features, str) else features
+            if isinstance(features, str):
+                rows = rows | {"as_of_ms": [T0] * 4, "last_interaction_ms": [T0] * 4}
+            answer = one.get_online_features(asked, rows, full_feature_names=True)
+            assert isinstance(answer, ColumnarResponse) is not isinstance(features, str)
+            columns = answer.to_dict()
+            columns.pop("user_history__last_ms", None)
+            found.append((columns, [list(r.statuses) for r in answer.proto.results]))
+        assert found[0] == found[1]
+    assert found[0][0]["user_history__item_ids"] == [["i1"], ["i1"], ["i1"], None]
+    assert found[0][0]["user_history__counts"] == [[2], [1], [1], None]
+    (rows_read,) = reader.read(
+        [EntityRequest("ranking_v1", {"user_id": keys["user_id"]})], now_us=now_ms() * 1000
+    )
+    reader.close()
+    counts = rows_read.column("user_history:counts")
+    assert [counts.values.row(n).tolist() for n in range(4)] == [[2], [1], [1], []]  # type: ignore[union-attr]
+    assert rows_read.column("user_activity:interactions_1d").values.tolist()[:2] == [2.0, 1.0]
+    frame = pd.DataFrame(
+        [{"user_id": "x", **dict.fromkeys(lean.user_activity_names, 7.0),
+          "event_timestamp": datetime.now(UTC), "created": datetime.now(UTC)}]
+    )  # fmt: skip
+    with pytest.raises(ConfigurationError, match='"user_activity" has the tag stored="state"'):
+        store.write_to_online_store("user_activity", frame)
+    asyncio.run(store._get_provider().online_store.close())
+
+
 def test_our_profile_bytes_are_those_the_sdk_writes(
     applied: tuple[Any, Plan, redis.Redis],
 ) -> None:
@@ -330,11 +410,14 @@ def client_url(client: redis.Redis) -> str:
     return f"redis://{options['host']}:{options['port']}/{options['db']}"
 
 
-def test_compiling_twice_gives_the_same_plan(applied: tuple[Any, Plan, redis.Redis]) -> None:
+def test_compiling_twice_gives_the_same_plan(
+    applied: tuple[Any, Plan, redis.Redis], tmp_path: Path
+) -> None:
     from recsys.features.feast_repository import compile_plan
 
     _, plan, _ = applied
-    again = compile_plan(default_repository(), project="other")
+    assert all(view.stores_values for view in plan.views)
+    again = compile_plan(with_stored_values(tmp_path), project="other")
     assert again.schema_hash == plan.schema_hash
     assert again.views == plan.views
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ from recsys.features.column_writer import (
     RowPacker,
 )
 from recsys.features.current_rows import Places, current
-from recsys.features.feast_repository import compile_aggregates
+from recsys.features.feast_repository import STORED_TAG, compile_made
 from recsys.features.layout import decode_timestamp_us, encode_timestamp_us
 from recsys.features.online_store.address import url_of
 from recsys.features.online_store.request import Pending, Requests, decode
@@ -170,7 +170,7 @@ class BulkRedisOnlineStore(RedisOnlineStore):
         stored = _stored_name(config, table)
         _, fields = self._generate_hset_keys_for_features(table, list(names), stored)
         packed = tuple(f.encode() if isinstance(f, str) else f for f in fields)
-        if (streamed := compile_aggregates(table)) is not None:
+        if (streamed := compile_made(table)) is not None:
             packed = (*packed, streamed.state_field)
         return self._generate_redis_keys_for_entities(config, entity_keys), packed
 
@@ -255,6 +255,7 @@ class BulkRedisOnlineStore(RedisOnlineStore):
         progress: Callable[[int], Any] | None,
     ) -> None:
         """Write rows, newer wins, atomically for each."""
+        _check_is_written(table)
         if config.online_store.skip_dedup or not _is_ours(config):
             super().online_write_batch(config, table, data, progress)
             return
@@ -272,6 +273,7 @@ class BulkRedisOnlineStore(RedisOnlineStore):
         progress: Callable[[int], Any] | None,
     ) -> None:
         """Write rows on an event loop."""
+        _check_is_written(table)
         if config.online_store.skip_dedup or not _is_ours(config):
             await super().online_write_batch_async(config, table, data, progress)
             return
@@ -318,6 +320,15 @@ def _is_ours(config: RepoConfig) -> bool:
     return url_of(store.connection_string, is_cluster=is_cluster) is not None
 
 
+def _check_is_written(table: FeatureView) -> None:
+    if STORED_TAG in (table.tags or {}):
+        raise ConfigurationError(
+            f'view "{table.name}" has the tag {STORED_TAG}="state": the stream worker makes it, '
+            "and readers read its state, so rows written here would never be seen; name the other "
+            "views (`feast materialize --views ...`), or take the tag away"
+        )
+
+
 def _url(config: RepoConfig) -> str:
     store = config.online_store
     url = url_of(store.connection_string, is_cluster=store.redis_type == RedisType.redis_cluster)
@@ -348,7 +359,10 @@ def _rows(
     now_us = time.time_ns() // 1000
     keep = config.online_store.keep_expired_values
     rows: list[tuple[datetime | None, dict[str, ValueProto] | None, bool]] = []
-    if (streamed := compile_aggregates(table)) is not None:
+    if (streamed := compile_made(table)) is not None:
+        stored = {f.name for f in streamed.stored_features}
+        if not streamed.stores_values:
+            found = [_without_others(names, row, stored) for row in found]
         features = {name: place for place, name in enumerate(names)}
         places = Places(streamed, features, len(names), len(names) + 1)
         found = [row[:-1] for row in current(found, [places], now_us // 1000)]
@@ -365,6 +379,15 @@ def _rows(
         }
         rows.append((_EPOCH + time_us * _MICROSECOND, protos, is_expired))
     return rows
+
+
+def _without_others(
+    names: Sequence[str], row: Sequence[bytes | None], stored: Collection[str]
+) -> list[bytes | None]:
+    """Leave out what the stream does not store: whatever lies there is of an older declaration."""
+    *values, _, state = row
+    kept = [v if name in stored else None for name, v in zip(names, values, strict=True)]
+    return [*kept, None, state]
 
 
 def _visible(

@@ -21,6 +21,7 @@ from recsys.events.tracers import is_tracer
 from recsys.features.finalised import view_now
 from recsys.features.framing import NEVER_MS, unframe
 from recsys.features.hashes import Found
+from recsys.features.history_values import values_of
 from recsys.features.layout import Value, decode_timestamp, decode_value, key_prefix
 from recsys.features.plan import Plan, ValueType, View
 from recsys.features.quality.snapshot import ViewValues, columns_of
@@ -128,12 +129,9 @@ def _ids_of(key: bytes, at: int, num: int, project: bytes) -> Ids | None:
 
 
 def _read(view: View, hashes: RedisHashes, keys: dict[bytes, Ids], now_ms: int) -> ViewValues:
-    is_ours = bool(view.aggregates)
-    fields = (
-        (view.state_field,)
-        if is_ours
-        else (view.timestamp_field, *(feature.field_bytes for feature in view.features))
-    )
+    first = view.state_field if view.is_made_when_read else view.timestamp_field
+    beside = () if view.aggregates else view.stored_features
+    fields = (first, *(feature.field_bytes for feature in beside))
     names = list(keys)
     rows: Found = []
     ids: list[Ids] = []
@@ -150,7 +148,12 @@ def _read(view: View, hashes: RedisHashes, keys: dict[bytes, Ids], now_ms: int) 
             for name, column in zip(view.join_keys, columns, strict=True)
         }
     )
-    newest, values = _finalised(view, rows, now_ms) if is_ours else _stored(view, rows)
+    if view.aggregates:
+        newest, values = _finalised(view, rows, now_ms)
+    elif view.is_made_when_read:
+        newest, values = _history(view, rows)
+    else:
+        newest, values = _stored(view, rows)
     held = newest > NEVER_MS  # a state may hold positions and no event
     return ViewValues(
         view=view,
@@ -165,6 +168,16 @@ def _finalised(view: View, rows: Found, now_ms: int) -> tuple[pl.Series, dict[st
     found = view_now(view, states, now_ms)
     newest = pl.Series(unframe(states).newest_ms.astype(np.int64), dtype=pl.Int64)
     return newest, columns_of(view, found.values, found.lists)
+
+
+def _history(view: View, rows: Found) -> tuple[pl.Series, dict[str, pl.Series]]:
+    found = [values_of(state, item_ids) for state, item_ids in rows]
+    newest = unframe([state for state, _ in rows]).newest_ms.astype(np.int64)
+    values = {
+        f.name: pl.Series(f.name, [one[f.name] for one in found], dtype=dtype_of(f.type))
+        for f in view.features
+    }
+    return pl.Series(newest, dtype=pl.Int64), values
 
 
 def _stored(view: View, rows: Found) -> tuple[pl.Series, dict[str, pl.Series]]:
