@@ -8,9 +8,18 @@ speak of another past:
 - the server was restarted or another took its place (its ``run_id`` differs): the last writes may
   be gone, and who goes on from memory would leave a gap that no version shows;
 - the store was emptied, or computed anew by a backfill (its *epoch* differs, a random word in the
-  progress hash).
+  progress hash);
+- another worker has taken one of the partitions whose records are being written (``take``).
 
 ``StoreChangedError`` then says: forget everything, read the progress, go on from there.
+
+The last is what versions cannot tell. A worker that slept may have read that there is no such hash;
+once its user was forgotten there is none again, and its write would bring back what is gone. So who
+takes a partition leaves a random word in the progress hash before it reads how far the partition
+was told, and a write counts only while all words of its writer stand. Of the writes made from a
+partition's records therefore only those of its last taker count, who has read all that came before;
+it need not be known who Kafka thinks the owner is. Two that both believe to be it take it from each
+other until one hears that it is not, and spoil nothing.
 
 A cut connection or a time-out leaves it open whether the script ran. It is simply sent again: what
 was written the first time has another version now and is refused, and whoever reads that state
@@ -32,10 +41,17 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from recsys.errors import ConfigurationError, RecsysError, ServerError
+from recsys.events.log import TopicPartition
 from recsys.features.hashes import Write
 from recsys.features.packed_fields import PackedFields, each_packed
 from recsys.features.patience import give_up, is_passing
-from recsys.features.progress import BACKFILL_FIELD, EPOCH_FIELD, LAYOUT_FIELD, progress_key
+from recsys.features.progress import (
+    BACKFILL_FIELD,
+    EPOCH_FIELD,
+    LAYOUT_FIELD,
+    owner_field,
+    progress_key,
+)
 from recsys.features.redis.address import parse
 from recsys.features.redis_hashes import TIMEOUT_S, connect
 from recsys.telemetry import STREAM_REFUSED_WRITES
@@ -55,6 +71,8 @@ _encoder = msgspec.msgpack.Encoder()
 _RUN = "local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')\n"
 _LOOK = _RUN + "return {run, redis.call('HGET', KEYS[1], 'epoch')}"
 # The one hash that is told of first is the progress, which holds the epoch.
+_WORDS = "return redis.call('HMGET', KEYS[1], unpack(ARGV))"
+# ARGV of all that are guarded: run, epoch, and partitions taken: names and words in msgpack.
 _GUARD = (
     _RUN
     + """
@@ -62,13 +80,38 @@ if run ~= ARGV[1] then return redis.error_reply('STORECHANGED the server is anot
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[2] then
   return redis.error_reply('STORECHANGED its features are others')
 end
+local owned, words = unpack(cmsgpack.unpack(ARGV[3]))
+if #owned > 0 then
+  for i, word in ipairs(redis.call('HMGET', KEYS[1], unpack(owned))) do
+    if word ~= words[i] then
+      return redis.error_reply('STORECHANGED ' .. owned[i] .. ' to be another worker now')
+    end
+  end
+end
+"""
+)
+# More ARGV: for each partition its name, the word that stands there ("" for none) and the new one.
+_TAKE = (
+    _GUARD
+    + """
+local fields = {}
+for i = 4, #ARGV, 3 do
+  local word = redis.call('HGET', KEYS[1], ARGV[i]) or ''
+  if word ~= ARGV[i + 1] and word ~= ARGV[i + 2] then
+    return redis.error_reply('STORECHANGED ' .. ARGV[i] .. ' to be another worker now')
+  end
+  fields[#fields + 1] = ARGV[i]
+  fields[#fields + 1] = ARGV[i + 2]
+end
+redis.call('HSET', KEYS[1], unpack(fields))
+return 0
 """
 )
 _WRITE = (
     _GUARD
     + """
-local numbers, widths = unpack(cmsgpack.unpack(ARGV[3]))
-local data, at, from, refused = ARGV[4], 1, 1, {}
+local numbers, widths = unpack(cmsgpack.unpack(ARGV[4]))
+local data, at, from, refused = ARGV[5], 1, 1, {}
 for i = 2, #KEYS do
   local version, n = numbers[at], numbers[at + 1]
   local stored = tonumber(redis.call('HGET', KEYS[i], '~w') or 0)
@@ -94,7 +137,7 @@ return refused
 _ADVANCE = (
     _GUARD
     + """
-for i = 3, #ARGV, 2 do
+for i = 4, #ARGV, 2 do
   local at = string.match(ARGV[i], '@(.+)$')
   local stored = redis.call('HGET', KEYS[1], ARGV[i])
   if at then -- a state that is behind, until it is not
@@ -110,23 +153,23 @@ end
 return 0
 """
 )
-# ARGV: run, epoch, new epoch, layout, positions as JSON, then states that are told up to those.
+# More ARGV: new epoch, layout, positions as JSON, then states that are told up to those.
 _SWITCH = (
     _GUARD
     + """
-local told = cjson.decode(ARGV[5])
+local told = cjson.decode(ARGV[6])
 for _, at in ipairs(redis.call('HKEYS', KEYS[1])) do
   if string.find(at, '/') and not string.find(at, '@') and string.sub(at, 1, 5) ~= 'base:' then
     local base = redis.call('HGET', KEYS[1], 'base:' .. at) or 0
     local position = tonumber(told[at] or base)
     if position < tonumber(redis.call('HGET', KEYS[1], at)) then
-      for i = 6, #ARGV do
+      for i = 7, #ARGV do
         redis.call('HSET', KEYS[1], ARGV[i] .. '@' .. at, string.format('%.0f', position))
       end
     end
   end
 end
-redis.call('HSET', KEYS[1], 'layout', ARGV[4], 'epoch', ARGV[3])
+redis.call('HSET', KEYS[1], 'layout', ARGV[5], 'epoch', ARGV[4])
 return 0
 """
 )
@@ -180,16 +223,46 @@ class GuardedWriter:
         client = connect(url, timeout_s=timeout_s, retry=Retry(NoBackoff(), 0))
         self._pool = client.connection_pool
         self._run = self._epoch = b""
+        self._taken: dict[str, str] = {}
 
     def begin(self) -> bool:
         """Take note of the store as it is now; False when it holds no features of this namespace.
 
-        Call it before reading anything that later writes are made from.
+        Call it before reading anything that later writes are made from. No partition is taken.
         """
         found = self._call(_LOOK, [self._key], [])
         self._run, epoch = found
         self._epoch = epoch or b""
+        self._taken = {}
         return epoch is not None
+
+    def take(self, partitions: Sequence[TopicPartition]) -> None:
+        """Take partitions: what others still write that have taken them before is refused.
+
+        Call it before reading how far they were told. Those that are ours are taken once more, if
+        they still are: what we sent before and is still under way is refused, too.
+
+        Raises:
+            StoreChangedError: as ``write``, or when another takes them at this moment.
+        """
+        if not partitions:
+            return
+        names = [owner_field(at) for at in partitions]
+        # What stands there is named, so that a taking that arrives twice and late takes nothing.
+        stored = self._call(_WORDS, [self._key], [name.encode() for name in names])
+        taken = {name: uuid.uuid4().hex for name in names}
+        rest = {name: word for name, word in self._taken.items() if name not in taken}
+        args = self._guard(rest)
+        for name, word in zip(names, stored, strict=True):
+            before = self._taken.get(name, (word or b"").decode())
+            args += (name.encode(), before.encode(), taken[name].encode())
+        self._call(_TAKE, [self._key], args)
+        self._taken = rest | taken
+
+    def let_go(self, partitions: Sequence[TopicPartition]) -> None:
+        """Write nothing more from these partitions' records; whoever takes them is welcome."""
+        for at in partitions:
+            self._taken.pop(owner_field(at), None)
 
     @property
     def epoch(self) -> str:
@@ -240,8 +313,8 @@ class GuardedWriter:
         """See ``HashWriter.write``.
 
         Raises:
-            StoreChangedError: when the store is another than at ``begin``; nothing after that
-                point was written.
+            StoreChangedError: when the store is another than at ``begin``, or a partition was
+                taken by another; nothing after that point was written.
             ServerError: when it cannot be written and ``pause`` has had enough.
         """
         chunks = [writes[at : at + _CHUNK_HASHES] for at in range(0, len(writes), _CHUNK_HASHES)]
@@ -271,8 +344,10 @@ class GuardedWriter:
         """Let go of the connection."""
         self._pool.disconnect()
 
-    def _guard(self) -> list[bytes]:
-        return [self._run, self._epoch]
+    def _guard(self, taken: Mapping[str, str] | None = None) -> list[bytes]:
+        owned = self._taken if taken is None else taken
+        words = _encoder.encode((list(owned), list(owned.values())))
+        return [self._run, self._epoch, words]
 
     def _packed(self, script: str, keys: list[bytes], args: list[bytes]) -> bytes:
         command = (b"EVAL", script, len(keys), *keys, *self._guard(), *args)
@@ -322,7 +397,7 @@ class GuardedWriter:
                 connection.disconnect()  # an answer on its way must not be taken for the next
             if str(error).startswith("STORECHANGED"):
                 raise StoreChangedError(
-                    f"wanted the online store this run began with, found "
+                    f"wanted the online store and partitions this run began with, found "
                     f"{str(error).removeprefix('STORECHANGED ')}"
                 ) from error
             if not is_passing(error):

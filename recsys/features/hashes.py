@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from recsys.events.log import TopicPartition
+
 Wanted = Sequence[tuple[bytes, Sequence[bytes]]]
 """``(key, fields)`` of each hash to read."""
 Found = list[list[bytes | None]]
@@ -72,7 +74,7 @@ class HashWriter(Protocol):
         What a key that is refused had to be told is to be made again from what is stored now.
 
         Raises:
-            LeaseLostError: when another writer took over; nothing after that point was written.
+            StoreChangedError: when another took over; nothing after that point was written.
         """
 
 
@@ -85,11 +87,22 @@ class FeatureWriter(HashWriter, Protocol):
     def found(self, layout: str) -> None:
         """Begin an empty store."""
 
+    def take(self, partitions: Sequence[TopicPartition]) -> None:
+        """Refuse what others write of these partitions' records from now on.
+
+        Raises:
+            StoreChangedError: as ``advance``.
+        """
+
+    def let_go(self, partitions: Sequence[TopicPartition]) -> None:
+        """Have others take these partitions."""
+
     def advance(self, numbers: Mapping[bytes, int]) -> None:
         """Raise numbers of the progress; one that is greater there already stays.
 
         Raises:
-            StoreChangedError: when the store is another than at ``begin``, even for no numbers.
+            StoreChangedError: when the store is another than at ``begin`` or another took one of
+                our partitions, even for no numbers.
         """
 
 

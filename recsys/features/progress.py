@@ -2,7 +2,8 @@
 
 One hash, ``{namespace}:features:progress``: for each partition our position and the number we give
 to the log's offset 0, the layout (the states kept up to date), the epoch (``guarded_writer.py``),
-and whether a backfill of everything is under way. Whoever reads a position finds everything before
+whether a backfill of everything is under way, and who took a partition last (a random word:
+``GuardedWriter.take``). Whoever reads a position finds everything before
 it applied. Positions only rise, whoever writes them, but for a backfill, which begins a new epoch.
 
 A state a backfill added is behind at first: ``{state}@{topic}/{partition}`` says how far it is
@@ -137,6 +138,11 @@ def catching_up(fields: Collection[bytes]) -> set[str]:
 def state_position(state: str, at: TopicPartition) -> bytes:
     """Give the field that says how far a state is told, while it is behind."""
     return f"{state}@{at.topic}/{at.partition}".encode()
+
+
+def owner_field(at: TopicPartition) -> str:
+    """Give the field that says who took a partition last."""
+    return f"owner:{at.topic}:{at.partition}"
 
 
 def _position(at: TopicPartition) -> bytes:

@@ -8,8 +8,9 @@ nothing counts twice: entities carry the positions they were told (``positions.p
 its own, a dead letter is sent again. A hash another worker wrote in the meantime is refused, read
 again, and told only what it lacks.
 
-So a worker that slept while others took over does no harm: what it still writes is refused or is
-what they would have written, and progress never goes back.
+A worker that slept while others took over does no harm: whoever gets a partition takes it in the
+store, too (``GuardedWriter.take``), before it reads its position, and what the sleeper still writes
+is refused. It forgets all it knew, hears what it lost, and goes on from the progress.
 
 Positions here are ours: a broker that keeps its log in memory and was restarted begins at offset 0
 again, and then the numbers go on from where they were (``base``).
@@ -140,6 +141,9 @@ class WorkerRun:
             logger.warning("state forgotten", extra={"reason": str(error)})
             STREAM_RESTARTS.inc()
             self._begin_store()
+            # Whose the partitions are now; what else it gives is read again.
+            self._behaviour.poll(timeout_ms=0, max_records=1)
+            self._follow_share()
             self._go_on([*self._items.assignment(), *self._behaviour.assignment()])
             return 0
 
@@ -216,6 +220,9 @@ class WorkerRun:
 
     def _drop(self, lost: Sequence[TopicPartition]) -> None:
         self._sinks.give_up(lost)
+        self._writer.let_go(lost)
+        # Their users may come back to us forgotten and begun anew, as often written as before.
+        self._stream.forget()
         self._stream.forget_duplicates(lost)
         for at in lost:
             self._applied.pop(at, None)
@@ -234,6 +241,8 @@ class WorkerRun:
             mine = sorted(set(reader.assignment()) & set(partitions))
             if not mine:
                 continue
+            if reader is self._behaviour:
+                self._writer.take(mine)
             begin = {}
             for at, (first, end) in reader.bounds(mine).items():
                 self._find(at, first, end)
@@ -346,9 +355,14 @@ class WorkerRun:
         if not isinstance(event, ForgetEvent) or self._stream.note(record, event):
             return
         ending = self._stream.ending_of_user(event.user_id)
+        at = TopicPartition(record.topic, record.partition)
+        # A write that timed out and was sent again may yet arrive: an old one must not bring the
+        # user back, nor the removal come after what the user does next.
+        self._writer.take([at])
         keys = [key for key in self._keys.ending(ending) if is_keyed_by_user(key)]
         # Its partition is ours, so nobody else has anything to tell this user.
         self._writer.write([Write(key, {}, ANY_VERSION, remove=True) for key in keys])
+        self._writer.take([at])
         self._stream.forget_user(event.user_id)
         logger.info("user forgotten", extra={"num_hashes": len(keys)})
 

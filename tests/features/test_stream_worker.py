@@ -100,7 +100,7 @@ class World:
         return sum(int(v) for k, v in found.items() if k[:5] != b"base:" and b"/" in k)  # type: ignore[union-attr]
 
     def content(self) -> dict[bytes, dict[bytes, bytes]]:
-        """Give all bytes of this namespace, but leases, the epoch and the count of writes."""
+        """Give all bytes of this namespace, but leases, random words and the count of writes."""
         name = self.settings.namespace.encode()
         keys = sorted(k for k in self.redis.scan_iter(count=1000) if name in k)
         leases = {
@@ -108,8 +108,9 @@ class World:
         }
         content = {key: self.redis.hgetall(key) for key in keys if key not in leases}
         for fields in content.values():
-            for name in (VERSION_FIELD, EPOCH_FIELD, BACKFILL_FIELD):
-                fields.pop(name, None)  # type: ignore[union-attr]
+            for name in list(fields):
+                if name in (VERSION_FIELD, EPOCH_FIELD, BACKFILL_FIELD) or name[:6] == b"owner:":
+                    del fields[name]
         return content  # type: ignore[return-value]
 
     def close(self) -> None:

@@ -49,6 +49,12 @@ class Store(MemoryHashes):
     def found(self, layout: str) -> None:
         self.write([StoredProgress(self, "test").fields({}, {}, layout)])
 
+    def take(self, partitions: Sequence[TopicPartition]) -> None:
+        """Nobody else is there."""
+
+    def let_go(self, partitions: Sequence[TopicPartition]) -> None:
+        """Nobody else is there."""
+
     def advance(self, numbers: Mapping[bytes, int]) -> None:
         own = self.content.setdefault(progress_key("test"), {})
         for name, value in numbers.items():
