@@ -19,6 +19,8 @@ from recsys.errors import InputError
 from recsys.features.offline_store.asof import Int64s
 from recsys.features.offline_store.times import limits
 
+_VALUE_BYTES = 256  # of a feature and label: a number's eight, or a list of some tens
+
 
 class Computes(Protocol):
     """The values of one view for any key at any moment."""
@@ -60,6 +62,11 @@ class ComputedView:
     def names(self) -> tuple[str, ...]:
         """Columns of the answer."""
         return tuple(name for _, name in self.features)
+
+    @property
+    def row_bytes(self) -> int:
+        """About what one row of the answer takes: room for a list in each column."""
+        return _VALUE_BYTES * len(self.features)
 
     def features_at(self, labels: pa.Table, moment: str, max_bytes: int) -> pa.Table:
         """Values at each label's moment; null where the label has no moment or no key.

@@ -38,6 +38,10 @@ class Joined(Protocol):
     def names(self) -> tuple[str, ...]:
         """Columns of the answer."""
 
+    @property
+    def row_bytes(self) -> int:
+        """About what one row of the answer takes."""
+
     def features_at(self, labels: pa.Table, moment: str, max_bytes: int) -> pa.Table:
         """Features of each label (L,), in the labels' order."""
 
@@ -75,6 +79,14 @@ class ViewJoin:
     def names(self) -> tuple[str, ...]:
         """Columns of the answer."""
         return tuple(name for _, name in self.features)
+
+    @property
+    def row_bytes(self) -> int:
+        """About what one row of the answer takes: what one of the source's does on the average."""
+        columns = [source for source, _ in self.features]
+        groups = self.parts.row_groups
+        rows = sum(group.num_rows for group in groups)
+        return sum(self.parts.size(group, columns) for group in groups) // max(rows, 1)
 
     def features_at(self, labels: pa.Table, moment: str, max_bytes: int) -> pa.Table:
         """The chosen rows' features."""

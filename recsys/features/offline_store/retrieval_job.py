@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -26,6 +26,8 @@ class PointInTimeRetrievalJob(RetrievalJob):
     Args:
         evaluate: Reads the answer, without on-demand features; Feast's base class adds those and
             validates.
+        pieces: Reads the same answer piece by piece, so that it is saved without being held; None
+            where only the whole can be had.
         repo_path: Where relative paths of saved data sets begin.
     """
 
@@ -34,11 +36,13 @@ class PointInTimeRetrievalJob(RetrievalJob):
         evaluate: Callable[[], pa.Table],
         *,
         repo_path: Any,
+        pieces: Callable[[], Iterable[pa.Table]] | None = None,
         full_feature_names: bool = False,
         on_demand_feature_views: Sequence[OnDemandFeatureView] = (),
         metadata: RetrievalMetadata | None = None,
     ) -> None:
         self._evaluate = evaluate
+        self._pieces = pieces
         self._repo_path = repo_path
         self._full_feature_names = full_feature_names
         self._on_demand_feature_views = list(on_demand_feature_views)
@@ -78,7 +82,8 @@ class PointInTimeRetrievalJob(RetrievalJob):
     ) -> None:
         """Write the answer, on-demand features included, as a data set of its own.
 
-        It is there as a whole or not at all: a file is renamed into place, a folder too.
+        It is there as a whole or not at all: a file is renamed into place, a folder too. It is
+        written piece by piece; with on-demand features, which may look at all rows, as one table.
 
         Raises:
             SavedDatasetLocationAlreadyExists: something is there and may not be overwritten.
@@ -91,7 +96,10 @@ class PointInTimeRetrievalJob(RetrievalJob):
         exists = SavedDatasetLocationAlreadyExists(location=storage.file_options.uri)
         if not allow_overwrite and filesystem.get_file_info(path).type != fs.FileType.NotFound:
             raise exists  # before the work, and looked at once more after it
-        if not replace_data(
-            filesystem, path, self.to_arrow(timeout=timeout), overwrite=allow_overwrite
-        ):
+        rows: pa.Table | Iterable[pa.Table]
+        if self._pieces is None or self._on_demand_feature_views:
+            rows = self.to_arrow(timeout=timeout)
+        else:
+            rows = self._pieces()
+        if not replace_data(filesystem, path, rows, overwrite=allow_overwrite):
             raise exists

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,8 @@ from recsys.features.offline_store.request import (
 from recsys.features.offline_store.retrieval_job import PointInTimeRetrievalJob
 from recsys.features.offline_store.sources import located, parts_of
 from recsys.features.offline_store.writes import append, append_by
+
+_LEAST_LABELS = 1 << 16  # joined at once when saving: each time the sources' keys are read anew
 
 
 class PointInTimeOfflineStoreConfig(FeastConfigBaseModel):
@@ -102,15 +104,22 @@ class PointInTimeOfflineStore(OfflineStore):
         chunk_bytes = config.offline_store.chunk_bytes
         partitions = config.offline_store.ray_partitions
 
-        def evaluate() -> pa.Table:
+        def join(some: pa.Table) -> pa.Table:
             if partitions:
                 from recsys.features.offline_store.ray_tasks import join_on_ray
 
-                return join_on_ray(labels.table, labels.moment, views, chunk_bytes, partitions)
-            return join_views(labels.table, labels.moment, views, chunk_bytes)
+                return join_on_ray(some, labels.moment, views, chunk_bytes, partitions)
+            return join_views(some, labels.moment, views, chunk_bytes)
+
+        def pieces() -> Iterator[pa.Table]:
+            row_bytes = sum(view.row_bytes for view in views)
+            size = max(chunk_bytes // max(row_bytes, 1), _LEAST_LABELS)
+            for start in range(0, max(labels.table.num_rows, 1), size):
+                yield join(labels.table.slice(start, size))
 
         return PointInTimeRetrievalJob(
-            evaluate,
+            lambda: join(labels.table),
+            pieces=pieces,
             repo_path=config.repo_path,
             full_feature_names=full_feature_names,
             on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(

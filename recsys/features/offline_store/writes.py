@@ -11,7 +11,10 @@ import fnmatch
 import itertools
 import os
 import shutil
+import tempfile
 import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,22 +37,29 @@ def part_name() -> str:
     return f"part-{now_ms():014d}-{next(_COUNT):06d}-{uuid.uuid4().hex[:12]}.parquet"
 
 
-def write_part(filesystem: fs.FileSystem, folder: str, name: str, table: pa.Table) -> str:
+def write_part(
+    filesystem: fs.FileSystem, folder: str, name: str, rows: pa.Table | Iterable[pa.Table]
+) -> str:
     """Write one part file; it is there as a whole when this returns, even after a power cut.
+
+    Args:
+        filesystem: Where.
+        folder: Of the part; made when it is not there.
+        name: Of the part.
+        rows: The table, or its pieces of one schema, at least one: each is written as it comes.
 
     Returns:
         Its path.
     """
     path = f"{folder}/{name}"
     if not isinstance(filesystem, fs.LocalFileSystem):
-        # Object stores show an object when its upload is complete, not before.
-        filesystem.create_dir(folder, recursive=True)
-        pq.write_table(table, path, filesystem=filesystem, row_group_size=_ROW_GROUP_ROWS)
+        with _spooled(rows) as local:
+            _upload(local, filesystem, folder, name)
         return path
     make_directory(Path(folder).absolute())
     temporary = Path(folder, f".{name}.tmp")
     try:
-        pq.write_table(table, temporary, row_group_size=_ROW_GROUP_ROWS)
+        _write(rows, temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -58,6 +68,34 @@ def write_part(filesystem: fs.FileSystem, folder: str, name: str, table: pa.Tabl
         raise
     sync_directory(Path(folder))
     return path
+
+
+def _write(rows: pa.Table | Iterable[pa.Table], path: Path) -> None:
+    pieces = iter([rows] if isinstance(rows, pa.Table) else rows)
+    piece = next(pieces)
+    with pq.ParquetWriter(path, piece.schema) as writer:
+        while piece is not None:
+            writer.write_table(piece, row_group_size=_ROW_GROUP_ROWS)
+            del piece  # or two would be held while the next is made
+            piece = next(pieces, None)
+
+
+@contextmanager
+def _spooled(rows: pa.Table | Iterable[pa.Table]) -> Iterator[Path]:
+    """Rows in a temporary file here: an upload that is closed half-way would show as complete."""
+    with tempfile.TemporaryDirectory(prefix="offline_store_") as folder:
+        local = Path(folder, "rows.parquet")
+        _write(rows, local)
+        yield local
+
+
+def _upload(local: Path, filesystem: fs.FileSystem, folder: str, name: str) -> None:
+    # Object stores show an object when its upload is complete, not before.
+    filesystem.create_dir(folder, recursive=True)
+    fs.copy_files(
+        str(local), f"{folder}/{name}",
+        source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem,
+    )  # fmt: skip
 
 
 def append(filesystem: fs.FileSystem, path: str, table: pa.Table) -> str:
@@ -110,7 +148,13 @@ def append_by(
     return written
 
 
-def replace_data(filesystem: fs.FileSystem, path: str, table: pa.Table, *, overwrite: bool) -> bool:
+def replace_data(
+    filesystem: fs.FileSystem,
+    path: str,
+    rows: pa.Table | Iterable[pa.Table],
+    *,
+    overwrite: bool,
+) -> bool:
     """Write a data set of its own at ``path``: one file (``….parquet``) or a folder with one part.
 
     Returns:
@@ -122,17 +166,18 @@ def replace_data(filesystem: fs.FileSystem, path: str, table: pa.Table, *, overw
     single = path.endswith((".parquet", ".parq", ".pq"))
     folder, name = path.rsplit("/", 1) if "/" in path else (".", path)
     if single and kind != fs.FileType.Directory:
-        write_part(filesystem, folder, name, table)
+        write_part(filesystem, folder, name, rows)
         # Rows appended to the data set that was there are not part of the new one.
         _remove(filesystem, path + APPENDED)
         return True
     if not isinstance(filesystem, fs.LocalFileSystem):
-        _remove(filesystem, path)
-        write_part(filesystem, path, part_name(), table)
+        with _spooled(rows) as local:  # what is there stays until there is something to follow it
+            _remove(filesystem, path)
+            _upload(local, filesystem, path, part_name())
         return True
     fresh, old = f"{folder}/.{name}.{uuid.uuid4().hex}", f"{folder}/.{name}.{uuid.uuid4().hex}.old"
     try:
-        write_part(filesystem, fresh, part_name(), table)
+        write_part(filesystem, fresh, part_name(), rows)
         if kind != fs.FileType.NotFound:
             Path(path).rename(old)
         Path(fresh).rename(path)
