@@ -25,12 +25,20 @@ _VALUE_BYTES = 256  # of a feature and label: a number's eight, or a list of som
 class Computes(Protocol):
     """The values of one view for any key at any moment."""
 
-    def at(self, keys: Mapping[str, Sequence[str]], moments_ms: Int64s) -> pa.Table:
+    def at(
+        self,
+        keys: Mapping[str, Sequence[str]],
+        moments_ms: Int64s,
+        *,
+        known_by_ms: Int64s | None = None,
+    ) -> pa.Table:
         """Values as the online reader would have given them.
 
         Args:
             keys: By join key, the value of each label (L,).
             moments_ms: Moments (L,), epoch milliseconds.
+            known_by_ms: Leave out events received later (L,); None: what happened by the moment
+                counts, whenever it was received.
 
         Returns:
             A column for each feature of the view (L,).
@@ -46,12 +54,14 @@ class ComputedView:
         computes: What does.
         keys: Pairs of (join key of the view, column of the labels).
         features: Pairs of (feature, column of the answer).
+        knowledge: Whether an event must have been received by the label's moment.
     """
 
     name: str
     computes: Computes
     keys: tuple[tuple[str, str], ...]
     features: tuple[tuple[str, str], ...]
+    knowledge: bool = False
 
     @property
     def label_keys(self) -> tuple[str, ...]:
@@ -82,7 +92,10 @@ class ComputedView:
         place = np.flatnonzero(asked)
         some = labels.select(list(dict.fromkeys(self.label_keys))).take(pa.array(place))
         keys = {key: self._texts(some, label) for key, label in self.keys}
-        values = self.computes.at(keys, micros[place] // 1000)
+        moments_ms = micros[place] // 1000
+        values = self.computes.at(
+            keys, moments_ms, known_by_ms=moments_ms if self.knowledge else None
+        )
         # Every label's row among those computed; null for one that was not asked.
         rows = np.full(len(asked), -1, dtype=np.int64)
         rows[place] = np.arange(len(place))

@@ -26,6 +26,7 @@ from recsys.features.forgotten import without_forgotten
 from recsys.features.log_rows import LogRows, Timeline, codes_of, read_rows, without_duplicates
 from recsys.features.offline_store.asof import Int64s
 from recsys.features.offline_store.computed import Computes
+from recsys.features.offline_store.interactions import Interactions
 from recsys.features.plan import View
 from recsys.features.recency import HistoryIndex
 from recsys.features.view_history import ViewHistory
@@ -88,14 +89,22 @@ class _Aggregates:
     def _history(self) -> ViewHistory:
         return ViewHistory(self._log.rows, self._view)
 
-    def at(self, keys: Mapping[str, Sequence[str]], moments_ms: Int64s) -> pa.Table:
-        values = self._history.at(keys, moments_ms)
+    def at(
+        self,
+        keys: Mapping[str, Sequence[str]],
+        moments_ms: Int64s,
+        *,
+        known_by_ms: Int64s | None = None,
+    ) -> pa.Table:
+        values = self._history.at(keys, moments_ms, known_by_ms=known_by_ms)
         columns: dict[str, pa.Array] = {
             aggregate.name: pa.array(np.ascontiguousarray(values[:, n]))
             for n, aggregate in enumerate(self._view.scalar_aggregates)
         }
         if self._view.list_aggregates:
-            for name, lists in self._history.lists_at(keys, moments_ms).items():
+            for name, lists in self._history.lists_at(
+                keys, moments_ms, known_by_ms=known_by_ms
+            ).items():
                 columns[name] = pa.ListArray.from_arrays(
                     pa.array(lists.offsets, pa.int32()), pa.array(lists.values)
                 )
@@ -109,25 +118,43 @@ class _Histories:
         self._log, self._view = log, view
 
     @cached_property
-    def _index(self) -> HistoryIndex:
+    def _interactions(self) -> Interactions:
         log = self._log.rows
         acted = log.rows.select("interaction")
         # Ties are ordered by the item's hash, so hashes are indexed, not codes.
-        return HistoryIndex(
+        return Interactions(
             log.rows.owner[acted],
             log.item_hash[log.item[acted]],
             log.rows.time_ms[acted],
+            log.known_ms[acted],
             len(log.user_ids),
         )
 
-    def at(self, keys: Mapping[str, Sequence[str]], moments_ms: Int64s) -> pa.Table:
+    def at(
+        self,
+        keys: Mapping[str, Sequence[str]],
+        moments_ms: Int64s,
+        *,
+        known_by_ms: Int64s | None = None,
+    ) -> pa.Table:
         (key,) = self._view.join_keys
+        user = self._log.rows.user_codes(keys[key])
+        answer = self._values(self._interactions.index, user, moments_ms)
+        if known_by_ms is None:
+            return answer
+        rows = np.arange(len(user))
+        answers = [answer]
+        for late, index in self._interactions.by_question(user, moments_ms, known_by_ms):
+            rows[late] = sum(len(a) for a in answers) + np.arange(len(late))
+            answers.append(self._values(index, np.arange(len(late)), moments_ms[late]))
+        return answer if len(answers) == 1 else pa.concat_tables(answers).take(pa.array(rows))
+
+    def _values(self, index: HistoryIndex, user: Int64s, moments_ms: Int64s) -> pa.Table:
         log = self._log.rows
-        user = log.user_codes(keys[key])
         if self._view.expires:
-            age = moments_ms - self._index.last_ms(user, moments_ms)
+            age = moments_ms - index.last_ms(user, moments_ms)
             user = np.where(age > self._view.ttl_ms, -1, user)
-        recent = self._index.at(user, moments_ms)
+        recent = index.at(user, moments_ms)
         by_hash = np.argsort(log.item_hash)
         code = by_hash[np.searchsorted(log.item_hash, recent.item, sorter=by_hash)]
         item_ids = log.item_ids.cast(pl.String).to_arrow().cast(pa.string())
@@ -158,8 +185,8 @@ class _Profiles:
         self._log, self._view = log, view
 
     @cached_property
-    def _told(self) -> tuple[pl.Series, Timeline, pa.Table]:
-        """Entities, when each said what, and what."""
+    def _told(self) -> tuple[pl.Series, Timeline, Int64s, pa.Table]:
+        """Entities, when each said what, when that was received, and what."""
         (key,) = self._view.join_keys
         kind = "user" if self._view.name == names.USER_PROFILE else "item"
         scan = self._log.scan()
@@ -175,7 +202,8 @@ class _Profiles:
         entities = frame[key].unique().sort()
         owner = codes_of(entities, frame[key])
         when = Timeline(owner, frame["effective_ms"].to_numpy().astype(np.int64), len(entities))
-        return entities, when, self._values(frame)
+        known_ms = frame["known_ms"].to_numpy().astype(np.int64)
+        return entities, when, known_ms, self._values(frame)
 
     def _values(self, frame: pl.DataFrame) -> pa.Table:
         columns: dict[str, pl.Series] = {}
@@ -194,8 +222,21 @@ class _Profiles:
                 columns[name] = frame[name]
         return pl.DataFrame(columns).to_arrow(compat_level=pl.CompatLevel.oldest())
 
-    def at(self, keys: Mapping[str, Sequence[str]], moments_ms: Int64s) -> pa.Table:
-        entities, when, values = self._told
+    def at(
+        self,
+        keys: Mapping[str, Sequence[str]],
+        moments_ms: Int64s,
+        *,
+        known_by_ms: Int64s | None = None,
+    ) -> pa.Table:
+        entities, when, known_ms, values = self._told
         (key,) = self._view.join_keys
-        version = when.latest(codes_of(entities, keys[key]), moments_ms)
+        owner = codes_of(entities, keys[key])
+        version = when.latest(owner, moments_ms)
+        if known_by_ms is not None:
+            late = np.flatnonzero(version >= 0)
+            while len(late := late[known_ms[version[late]] > known_by_ms[late]]):
+                version[late] -= 1  # what was said before that, if it is of the same entity
+                version[late[when.owner[version[late]] != owner[late]]] = -1
+                late = late[version[late] >= 0]
         return values.take(pa.array(version, mask=version < 0))

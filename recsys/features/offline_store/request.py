@@ -16,7 +16,7 @@ from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME, FeatureView
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.utils import _parse_feature_ref
 
-from recsys.errors import ConfigurationError, FeatureError, InputError
+from recsys.errors import FeatureError, InputError
 from recsys.features.feast_repository import compile_view
 from recsys.features.names import STREAMED
 from recsys.features.offline_store.computed import ComputedView
@@ -111,7 +111,12 @@ class EventLogRequest:
         self._entity = entity
 
     def join(
-        self, view: FeatureView, keys: Mapping[str, str], features: Mapping[str, str]
+        self,
+        view: FeatureView,
+        keys: Mapping[str, str],
+        features: Mapping[str, str],
+        *,
+        knowledge: bool,
     ) -> ComputedView | None:
         """What computes a view; None for one that the stream does not make.
 
@@ -129,6 +134,7 @@ class EventLogRequest:
             computes=self._views.of(compiled),
             keys=tuple(keys.items()),
             features=tuple(features.items()),
+            knowledge=knowledge,
         )
 
 
@@ -145,7 +151,6 @@ def view_joins(
 
     Raises:
         FeatureError: a view has no source, or its source lacks a column.
-        ConfigurationError: ``knowledge`` is wanted of a view computed from the event log.
     """
     joins: list[ViewJoin | ComputedView] = []
     for view in feature_views:
@@ -159,14 +164,10 @@ def view_joins(
         keys = view.projection.join_key_map or {
             column.name: column.name for column in view.entity_columns
         }
-        computed = events.join(view, keys, answers) if events is not None else None
+        computed = (
+            events.join(view, keys, answers, knowledge=knowledge) if events is not None else None
+        )
         if computed is not None:
-            if knowledge:
-                raise ConfigurationError(
-                    f"view {view.name!r} is computed from the event log, which counts every event "
-                    "from its effective time on; found filter_by_created_timestamp=True; ask for "
-                    "the views of rows apart, or leave it out"
-                )
             joins.append(computed)
             continue
         if view.batch_source is None:

@@ -21,7 +21,10 @@ class ClicksOfAnHour:
     def __init__(self, clicks: Sequence[tuple[str, int]]) -> None:
         self._clicks = clicks
 
-    def at(self, keys: Mapping[str, Sequence[str]], moments_ms: Any) -> pa.Table:
+    def at(
+        self, keys: Mapping[str, Sequence[str]], moments_ms: Any, *, known_by_ms: Any = None
+    ) -> pa.Table:
+        assert known_by_ms is None
         asked = list(zip(keys["user_id"], moments_ms, strict=True))
         return pa.table(
             {

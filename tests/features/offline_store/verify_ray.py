@@ -27,7 +27,7 @@ rows = {"user": rng.integers(0, 50, 5000), "at": pa.array(rng.integers(0, 10**6,
         "words": [["w"] * int(n) for n in rng.integers(0, 3, 5000)], "score": rng.random(5000)}
 pq.write_table(pa.table(rows), sys.argv[1], row_group_size=700)
 class Length:
-    def at(self, keys, moments_ms):
+    def at(self, keys, moments_ms, *, known_by_ms=None):
         return pa.table({"length": [len(k) + int(t) for k, t in zip(keys["name"], moments_ms)]})
 parts = Parts((sys.argv[1],), fs.LocalFileSystem(), "rows")
 views = [
