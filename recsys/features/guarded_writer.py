@@ -54,12 +54,13 @@ from recsys.features.progress import (
 )
 from recsys.features.redis.address import parse
 from recsys.features.redis_hashes import TIMEOUT_S, connect
+from recsys.features.sent_writes import SentWrites
 from recsys.telemetry import STREAM_REFUSED_WRITES
 
 _CHUNK_HASHES = 256
 _CHUNK_BYTES = 512 * 1024
 """Of one script call: bounds how long Redis serves nobody else to a few ms."""
-_CHUNKS_AT_ONCE = 16
+_HASHES_AT_ONCE = 16 * _CHUNK_HASHES
 """Sent before the first reply is waited for; the time-out is that of one reply."""
 _Encoded = tuple[list[bytes], bytes, bytes]
 """Keys; for each its version, how many groups of fields follow and the place of the widths of each,
@@ -224,12 +225,15 @@ class GuardedWriter:
         self._pool = client.connection_pool
         self._run = self._epoch = b""
         self._taken: dict[str, str] = {}
+        self._sent: SentWrites | None = None
 
     def begin(self) -> bool:
         """Take note of the store as it is now; False when it holds no features of this namespace.
 
         Call it before reading anything that later writes are made from. No partition is taken.
         """
+        if self._sent is not None:
+            self._sent.drop()
         found = self._call(_LOOK, [self._key], [])
         self._run, epoch = found
         self._epoch = epoch or b""
@@ -317,17 +321,31 @@ class GuardedWriter:
                 taken by another; nothing after that point was written.
             ServerError: when it cannot be written and ``pause`` has had enough.
         """
-        chunks = [writes[at : at + _CHUNK_HASHES] for at in range(0, len(writes), _CHUNK_HASHES)]
         refused: list[bytes] = []
-        for at in range(0, len(chunks), _CHUNKS_AT_ONCE):
-            calls = [call for chunk in chunks[at : at + _CHUNKS_AT_ONCE] for call in _calls(chunk)]
-            packed = [self._packed(_WRITE, [self._key, *keys], args) for keys, *args in calls]
-            places: list[int]
-            for (keys, *_), places in zip(calls, self._exchange(packed), strict=True):
-                refused += [keys[place] for place in places]
-        if refused:
-            STREAM_REFUSED_WRITES.inc(len(refused))
+        for at in range(0, len(writes), _HASHES_AT_ONCE):
+            calls = _chunks(writes[at : at + _HASHES_AT_ONCE])
+            refused += _refused(calls, self._exchange(self._commands(calls)))
         return refused
+
+    def send(self, writes: Sequence[Write]) -> SentWrites:
+        """See ``FeatureWriter.send``; of many writes the last few thousand are under way.
+
+        Raises:
+            StoreChangedError: as ``write``.
+            ServerError: as ``write``.
+        """
+        first = (max(len(writes), 1) - 1) // _HASHES_AT_ONCE * _HASHES_AT_ONCE
+        refused, rest = self.write(writes[:first]), writes[first:]
+        calls = _chunks(rest)
+        if self._sent is not None:
+            self._sent.drop()
+        self._sent = SentWrites(
+            self._pool,
+            self._commands(calls),
+            lambda replies: refused + _refused(calls, replies),
+            lambda: refused + self.write(rest),
+        )
+        return self._sent
 
     def advance(self, numbers: Mapping[bytes, int]) -> None:
         """Raise numbers of the progress hash; one that is greater there already stays.
@@ -348,6 +366,9 @@ class GuardedWriter:
         owned = self._taken if taken is None else taken
         words = _encoder.encode((list(owned), list(owned.values())))
         return [self._run, self._epoch, words]
+
+    def _commands(self, calls: Sequence[_Encoded]) -> list[bytes]:
+        return [self._packed(_WRITE, [self._key, *keys], args) for keys, *args in calls]
 
     def _packed(self, script: str, keys: list[bytes], args: list[bytes]) -> bytes:
         command = (b"EVAL", script, len(keys), *keys, *self._guard(), *args)
@@ -415,6 +436,20 @@ class GuardedWriter:
             f"wanted to write features to Redis at {self._url.rpartition('@')[2]}, found "
             f"{type(error).__name__}: {error}; see `recsys status`"
         )
+
+
+def _chunks(writes: Sequence[Write]) -> list[_Encoded]:
+    starts = range(0, len(writes), _CHUNK_HASHES)
+    return [call for at in starts for call in _calls(writes[at : at + _CHUNK_HASHES])]
+
+
+def _refused(calls: Sequence[_Encoded], replies: Sequence[list[int]]) -> list[bytes]:
+    refused = [
+        keys[place] for (keys, *_), places in zip(calls, replies, strict=True) for place in places
+    ]
+    if refused:
+        STREAM_REFUSED_WRITES.inc(len(refused))
+    return refused
 
 
 def _calls(writes: Sequence[Write]) -> list[_Encoded]:

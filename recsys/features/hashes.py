@@ -78,8 +78,22 @@ class HashWriter(Protocol):
         """
 
 
+class UnderWay(Protocol):
+    """Writes that were sent."""
+
+    def refused(self) -> list[bytes]:
+        """Wait for them; gives and raises what ``HashWriter.write`` does."""
+
+
 class FeatureWriter(HashWriter, Protocol):
     """Writes the features of one namespace, and how far they have got, into one store."""
+
+    def send(self, writes: Sequence[Write]) -> UnderWay:
+        """Begin to write as ``write`` does, and go on with something else.
+
+        One call is under way at a time: the next drops what was not waited for. Until it was
+        waited for, nothing is known of it, an error not even.
+        """
 
     def begin(self) -> bool:
         """Take note of the store as it is; False when it holds no features of the namespace."""

@@ -3,10 +3,11 @@
 Several workers share the behaviour partitions (``SharedReader``); each reads all item partitions,
 whose writes are the same whoever makes them. Order of deeds for a batch: dead letters made safe,
 features written, then the progress raised, the event log's buffer filled, positions committed for
-monitoring. Whatever is killed in between is done again by whoever has the partition next, and
-nothing counts twice: entities carry the positions they were told (``positions.py``), the sink knows
-its own, a dead letter is sent again. A hash another worker wrote in the meantime is refused, read
-again, and told only what it lacks.
+monitoring; while Redis writes one batch the next is read and computed (``_send``). Whatever is
+killed in between is done again by whoever has the partition next, and nothing counts twice:
+entities carry the positions they were told (``positions.py``), the sink knows its own, a dead
+letter is sent again. A hash another worker wrote in the meantime is refused, read again, and told
+only what it lacks.
 
 A worker that slept while others took over does no harm: whoever gets a partition takes it in the
 store, too (``GuardedWriter.take``), before it reads its position, and what the sleeper still writes
@@ -25,6 +26,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from recsys.clock import Clock
 from recsys.errors import ConfigurationError, EventError, ServerError
@@ -33,10 +35,18 @@ from recsys.events.dead_letters import send_dead_letter
 from recsys.events.log import EventReader, EventWriter, Record, SharedReader, TopicPartition
 from recsys.events.schema import ForgetEvent, LoggedEvent
 from recsys.events.topics import Topics
+from recsys.features.batch_columns import BatchColumns
 from recsys.features.duplicates import HORIZON
 from recsys.features.freshness import Freshness
 from recsys.features.guarded_writer import StoreChangedError
-from recsys.features.hashes import ANY_VERSION, FeatureWriter, HashReader, KeyFinder, Write
+from recsys.features.hashes import (
+    ANY_VERSION,
+    FeatureWriter,
+    HashReader,
+    KeyFinder,
+    UnderWay,
+    Write,
+)
 from recsys.features.layout import is_keyed_by_user
 from recsys.features.partition_sinks import PartitionSinks
 from recsys.features.progress import StoredProgress, numbers_of
@@ -50,6 +60,24 @@ from recsys.telemetry import (
 )
 
 logger = logging.getLogger(__name__)
+
+
+class _Batch(NamedTuple):
+    """Records whose features are being written."""
+
+    runs: Sequence[Run[LoggedEvent | None]]
+    fresh: Sequence[Run[LoggedEvent]]
+    """Those of them that were not applied before."""
+    moved: dict[TopicPartition, int]
+    """Positions behind them."""
+
+
+class _Written(NamedTuple):
+    """A batch, and its writes, which are under way."""
+
+    batch: _Batch
+    columns: BatchColumns
+    writes: UnderWay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +137,7 @@ class WorkerRun:
         """What ``_applied`` is to all states but those that catch up."""
         self._behind: dict[TopicPartition, dict[bytes, int]] = {}
         self._states: frozenset[str] = frozenset()
+        self._under_way: _Written | None = None
         self._shown: set[TopicPartition] = set()
         self._joined = False
         self._committed_s = self._lag_s = time.monotonic()
@@ -124,6 +153,7 @@ class WorkerRun:
         self._begin_store()
         self._go_on(self._items.assignment())
         self._handle(self._items_until_now())
+        self._finish()
         while not self._joined and not stop():
             self._behaviour.poll(timeout_ms=100, max_records=1)  # nothing comes before a seek
             self._follow_share()
@@ -140,6 +170,7 @@ class WorkerRun:
         except StoreChangedError as error:
             logger.warning("state forgotten", extra={"reason": str(error)})
             STREAM_RESTARTS.inc()
+            self._under_way = None
             self._begin_store()
             # Whose the partitions are now; what else it gives is read again.
             self._behaviour.poll(timeout_ms=0, max_records=1)
@@ -148,9 +179,13 @@ class WorkerRun:
             return 0
 
     def _step(self) -> int:
-        self._go_on(self._sinks.retry())
+        if again := self._sinks.retry():
+            self._finish()
+            self._go_on(again)
         records = self._behaviour.poll(
-            timeout_ms=self._config.poll_timeout_ms, max_records=self._config.max_records
+            # Who has something to wait for does that instead.
+            timeout_ms=0 if self._under_way else self._config.poll_timeout_ms,
+            max_records=self._config.max_records,
         )
         self._follow_share()
         if records:
@@ -159,6 +194,7 @@ class WorkerRun:
             items = self._items.poll(timeout_ms=0, max_records=self._config.max_records)
         self._handle(items + records)
         if not records:
+            self._finish()
             self._sinks.flush_if_due()
         self._keep()
         return len(items) + len(records)
@@ -176,6 +212,7 @@ class WorkerRun:
 
         On a full disk the buffer stays; its records are safe in the log and are read again.
         """
+        self._finish()
         self._sinks.flush()
         self._commit()
 
@@ -200,6 +237,8 @@ class WorkerRun:
     def _follow_share(self) -> None:
         """Let go of partitions others have now, and begin with those that came."""
         lost, gained, num = self._behaviour.changes()
+        if lost or gained:
+            self._finish()
         if num or gained:
             self._joined = True
         if num:
@@ -325,16 +364,46 @@ class WorkerRun:
             end = run.records[-1].offset + self._base[run.at] + 1
             if end > self._applied[run.at]:
                 moved[run.at] = end
+        batch = _Batch(runs, fresh, moved)
+        if moved and not any(run.places_of(ForgetEvent) for run in fresh):
+            self._send(batch)
+            return
+        self._finish()
         if moved:
             self._apply(fresh)
-            # The last write: whoever reads these positions finds all before them applied.
-            numbers = numbers_of(moved, self._base)
-            numbers |= {name: n for at, n in moved.items() for name in self._behind[at]}
-            self._writer.advance(numbers)
             self._applied |= moved
-            new = [run.part(run.place(self._live[run.at])) for run in fresh]
+        self._finished(batch)
+
+    def _send(self, batch: _Batch) -> None:
+        """Compute while Redis writes the batch before; then have it write this one."""
+        columns, num_duplicates = self._stream.columns(batch.fresh)
+        STREAM_DUPLICATES.inc(num_duplicates)
+        writes = self._stream.apply_columns(columns)
+        if refused := set(self._finish()):
+            # They were computed from what is not so; the others from what is.
+            writes = [write for write in writes if write.key not in refused]
+            writes += self._stream.apply_columns(columns)
+        self._under_way = _Written(batch, columns, self._writer.send(writes))
+        self._applied |= batch.moved
+
+    def _finish(self) -> list[bytes]:
+        """Wait for what is under way; gives what was refused, and is told by now."""
+        written, self._under_way = self._under_way, None
+        if written is None:
+            return []
+        refused = self._tell_again(written.columns, written.writes.refused())
+        self._finished(written.batch)
+        return refused
+
+    def _finished(self, batch: _Batch) -> None:
+        if batch.moved:
+            # The last write: whoever reads these positions finds all before them applied.
+            numbers = numbers_of(batch.moved, self._base)
+            numbers |= {name: n for at, n in batch.moved.items() for name in self._behind[at]}
+            self._writer.advance(numbers)
+            new = [run.part(run.place(self._live[run.at])) for run in batch.fresh]
             self._freshness.observe(new, self._clock())
-        self._sinks.write(runs)
+        self._sinks.write(batch.runs)
 
     def _apply(self, fresh: Sequence[Run[LoggedEvent]]) -> None:
         before: list[Run[LoggedEvent]] = []
@@ -368,10 +437,18 @@ class WorkerRun:
 
     def _apply_events(self, fresh: Sequence[Run[LoggedEvent]]) -> None:
         columns, num_duplicates = self._stream.columns(fresh)
-        while refused := self._writer.write(self._stream.apply_columns(columns)):
-            # What was written is not fresh any more: the next round tells the refused ones only.
-            self._stream.forget_entities(refused)
         STREAM_DUPLICATES.inc(num_duplicates)
+        self._tell_again(columns, self._writer.write(self._stream.apply_columns(columns)))
+
+    def _tell_again(self, columns: BatchColumns, refused: list[bytes]) -> list[bytes]:
+        """Tell hashes that were refused until none is; gives them."""
+        every = refused
+        while refused:
+            # What was written is not fresh any more: each round tells the refused ones only.
+            self._stream.forget_entities(refused)
+            refused = self._writer.write(self._stream.apply_columns(columns))
+            every = every + refused
+        return every
 
     def _decode(
         self, at: TopicPartition, records: Sequence[Record]
@@ -402,6 +479,7 @@ class WorkerRun:
     def _keep(self) -> None:
         now_s = time.monotonic()
         if now_s - self._committed_s >= self._config.commit_every_s:
+            self._finish()
             self._writer.advance({})  # who has nothing to write must hear of a backfill, too
             self._commit()
             self._committed_s = now_s

@@ -13,20 +13,21 @@ from pathlib import Path
 
 from recsys.features.guarded_writer import GuardedWriter
 from recsys.features.hashes import Write
+from recsys.features.sent_writes import SentWrites
 from serving import stream_worker
 
-write = GuardedWriter.write
+send = GuardedWriter.send
 
 
-def write_later(self: GuardedWriter, writes: Sequence[Write]) -> list[bytes]:
-    """Write, asleep or not."""
+def send_later(self: GuardedWriter, writes: Sequence[Write]) -> SentWrites:
+    """Send, asleep or not."""
     mark, user = Path(sys.argv[1]), sys.argv[2].encode()
     if mark.exists() and any(user in one.key for one in writes):
         mark.unlink()
         os.kill(os.getpid(), signal.SIGSTOP)
-    return write(self, writes)
+    return send(self, writes)
 
 
 if __name__ == "__main__":
-    GuardedWriter.write = write_later  # type: ignore[method-assign]
+    GuardedWriter.send = send_later  # type: ignore[method-assign]
     sys.exit(stream_worker.main(sys.argv[3:]))

@@ -82,6 +82,46 @@ def test_a_write_counts_only_on_what_it_was_made_from(place: Place) -> None:
     assert place.stored("b") == {b"z": b"", b"~w": b"2"}
 
 
+def test_writes_are_under_way_until_they_are_waited_for(place: Place) -> None:
+    writer = place.writer(pause=patient())
+    others = place.writer()
+    many = [Write(place.key(f"m{n}"), {b"v": b"%d" % n}, n % 2) for n in range(5_000)]
+    sent = writer.send(many)
+    other = place.key("other")
+    assert others.write([Write(other, {b"x": b"1"}, 0)]) == []
+    writer.advance({b"t/0": 10})  # is no answer of theirs
+    assert sent.refused() == [write.key for write in many if write.version]
+    assert place.stored("m4998")[b"v"] == b"4998"
+    assert writer.send([]).refused() == []
+
+    # Cut off before the answer came: sent again, and refused since it was done.
+    with CuttingProxy(place.url) as proxy:
+        cut_off = place.writer(url=proxy.url, pause=patient())
+        proxy.cut_after_next_answer()
+        sent = cut_off.send([Write(other, {b"x": b"2"}, 1), Write(place.key("a"), {}, 0)])
+        assert sent.refused() == [other, place.key("a")]
+    assert place.stored("other")[b"x"] == b"2"
+
+    # Who sends again, or begins anew, waits no longer for what was sent.
+    writer.send([Write(other, {b"x": b"4"}, 2)])
+    wait_for(lambda: place.stored("other")[b"x"] == b"4")
+    assert writer.send([Write(other, {b"x": b"5"}, 3)]).refused() == []
+    writer.send([Write(other, {b"x": b"6"}, 4)])
+    wait_for(lambda: place.stored("other")[b"x"] == b"6")
+    writer.begin()
+    others.seize("another layout")
+    with pytest.raises(StoreChangedError):
+        writer.send([Write(other, {b"x": b"7"}, 5)]).refused()
+    assert place.stored("other")[b"x"] == b"6"
+
+
+def wait_for(claim: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 10
+    while not claim():
+        assert time.monotonic() < end_s, "waited in vain"
+        time.sleep(0.005)
+
+
 def test_many_and_large_hashes_are_written_in_several_calls(place: Place) -> None:
     writer = place.writer()
     big = {b"f%d" % n: bytes(50) for n in range(9_000)}

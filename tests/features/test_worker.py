@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recsys.clock import DAY_MS
 from recsys.errors import ConfigurationError
 from recsys.events import sink as sinks
-from recsys.events.codec import encode
+from recsys.events.codec import decode_logged, encode
 from recsys.events.log import FixedShare, TopicPartition
 from recsys.events.log_verify import verify
 from recsys.events.memory import MemoryEventLog, MemoryEventReader
@@ -25,14 +26,34 @@ from recsys.features.partition_sinks import PartitionSinks
 from recsys.features.progress import StoredProgress, progress_key
 from recsys.features.stream import FeatureStream
 from recsys.features.worker import WorkerConfig, WorkerRun
-from tests.features.worlds import TOPICS, small_plan, vocabulary
+from tests.features.worlds import TOPICS, random_events, small_plan, unversioned, vocabulary
 
 T0 = 1_700_000_000_000 // DAY_MS * DAY_MS
 PLAN = small_plan()
 
 
+class Later:
+    """Writes that are done as late as may be: when they are waited for."""
+
+    def __init__(self, store: Store, writes: Sequence[Write]) -> None:
+        self._store, self._writes = store, writes
+
+    def refused(self) -> list[bytes]:
+        for act in self._store.meanwhile:
+            act()
+        return self._store.write(self._writes)
+
+
 class Store(MemoryHashes):
     """The store of a namespace in memory, as ``GuardedWriter`` shows it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: list[Callable[[], None]] = []
+        """What others do while writes are under way."""
+
+    def send(self, writes: Sequence[Write]) -> Later:
+        return Later(self, writes)
 
     is_begun = True
     changed = 0
@@ -68,6 +89,9 @@ class House:
         self.folder = folder
         self.store = Store()
         self.sink_config = SinkConfig()
+        self.stream: dict[str, int] = {}
+        self.mine: tuple[int, ...] = (0, 1)
+        self.config = WorkerConfig(poll_timeout_ms=1)
         self.bounds: dict[TopicPartition, tuple[int, int]] = {}
         self.log = self.new_log()
 
@@ -97,7 +121,7 @@ class House:
         self.sinks = PartitionSinks(
             lambda at: EventSink(self.folder, [at], config=self.sink_config), retry_s=0.0
         )
-        stream = FeatureStream(PLAN, self.store, TOPICS)
+        stream = FeatureStream(PLAN, self.store, TOPICS, **self.stream)
         if progress_key("test") not in self.store.content:
             self.store.found(stream.layout)
         return WorkerRun(
@@ -107,14 +131,21 @@ class House:
             keys=self.store,
             items=Trimmed(self.log.reader(topics=[TOPICS.items], group="f"), self.bounds),
             behaviour=FixedShare(
-                Trimmed(self.log.reader(topics=[TOPICS.behaviour], group="f"), self.bounds)
+                Trimmed(
+                    self.log.reader(
+                        topics=[],
+                        group="f",
+                        partitions=[TopicPartition(TOPICS.behaviour, n) for n in self.mine],
+                    ),
+                    self.bounds,
+                )
             ),
             dead_letters=self.log.writer(),
             sinks=self.sinks,
             topics=TOPICS,
             clock=lambda: T0,
             freshness=Freshness(views_of_kinds(PLAN)),
-            config=WorkerConfig(poll_timeout_ms=1),
+            config=self.config,
         )
 
     def counts(self) -> list[float]:
@@ -298,7 +329,8 @@ def test_a_hash_another_wrote_is_told_only_what_it_lacks(house: House) -> None:
     run = house.begin()
     run.start()
     house.send(click(1))
-    run.step()
+    while run.step():
+        pass
     # Another worker, that has the same partition for a moment, is faster.
     other = FeatureStream(PLAN, house.store, TOPICS)
     house.send(click(2))
@@ -315,3 +347,56 @@ def test_a_hash_another_wrote_is_told_only_what_it_lacks(house: House) -> None:
         pass
     run.close()
     assert house.counts() == [4.0]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_others_may_write_while_writes_are_under_way(tmp_path: Path, seed: int) -> None:
+    """Of two workers with a partition each, one tells its records while the other's are written."""
+    rng = np.random.default_rng(seed)
+    events = random_events(rng, start_ms=T0 - DAY_MS, span_ms=DAY_MS // 2, num_events=150)
+    contents = []
+    sent = House(tmp_path)
+    sent.send(*events)
+    for is_rivalled in (False, True):
+        house = House(tmp_path / str(is_rivalled))
+        house.log = sent.log  # its time stamps are part of what is computed
+        if is_rivalled:
+            rival = Rival(house, rng)
+            house.mine = (0,)
+            house.stream = {"max_remembered": 9 if seed % 2 else 999}
+            house.config = WorkerConfig(poll_timeout_ms=1, max_records=int(rng.integers(2, 30)))
+            house.store.meanwhile.append(rival.act)
+        house.run()
+        if is_rivalled:
+            rival.finish()
+        content = unversioned(house.store.content)
+        content.pop(progress_key("test"))
+        contents.append(content)
+    assert contents[0] == contents[1]
+
+
+class Rival:
+    """Another worker, which has the second partition, believes to have both, and is faster."""
+
+    def __init__(self, house: House, rng: np.random.Generator) -> None:
+        self._house, self._rng = house, rng
+        reader = house.log.reader(topics=[TOPICS.items, TOPICS.behaviour], group="rival")
+        records = reader.poll(timeout_ms=0, max_records=9999)
+        self._left = [r for r in records if r.topic == TOPICS.items]
+        behaviour = [r for r in records if r.topic == TOPICS.behaviour]
+        self._left += [r for r in behaviour if r.partition == 1]
+        self._not_mine = [r for r in behaviour if r.partition == 0]
+
+    def act(self) -> None:
+        num = int(self._rng.choice([0, 0, 1, 5, 40]))
+        some, self._left = self._left[:num], self._left[num:]
+        if num and self._rng.random() < 0.7:  # the first partition was its own a moment ago
+            some += self._not_mine[: self._rng.integers(len(self._not_mine))]
+        # It knows nothing of what it wrote before: every write of its own counts once.
+        stream = FeatureStream(PLAN, self._house.store, TOPICS)
+        batch = [(record, decode_logged(record.value)) for record in some]
+        assert self._house.store.write(stream.apply(batch)[0]) == []
+
+    def finish(self) -> None:
+        while self._left:
+            self.act()

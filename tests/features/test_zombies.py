@@ -25,6 +25,7 @@ from recsys.features.hashes import VERSION_FIELD, Write
 from recsys.features.layout import project_of_key
 from recsys.features.partition_sinks import PartitionSinks
 from recsys.features.redis_hashes import RedisHashes, RedisKeys
+from recsys.features.sent_writes import SentWrites
 from recsys.features.stream import FeatureStream
 from recsys.features.worker import WorkerConfig, WorkerRun
 from tests.features.worlds import TOPICS, small_plan
@@ -53,12 +54,19 @@ class SleepyWriter(GuardedWriter):
     num_writes = 0
 
     def write(self, writes: Sequence[Write]) -> list[bytes]:
+        self._sleep(writes)
+        return super().write(writes)
+
+    def send(self, writes: Sequence[Write]) -> SentWrites:
+        self._sleep(writes)
+        return super().send(writes)
+
+    def _sleep(self, writes: Sequence[Write]) -> None:
         if writes:
             if self.num_writes == self.sleep_before:
                 self.sleep_before = -1
                 self.meanwhile()
             self.num_writes += 1
-        return super().write(writes)
 
 
 class GivenShare(FixedShare):
