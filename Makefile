@@ -38,7 +38,9 @@ verify-equality: setup  ## 2,000 generated logs a test: stream, backfill, histor
 	@RECSYS_TEST_EXAMPLES=$${RECSYS_TEST_EXAMPLES:-2000} $(BIN)/pytest -q -n $(WORKERS) $(ARGS) \
 		tests/features/test_every_function.py tests/features/test_any_view.py \
 		tests/features/test_functions.py tests/features/test_parity.py \
-		tests/features/test_recency.py tests/features/test_aggregates.py
+		tests/features/test_recency.py tests/features/test_aggregates.py \
+		tests/features/test_on_demand_history.py tests/features/test_current_rows.py \
+		tests/features/test_log_equality.py
 
 verify-offline: setup  ## join on a real Ray as in one process (a minute)
 	@$(BIN)/pytest -q $(ARGS) tests/features/offline_store/verify_ray.py

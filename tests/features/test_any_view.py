@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 
 from recsys.errors import FeatureError
 from recsys.events.event_columns import to_frame
-from recsys.events.log import Record
-from recsys.events.schema import Event
 from recsys.features.aggregates import finalise, state_of_blobs
 from recsys.features.entities import KEYS, layout_of
 from recsys.features.framing import unframe
@@ -24,7 +22,7 @@ from recsys.features.log_rows import read_rows
 from recsys.features.plan import Plan, View
 from recsys.features.stream import FeatureStream
 from recsys.features.view_history import ViewHistory
-from tests.features.generated_logs import EXAMPLES, SPANS, logs, rows_by_the_book, told
+from tests.features.generated_logs import EXAMPLES, SPANS, Log, logs, rows_by_the_book, told
 from tests.features.oracle import value_at
 from tests.features.worlds import TOPICS, aggregate_view, aggregates, small_plan, unversioned
 
@@ -40,9 +38,7 @@ def plan_of(columns: tuple[str, ...] = ("interaction", "impression")) -> Plan:
 
 @settings(deadline=None, max_examples=EXAMPLES)
 @given(logs(), st.integers(0, 2**32 - 1), st.sampled_from(SPANS))
-def test_stream_offline_and_the_definition_agree(
-    log: list[tuple[Record, Event]], seed: int, later_ms: int
-) -> None:
+def test_stream_offline_and_the_definition_agree(log: Log, seed: int, later_ms: int) -> None:
     plan = plan_of()
     hashes = told([plan], log, seed)
     rows, book = read_rows(to_frame(log)), rows_by_the_book(log)
@@ -65,9 +61,7 @@ def test_stream_offline_and_the_definition_agree(
 
 @settings(deadline=None, max_examples=EXAMPLES)
 @given(logs(), st.integers(0, 2**32 - 1))
-def test_two_plans_at_once_leave_what_each_alone_leaves(
-    log: list[tuple[Record, Event]], seed: int
-) -> None:
+def test_two_plans_at_once_leave_what_each_alone_leaves(log: Log, seed: int) -> None:
     old, new = plan_of(), plan_of(("interaction", "interaction__purchase"))
     both = unversioned(told([old, new], log, seed).content)
     alone = unversioned(told([new], log, seed + 1).content)

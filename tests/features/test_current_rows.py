@@ -10,8 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.events.log import Record
-from recsys.events.schema import Event
 from recsys.features import names
 from recsys.features.hashes import MemoryHashes
 from recsys.features.online import MemoryOnlineReader
@@ -19,7 +17,7 @@ from recsys.features.plan import View
 from recsys.features.service_reader import decode_group, make_group
 from recsys.features.stream import FeatureStream
 from recsys.features.value_columns import Mask, RaggedColumn
-from tests.features.generated_logs import EXAMPLES, logs
+from tests.features.generated_logs import EXAMPLES, Log, logs
 from tests.features.test_every_function import IDS, PLAN, TTL_MS, VIEWS, moments
 from tests.features.worlds import TOPICS, small_plan, vocabulary
 
@@ -29,7 +27,7 @@ from tests.features.worlds import TOPICS, small_plan, vocabulary
 @settings(deadline=None, max_examples=max(5, EXAMPLES // 6))
 @given(logs(), st.integers(0, 2**32 - 1))
 def test_windows_are_those_of_the_moment_of_reading(
-    view: View, stores_values: bool, log: list[tuple[Record, Event]], seed: int
+    view: View, stores_values: bool, log: Log, seed: int
 ) -> None:
     view = msgspec.structs.replace(view, stores_values=stores_values)
     views = [view if v.name == view.name else v for v in PLAN.views]
@@ -71,7 +69,7 @@ def test_windows_are_those_of_the_moment_of_reading(
 @settings(deadline=None, max_examples=EXAMPLES)
 @given(logs())
 def test_a_history_is_the_same_with_and_without_stored_lists(
-    log: list[tuple[Record, Event]],
+    log: Log,
 ) -> None:
     found = []
     for stores_values in (True, False):

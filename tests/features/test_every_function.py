@@ -18,8 +18,6 @@ from hypothesis import strategies as st
 
 from recsys.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from recsys.events.event_columns import to_frame
-from recsys.events.log import Record
-from recsys.events.schema import Event
 from recsys.features.finalised import ViewValues
 from recsys.features.hashes import MemoryHashes
 from recsys.features.layout import EntityKeys, decode_timestamp, decode_value
@@ -28,7 +26,7 @@ from recsys.features.online import MemoryOnlineReader
 from recsys.features.plan import Aggregate, Plan, View
 from recsys.features.stream import FeatureStream
 from recsys.features.view_history import ViewHistory
-from tests.features.generated_logs import EXAMPLES, Row, logs, rows_by_the_book
+from tests.features.generated_logs import EXAMPLES, Log, Row, logs, rows_by_the_book
 from tests.features.oracle import list_at, values_of
 from tests.features.worlds import TOPICS, feature, small_plan
 
@@ -82,7 +80,7 @@ Question = tuple[int, int, tuple[str, ...]]
 """Moment, what was received by then, and the entity."""
 
 
-def moments(log: list[tuple[Record, Event]], received: int, until: int, view: View) -> list[int]:
+def moments(log: Log, received: int, until: int, view: View) -> list[int]:
     """Give moments in ``[received, until)`` at which something changes, and those beside them."""
     at = {received, until - 1}
     for record, event in log:
@@ -107,9 +105,7 @@ def by_the_book(view: View, book: list[Row], question: Question) -> tuple[list[f
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
 @settings(deadline=None, max_examples=EXAMPLES)
 @given(logs(), st.integers(0, 2**32 - 1))
-def test_offline_is_at_every_time_what_online_was(
-    view: View, log: list[tuple[Record, Event]], seed: int
-) -> None:
+def test_offline_is_at_every_time_what_online_was(view: View, log: Log, seed: int) -> None:
     rng = np.random.default_rng(seed)
     hashes = MemoryHashes()
     stream, reader = FeatureStream(PLAN, hashes, TOPICS), MemoryOnlineReader(PLAN, hashes)

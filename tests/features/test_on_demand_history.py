@@ -15,7 +15,7 @@ from recsys.clock import DAY_MS
 from recsys.errors import FeatureError, InputError
 from recsys.events.event_columns import to_frame
 from recsys.events.log import Record
-from recsys.events.schema import Event, InteractionEvent
+from recsys.events.schema import InteractionEvent
 from recsys.features.hashes import MemoryHashes
 from recsys.features.log_rows import read_rows
 from recsys.features.on_demand import OnDemandView
@@ -25,7 +25,7 @@ from recsys.features.plan import Plan
 from recsys.features.service_reader import EntityRequest, ServiceReader
 from recsys.features.stream import FeatureStream
 from tests.features.derived import keenness
-from tests.features.generated_logs import EXAMPLES, SPANS, T0, logs
+from tests.features.generated_logs import EXAMPLES, SPANS, T0, Log, logs
 from tests.features.worlds import TOPICS, small_plan
 
 USER, ITEM = (
@@ -49,7 +49,7 @@ PRICES = np.linspace(0.1, 7.7, len(PAIRS))
 
 @settings(deadline=None, max_examples=EXAMPLES)
 @given(logs(), st.sampled_from(SPANS))
-def test_offline_is_what_online_was(log: list[tuple[Record, Event]], later_ms: int) -> None:
+def test_offline_is_what_online_was(log: Log, later_ms: int) -> None:
     hashes = MemoryHashes()
     stream, reader = FeatureStream(PLAN, hashes, TOPICS), MemoryOnlineReader(PLAN, hashes)
     history = OnDemandHistory(read_rows(to_frame(log)), PLAN, "keen")
@@ -75,7 +75,7 @@ def test_a_service_gives_what_the_function_gives_of_what_redis_holds(
     redis_url: str, namespace: str
 ) -> None:
     plan = msgspec.structs.replace(PLAN, project=namespace)
-    log: list[tuple[Record, Event]] = []
+    log: Log = []
     for n, (user, item) in enumerate(PAIRS[:5]):
         event = InteractionEvent(
             event_id=f"{n}", event_time_ms=T0 + n, user_id=user, item_id=item, type="click", value=n

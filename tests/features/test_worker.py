@@ -9,20 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.clock import DAY_MS
+from recsys.clock import DAY_MS, Clock, now_ms
 from recsys.errors import ConfigurationError
 from recsys.events import sink as sinks
 from recsys.events.codec import decode_logged, encode
 from recsys.events.log import FixedShare, TopicPartition
 from recsys.events.log_verify import verify
 from recsys.events.memory import MemoryEventLog, MemoryEventReader
-from recsys.events.schema import Event, InteractionEvent, ItemEvent
+from recsys.events.schema import InteractionEvent, ItemEvent, LoggedEvent
 from recsys.events.sink import EventSink, SinkConfig
 from recsys.features.freshness import Freshness, views_of_kinds
 from recsys.features.guarded_writer import StoreChangedError
 from recsys.features.hashes import MemoryHashes, Write
 from recsys.features.online import MemoryOnlineReader
 from recsys.features.partition_sinks import PartitionSinks
+from recsys.features.plan import Plan
 from recsys.features.progress import StoredProgress, progress_key
 from recsys.features.stream import FeatureStream
 from recsys.features.worker import WorkerConfig, WorkerRun
@@ -85,8 +86,11 @@ class Store(MemoryHashes):
 class House:
     """A log, a store and a folder that runs come and go in."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, plan: Plan = PLAN, clock: Clock = now_ms) -> None:
         self.folder = folder
+        self.plan = plan
+        self.clock = clock
+        """Of the log."""
         self.store = Store()
         self.sink_config = SinkConfig()
         self.stream: dict[str, int] = {}
@@ -96,11 +100,11 @@ class House:
         self.log = self.new_log()
 
     def new_log(self) -> MemoryEventLog:
-        self.log = MemoryEventLog(num_partitions=2)
+        self.log = MemoryEventLog(num_partitions=2, clock=self.clock)
         self.log.ensure_topics(TOPICS.all())
         return self.log
 
-    def send(self, *events: Event) -> None:
+    def send(self, *events: LoggedEvent) -> None:
         writer = self.log.writer()
         for event in events:
             topic, key = TOPICS.route(event)
@@ -121,7 +125,7 @@ class House:
         self.sinks = PartitionSinks(
             lambda at: EventSink(self.folder, [at], config=self.sink_config), retry_s=0.0
         )
-        stream = FeatureStream(PLAN, self.store, TOPICS, **self.stream)
+        stream = FeatureStream(self.plan, self.store, TOPICS, **self.stream)
         if progress_key("test") not in self.store.content:
             self.store.found(stream.layout)
         return WorkerRun(
@@ -144,7 +148,7 @@ class House:
             sinks=self.sinks,
             topics=TOPICS,
             clock=lambda: T0,
-            freshness=Freshness(views_of_kinds(PLAN)),
+            freshness=Freshness(views_of_kinds(self.plan)),
             config=self.config,
         )
 

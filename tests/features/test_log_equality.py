@@ -1,0 +1,170 @@
+"""What a worker left of a generated log, restarts and forgotten users included: its store, its
+event log computed anew, and the definitions agree to the bit."""
+
+from __future__ import annotations
+
+import tempfile
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.data.vocabulary import Vocabulary
+from recsys.events import event_log
+from recsys.events.log_verify import verify
+from recsys.events.schema import UserEvent
+from recsys.events.sink import SinkConfig
+from recsys.features.backfill import backfill
+from recsys.features.hashes import MemoryHashes
+from recsys.features.history import UserHistory
+from recsys.features.layout import is_keyed_by_user
+from recsys.features.log_rows import LogRows, read_rows
+from recsys.features.names import token_hashes, tokens_of
+from recsys.features.online import MemoryOnlineReader
+from recsys.features.plan import Plan, View
+from recsys.features.progress import progress_key
+from recsys.features.view_history import ViewHistory
+from recsys.features.worker import WorkerConfig
+from tests.features.generated_logs import (
+    CATEGORIES,
+    EXAMPLES,
+    ITEMS,
+    SPANS,
+    Log,
+    Row,
+    effective_ms,
+    logs,
+    rows_by_the_book,
+    told,
+    unforgotten,
+)
+from tests.features.oracle import Seen, history_at, values_of
+from tests.features.test_any_view import ALL_KEYS, plan_of
+from tests.features.test_worker import House
+from tests.features.worlds import TOPICS, assert_equal_users, unversioned
+
+PLAN: Plan = plan_of(("interaction", "feedback__like"))
+VIEWS = PLAN.views[-len(ALL_KEYS) :]
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""Where files cost no waiting for a disk."""
+IDS = {"user_id": "xyz", "item_id": "abc", "category": CATEGORIES}
+
+
+def house_of(folder: Path, log: Log, rng: np.random.Generator) -> House:
+    """Send the log to a worker, in pieces; it is killed or ended after each of them."""
+    now = [0]
+    house = House(folder, PLAN, lambda: now[0])
+    at = 0
+    while at < len(log):
+        end = at + int(rng.integers(1, len(log) + 1))
+        for record, event in log[at:end]:
+            now[0] = record.timestamp_ms
+            house.send(event)
+        house.config = WorkerConfig(poll_timeout_ms=0, max_records=int(rng.integers(1, 9)))
+        house.sink_config = SinkConfig(max_rows=int(rng.integers(1, 20)))
+        if rng.random() < 0.3:
+            kill(house, int(rng.integers(0, 4)))
+        else:
+            house.run()
+        at = end
+    house.run()
+    return house
+
+
+def kill(house: House, num_steps: int) -> None:
+    """Begin a worker that ends after some steps and stores nothing of what it holds."""
+    run = house.begin()
+    run.start()
+    for _ in range(num_steps):
+        run.step()
+    for sink in house.sinks._sinks.values():
+        if sink is not None:
+            sink.abandon()
+
+
+def features_of(store: MemoryHashes) -> dict[bytes, dict[bytes, bytes]]:
+    content = unversioned(store.content)
+    content.pop(progress_key("test"), None)
+    return content
+
+
+def by_user(content: dict[bytes, dict[bytes, bytes]]) -> dict[bytes, dict[bytes, bytes]]:
+    return {key: own for key, own in content.items() if is_keyed_by_user(key)}
+
+
+@settings(deadline=None, max_examples=EXAMPLES)
+@given(
+    logs(num_partitions=2, forgets=True), st.integers(0, 2**32 - 1), st.sampled_from(SPANS)
+)  # fmt: skip
+def test_store_backfill_offline_and_definition_agree(log: Log, seed: int, later_ms: int) -> None:
+    rng = np.random.default_rng(seed)
+    kept = unforgotten(log)
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
+        folder = Path(name)
+        house = house_of(folder / "log", log, rng)
+        report = verify(house.folder)
+        assert (report.is_sound, report.num_rows) == (True, len(log)), report.problems
+        anew = MemoryHashes()
+        if log:
+            backfill(house.folder, PLAN, anew, anew, folder / "work")
+        rows = read_rows(event_log.scan(house.folder, [TOPICS.items, TOPICS.behaviour]))
+    # To the byte: what is computed anew, and of users what the worker left. Of items the worker
+    # leaves what forgotten users did to them, without a name.
+    assert features_of(anew) == features_of(told([PLAN], kept, seed))
+    assert by_user(features_of(house.store)) == by_user(features_of(anew))
+    t = max(record.timestamp_ms for record, _ in log) + later_ms
+    book, book_of_all = rows_by_the_book(kept), rows_by_the_book(log)
+    for view in VIEWS:
+        entities = list(product(*(IDS[key] for key in view.join_keys)))
+        columns = {k: [ids[n] for ids in entities] for n, k in enumerate(view.join_keys)}
+        computed, live = (
+            MemoryOnlineReader(PLAN, store).read_view(view.name, columns, now_ms=t).values
+            for store in (anew, house.store)
+        )
+        offline = ViewHistory(rows, view).at(columns, np.full(len(entities), t))
+        np.testing.assert_array_equal(offline, computed, strict=True)
+        for n in rng.choice(len(entities), min(len(entities), 4), replace=False).tolist():
+            wanted = by_the_book(view, book, entities[n], t)
+            np.testing.assert_array_equal(computed[n], wanted)
+            if "user_id" not in view.join_keys:
+                wanted = by_the_book(view, book_of_all, entities[n], t)
+            np.testing.assert_array_equal(live[n], wanted)
+    assert_users(kept, [anew, house.store], rows, t)
+
+
+def by_the_book(view: View, book: list[Row], ids: tuple[str, ...], t: int) -> np.ndarray:  # type: ignore[type-arg]
+    return np.array(values_of(view, seen_of(dict(zip(view.join_keys, ids, strict=True)), book), t))
+
+
+def seen_of(keys: dict[str, str], book: list[Row]) -> list[Seen]:
+    """Give what counts for an entity; nothing does for no category."""
+    return [r.seen for r in book if "" not in keys.values() and keys.items() <= r.keys.items()]
+
+
+def assert_users(kept: Log, stores: list[MemoryHashes], rows: LogRows, t: int) -> None:
+    """Profiles and histories, live and computed anew, are what training reads and what was said."""
+    users = list(IDS["user_id"])
+    vocabulary = Vocabulary(tuple(ITEMS), CATEGORIES)
+    offline = UserHistory(rows, PLAN, vocabulary).features_at(users, np.full(len(users), t))
+    for store in stores:
+        reader = MemoryOnlineReader(PLAN, store)
+        assert_equal_users(reader.read_users(users, vocabulary=vocabulary, now_ms=t), offline)
+    book = rows_by_the_book(kept)
+    for n, user in enumerate(users):
+        wanted = history_at(seen_of({"user_id": user}, book), t)
+        found = zip(
+            (ITEMS[index - 1] for index in offline.history_index.row(n)),
+            offline.history_count.row(n).tolist(),
+            offline.history_last_ms.row(n).tolist(),
+            strict=True,
+        )
+        assert list(found) == wanted
+        profiles = [
+            (effective_ms(r, e), r.offset, e.attributes)
+            for r, e in kept
+            if isinstance(e, UserEvent) and e.user_id == user
+        ]
+        newest = max(profiles, key=lambda one: one[:2], default=(0, 0, {}))[2]
+        assert offline.token_hashes.row(n).tolist() == token_hashes(tokens_of(newest)).tolist()
