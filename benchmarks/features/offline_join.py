@@ -4,10 +4,12 @@ Labels join three views (20 float32 features; 20 float32 and a string; 8 float32
 through ``get_historical_features`` with our offline store, with Feast's DuckDB store (the one of
 Feast's that is right), and with a bare Polars ``join_asof`` over the same files. Every measurement
 is a child process, so that its peak memory is its own, and the engines take turns. The time runs
-from asking to the Arrow table; imports and the making of the store are not in it. Feast loads torch
-wherever it is installed (460 MB that no join needs), so the children hide it.
+from asking to the Arrow table; imports and the making of the store are not in it. Peak memory is
+the whole process's, ``before_mib`` of it imports, store and labels. Feast loads torch wherever it
+is installed, though no join needs it: the children hide it, unless ``--torch`` says otherwise.
 
-Options: ``--labels 10000,100000,1000000 --rounds 3 --scale 1.0 --seed 7``. Prints one JSON line.
+Options: ``--labels 10000,100000,1000000 --rounds 3 --scale 1.0 --seed 7 --torch``. Prints one JSON
+line.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -149,29 +150,40 @@ def _polars(folder: Path) -> Callable[[pa.Table], pa.Table]:
     return ask
 
 
-def measure(folder: Path, engine: str, size: int) -> dict[str, Any]:
+def measure(folder: Path, engine: str, size: int, *, torch: bool) -> dict[str, Any]:
     """Ask one engine once; what it took, and a digest of what it answered."""
     warnings.simplefilter("ignore")
-    sys.modules["torch"] = None  # type: ignore[assignment]
+    if not torch:
+        sys.modules["torch"] = None  # type: ignore[assignment]
     ask = {
         "ours": lambda: _through_feast(folder, _OURS),
         "feast_duckdb": lambda: _through_feast(folder, "duckdb"),
         "polars": lambda: _polars(folder),
     }[engine]()
     labels = pq.read_table(folder / f"labels_{size}.parquet")
+    before = _peak_mib()
     wall, cpu = time.perf_counter(), time.process_time()
     answer = ask(labels)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = _peak_mib()
     values = [answer.column(n).cast(pa.float64()) for n in answer.column_names if "_f" in n]
     return {
         "wall_s": round(wall, 3),
         "cpu_s": round(cpu, 3),
         "peak_mib": round(peak),
+        "before_mib": round(before),
         "rows": answer.num_rows,
         "found": int(sum(len(v) - v.null_count for v in values)),
         "sum": round(float(sum(np.nansum(v.to_numpy()) for v in values)), 3),
     }
+
+
+def _peak_mib() -> float:
+    # Not getrusage: a child's begins with the peak of the process that started it.
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise SystemExit("/proc/self/status: no VmHWM; this benchmark needs Linux")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -182,11 +194,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="of the sources' rows")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--engines", default=",".join(ENGINES))
+    parser.add_argument("--torch", action="store_true", help="let Feast load torch")
     parser.add_argument("--child", nargs=3, metavar=("FOLDER", "ENGINE", "LABELS"))
     options = parser.parse_args([] if argv is None else argv)
     if options.child:
         folder, engine, size = options.child
-        sys.stdout.write(json.dumps(measure(Path(folder), engine, int(size))))
+        found = measure(Path(folder), engine, int(size), torch=options.torch)
+        sys.stdout.write(json.dumps(found))
         return 0
     sizes = [int(size) for size in options.labels.split(",")]
     engines = options.engines.split(",")
@@ -194,7 +208,10 @@ def main(argv: list[str] | None = None) -> int:
         generate(Path(name), sizes, options.scale, options.seed)
         result = {
             "benchmark": "features.offline_join",
-            "labels": {str(size): _compared(name, engines, size, options.rounds) for size in sizes},
+            "labels": {
+                str(size): _compared(name, engines, size, options.rounds, torch=options.torch)
+                for size in sizes
+            },
             "seed": options.seed,
             "rounds": options.rounds,
             "rows": {view: int(shape[2] * options.scale) for view, shape in _VIEWS.items()},
@@ -209,12 +226,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _compared(folder: str, engines: list[str], size: int, rounds: int) -> dict[str, Any]:
+def _compared(
+    folder: str, engines: list[str], size: int, rounds: int, *, torch: bool
+) -> dict[str, Any]:
+    options = ["--torch"] if torch else []
     runs: dict[str, list[dict[str, Any]]] = {engine: [] for engine in engines}
     for _ in range(rounds):
         for engine in engines:
             child = subprocess.run(
-                [sys.executable, "-m", __spec__.name, "--child", folder, engine, str(size)],
+                [
+                    *(sys.executable, "-m", __spec__.name),
+                    *("--child", folder, engine, str(size), *options),
+                ],
                 stdout=subprocess.PIPE,
                 text=True,
                 check=True,
@@ -226,7 +249,7 @@ def _compared(folder: str, engines: list[str], size: int, rounds: int) -> dict[s
     medians: dict[str, Any] = {
         engine: {
             name: statistics.median(run[name] for run in many)
-            for name in ("wall_s", "cpu_s", "peak_mib")
+            for name in ("wall_s", "cpu_s", "peak_mib", "before_mib")
         }
         for engine, many in runs.items()
     }
