@@ -128,7 +128,7 @@ def run(
         )
         remove_others(parts.client, settings.namespace, result, parts.writer)
         progress = StoredProgress(parts.store, settings.namespace)
-        parts.writer.write([progress.fields(result.positions, result.bases, result.layout)])
+        parts.writer.set_progress(progress.fields(result.positions, result.bases, result.layout))
         shutil.rmtree(folder, ignore_errors=True)
     return result
 

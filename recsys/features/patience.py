@@ -15,16 +15,18 @@ import redis
 
 from recsys.errors import ServerError
 from recsys.features.hashes import Found, HashReader, Wanted
+from recsys.features.redis.replies import ErrorReply
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PASSING = (
     "OOM", "READONLY", "LOADING", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN",
-    "BUSY", "UNBLOCKED",
+    "MOVED", "ASK", "BUSY", "UNBLOCKED",
 )  # fmt: skip
 """Codes of refusals that end when an operator, a fail-over or time has done its work."""
 _PASSING_TYPES = (
+    OSError,
     redis.ConnectionError,
     redis.TimeoutError,
     redis.exceptions.ReadOnlyError,
@@ -36,7 +38,7 @@ def is_passing(error: Exception) -> bool:
     """Say whether the same command may succeed later."""
     if isinstance(error, _PASSING_TYPES):
         return True
-    return isinstance(error, redis.ResponseError) and str(error).startswith(_PASSING)
+    return isinstance(error, redis.ResponseError | ErrorReply) and str(error).startswith(_PASSING)
 
 
 def give_up(_error: Exception) -> None:

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
-import redis
 from rich.console import Console
 
 from recsys.clock import DAY_MS, HOUR_MS, now_ms
@@ -28,6 +28,7 @@ from recsys.features.lease import rebuild_lease, worker_lease
 from recsys.features.online import OnlineReader
 from recsys.features.plan import PLAN_FILE, Plan, default_repository, definitions_hash
 from recsys.features.progress import BACKFILL_FIELD, EPOCH_FIELD
+from recsys.features.redis_hashes import connect
 from recsys.features.worker_files import ready_pids
 from recsys.settings import Settings
 from serving import backfill
@@ -48,7 +49,7 @@ class World:
             kafka_bootstrap_servers=kafka, broker_profile="kafka", redis_url=redis_url
         )
         self.topics = Topics(namespace=settings.namespace)
-        self.redis: redis.Redis = redis.Redis.from_url(redis_url)
+        self.redis: Any = connect(redis_url)
         self.plan: Plan = msgspec.structs.replace(
             small_plan(settings.namespace), definitions_hash=definitions_hash(default_repository())
         )
@@ -65,7 +66,10 @@ class World:
             writer.append(topic, key, encode(event))
         writer.flush()
 
-    def start_worker(self, number: int = 0, metrics_port: int = 0) -> subprocess.Popen[bytes]:
+    def start_worker(
+        self, number: int = 0, metrics_port: int = 0, command: Sequence[str] = ()
+    ) -> subprocess.Popen[bytes]:
+        command = command or ["serving.stream_worker"]
         environment = os.environ | {
             "RECSYS_STATE_DIR": str(self.settings.state_dir),
             "RECSYS_WORKER_METRICS_PORT": str(metrics_port),
@@ -77,7 +81,7 @@ class World:
         self.settings.state_dir.mkdir(parents=True, exist_ok=True)
         with (self.settings.state_dir / "worker.log").open("ab") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "serving.stream_worker", "--number", str(number)],
+                [sys.executable, "-m", *command, "--number", str(number)],
                 env=environment,
                 stderr=log,
             )

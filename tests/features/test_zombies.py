@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from recsys.clock import DAY_MS
 from recsys.events.codec import encode
@@ -24,10 +23,13 @@ from recsys.features.guarded_writer import GuardedWriter, StoreChangedError
 from recsys.features.hashes import VERSION_FIELD, Write
 from recsys.features.layout import project_of_key
 from recsys.features.partition_sinks import PartitionSinks
-from recsys.features.redis_hashes import RedisHashes, RedisKeys
+from recsys.features.redis.client import RedisClient
+from recsys.features.redis.replies import ErrorReply
+from recsys.features.redis_hashes import RedisHashes, RedisKeys, connect
 from recsys.features.sent_writes import SentWrites
 from recsys.features.stream import FeatureStream
 from recsys.features.worker import WorkerConfig, WorkerRun
+from tests.features.redis.redis_servers import urls
 from tests.features.worlds import TOPICS, small_plan
 
 pytestmark = pytest.mark.servers
@@ -92,7 +94,7 @@ class Place:
         self.url, self.folder = url, folder
         self.namespace = namespace
         self.plan = small_plan("test")
-        self.client: redis.Redis = redis.Redis.from_url(url)
+        self.client: Any = connect(url)
         self.client.flushdb()
         self.log = MemoryEventLog(num_partitions=2)
         self.log.ensure_topics(TOPICS.all())
@@ -149,7 +151,7 @@ class Place:
         content: dict[bytes, dict[bytes, bytes]] = {}
         for key in self.client.scan_iter():
             if project_of_key(key) == "test":
-                fields: dict[bytes, bytes] = self.client.hgetall(key)  # type: ignore[assignment]
+                fields: dict[bytes, bytes] = self.client.hgetall(key)
                 content[key] = {f: v for f, v in fields.items() if f != VERSION_FIELD}
         return content
 
@@ -169,9 +171,13 @@ def finish(run: WorkerRun) -> None:
     run.close()
 
 
-@pytest.fixture
-def place(redis_url: str, namespace: str, tmp_path: Path) -> Iterator[Place]:
-    place = Place(redis_url, namespace, tmp_path)
+@pytest.fixture(params=["server", "cluster"])
+def place(request: pytest.FixtureRequest, namespace: str, tmp_path: Path) -> Iterator[Place]:
+    if request.param == "server":
+        url = request.getfixturevalue("redis_url")
+    else:
+        url = urls(request.getfixturevalue("cluster_launches"))
+    place = Place(url, namespace, tmp_path)
     yield place
     place.close()
 
@@ -299,11 +305,18 @@ class EchoingWriter(SleepyWriter):
 
     def __init__(self, url: str, namespace: str) -> None:
         super().__init__(url, namespace)
-        self.sent: list[bytes] = []
+        self.sent: list[tuple[bytes, bytes]] = []
 
-    def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
-        self.sent += commands
-        return super()._exchange(commands)
+    def _command(self, *given: Any) -> bytes:
+        return self._kept(given[1], super()._command(*given))
+
+    def _write_command(self, *given: Any) -> bytes:
+        return self._kept(given[0], super()._write_command(*given))
+
+    def _kept(self, node: int, command: bytes) -> bytes:
+        if (self._layout.keys[node], command) not in self.sent[-1:]:
+            self.sent.append((self._layout.keys[node], command))
+        return command
 
 
 def test_what_arrives_twice_and_late_is_refused_after_a_forgetting(place: Place) -> None:
@@ -319,15 +332,13 @@ def test_what_arrives_twice_and_late_is_refused_after_a_forgetting(place: Place)
     place.send(click(3))
     finish(run)
     before = place.content()
-    late = redis.connection.Connection(**place.client.connection_pool.connection_kwargs)
+    late = RedisClient(place.url)
     refused = 0
-    for command in writer.sent[:-2]:  # all but the last write and its progress
-        late.send_packed_command([command])
-        try:
-            late.read_response()
-        except redis.ResponseError as error:
-            assert "another worker" in str(error)
+    for key, command in writer.sent[:-4]:  # all but the last write and its progress
+        (reply,) = late.call([key], [command])
+        if isinstance(reply, ErrorReply):
+            assert "another worker" in str(reply)
             refused += 1
-    late.disconnect()
+    late.close()
     assert refused >= 4, "two writes, the removal and a taking"
     assert place.content() == before

@@ -116,6 +116,12 @@ class _Connection:
             self._socket.close()
 
 
+def _close(begun: list[tuple[Send, _Connection | Exception]]) -> None:
+    for _, connection in begun:
+        if isinstance(connection, _Connection):
+            connection.close()
+
+
 def _left(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
@@ -142,6 +148,39 @@ def _connected(node: Node, tls: ssl.SSLContext | None, deadline: float) -> socke
     except BaseException:
         plain.close()
         raise
+
+
+class Sent:
+    """Commands whose replies are still to come. Not thread-safe."""
+
+    def __init__(
+        self, client: RedisClient, sent: list[tuple[Send, list[int], _Connection | Exception]]
+    ) -> None:
+        self._client = client
+        self._sent = sent
+
+    def replies(self, timeout_s: float) -> list[Any] | None:
+        """Wait; gives the replies, refusals and redirections among them.
+
+        ``None`` when a server did not answer: what it did is not known.
+        """
+        deadline = time.monotonic() + timeout_s
+        sent, self._sent = self._sent, []
+        replies: list[Any] = [None] * sum(len(places) for _, places, _ in sent)
+        answers = self._client.finish_all([(send, begun) for send, _, begun in sent], deadline)
+        for (_, places, _), answer in zip(sent, answers, strict=True):
+            if isinstance(answer, Exception):
+                return None
+            for place, reply in zip(places, answer, strict=True):
+                replies[place] = reply
+        return replies
+
+    def drop(self) -> None:
+        """Wait no longer: an answer on its way must not be taken for the next."""
+        sent, self._sent = self._sent, []
+        for _, _, connection in sent:
+            if isinstance(connection, _Connection):
+                connection.close()
 
 
 class RedisClient:
@@ -186,11 +225,29 @@ class RedisClient:
             steps = route_all(self.topology, data, len(commands), read_only=read_only)
         return self._drive(steps, timeout_s)
 
+    def send(self, keys: Sequence[bytes], commands: Sequence[bytes]) -> Sent:
+        """Send as ``call`` does, to the nodes known to have the keys, and wait for nothing.
+
+        Few enough commands for the buffers between here and the server.
+        """
+        self._know()
+        deadline = time.monotonic() + self._timeout_s
+        sent: list[tuple[Send, list[int], _Connection | Exception]] = []
+        for node, mine in self.topology.by_node(keys).items() if keys else ():
+            data = b"".join([commands[place] for place in mine])
+            send = Send(self.topology.nodes[node], data, len(mine))
+            nobody = ConnectionError("the cluster has no node for a slot")
+            sent.append((send, mine, nobody if node < 0 else self._begin(send, deadline)))
+        return Sent(self, sent)
+
     def by_node(self, keys: Sequence[bytes]) -> list[list[int]]:
         """Give the positions of ``keys`` grouped by the node that holds them."""
+        self._know()
+        return list(self.topology.by_node(keys).values())
+
+    def _know(self) -> None:
         if self.address.is_cluster and self.topology.is_stale:
             self._drive(discover(self.topology))
-        return list(self.topology.by_node(keys).values())
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -217,25 +274,31 @@ class RedisClient:
             time.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
         if len(sends) == 1:
             return [self._one(sends[0], deadline)]
-        begun: list[_Connection | Exception] = []
+        begun: list[tuple[Send, _Connection | Exception]] = []
         try:
             for send in sends:  # all are on their way before the first is waited for
-                begun.append(self._begin(send, deadline))  # noqa: PERF401 (closed when one fails)
-            answers: list[Answer] = []
-            for i, send in enumerate(sends):
-                connection = begun[i]
+                begun.append((send, self._begin(send, deadline)))  # noqa: PERF401 (closed below)
+        except BaseException:
+            _close(begun)
+            raise
+        return self.finish_all(begun, deadline)
+
+    def finish_all(
+        self, begun: list[tuple[Send, _Connection | Exception]], deadline: float
+    ) -> list[Answer]:
+        """Take the answers of what was begun, each on its connection."""
+        answers: list[Answer] = []
+        try:
+            for send, connection in begun:
                 answers.append(
                     connection
                     if isinstance(connection, Exception)
                     else self._finish(send, connection, deadline)
                 )
-                begun[i] = TimeoutError()  # not ours to close any more
-            return answers
         except BaseException:
-            for connection in begun:
-                if isinstance(connection, _Connection):
-                    connection.close()
+            _close(begun[len(answers) :])
             raise
+        return answers
 
     def _begin(self, send: Send, deadline: float) -> _Connection | Exception:
         connection: _Connection | None = None
