@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+import redis
 
 from recsys.clock import DAY_MS, HOUR_MS, now_ms
 from recsys.events.schema import ItemEvent
 from recsys.features.layout import project_of_key
 from recsys.settings import Settings
 from serving.embedded.launch import Launch
-from tests.features.redis.redis_servers import urls
-from tests.features.test_stream_worker import World, num_logged, wait_told
+from tests.features.redis.redis_servers import (
+    Starter,
+    port_of,
+    server_pid,
+    start_cluster,
+    urls,
+)
+from tests.features.test_stream_worker import World, num_logged, wait_for, wait_told
 from tests.features.worlds import random_events
 
 pytestmark = pytest.mark.servers
@@ -79,3 +90,64 @@ def test_killed_between_nodes_and_begun_from_nothing_it_leaves_the_same_bytes(
     finally:
         alone.close()
     writer.close()
+
+
+def test_a_fail_over_that_loses_writes_leaves_the_same_bytes(
+    own_settings: Settings,
+    kafka_bootstrap: str,
+    redis_url: str,
+    own_server: Starter,
+    tmp_path: Path,
+) -> None:
+    keepers: list[subprocess.Popen[bytes]] = []
+
+    def start(launch: Launch) -> subprocess.Popen[bytes]:
+        keepers.append(own_server(launch))
+        return keepers[-1]
+
+    launches = start_cluster(start, tmp_path, replicas=1)
+    world = World(own_settings, kafka_bootstrap, urls(launches))
+    alone = World(own_settings, kafka_bootstrap, redis_url)
+    rng = np.random.default_rng(17)
+    events = random_events(rng, start_ms=now_ms() - 3 * DAY_MS, span_ms=2 * DAY_MS, num_events=900)
+    quarter = len(events) // 4
+    try:
+        worker = world.start_worker()
+        writer = world.writer()
+        world.send(writer, events[:quarter])
+        wait_told(world, quarter)
+        replica = server_pid(keepers[3])
+        with redis.Redis(port=port_of(launches[0])) as node:
+            assert node.wait(1, 5_000) == 1
+            os.kill(replica, signal.SIGSTOP)
+            node.execute_command("CLIENT", "KILL", "TYPE", "REPLICA")
+        world.send(writer, events[quarter : 2 * quarter])
+        wait_told(world, 2 * quarter)
+        whole = features(world)
+        server = server_pid(keepers[0])
+        keepers[0].kill()
+        os.kill(server, signal.SIGKILL)
+        os.kill(replica, signal.SIGCONT)
+        world.send(writer, events[2 * quarter :])
+
+        def is_again() -> bool:
+            try:
+                return world.told() == len(events)
+            except redis.RedisError:
+                return False
+
+        wait_for(is_again, 60)
+        assert worker.poll() is None
+        said = world.said()
+        assert "state forgotten" in said and "run broken" not in said
+        after = features(world)
+        assert len(after) >= len(whole)
+        worker.terminate()
+        assert worker.wait(20) == 0
+        alone.start_worker()
+        wait_told(alone, len(events))
+        assert features(alone) == after
+        writer.close()
+    finally:
+        alone.close()
+        world.close()

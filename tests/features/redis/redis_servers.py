@@ -39,19 +39,25 @@ def server_pid(keeper: subprocess.Popen[bytes]) -> int:
     return int(listed.stdout.split()[0])
 
 
-def start_cluster(start: Starter, folder: Path, *, replicas: int = 0) -> list[Launch]:
-    """Start three nodes that share the slots, and ``replicas`` of the first; wait for them."""
-    buses = [free_ports(1) for _ in range(3 + replicas)]
-    launches = [
-        launch_of(
-            folder / f"node{n}", "--cluster-port", str(buses[n]),
+def _start_node(start: Starter, folder: Path) -> tuple[Launch, int]:
+    """Start a node; gives it and the port it speaks to the others on."""
+    for attempt in range(3):
+        bus = free_ports(1)
+        launch = launch_of(
+            folder / str(attempt), "--cluster-port", str(bus),
             "--cluster-enabled", "yes", "--cluster-node-timeout", "1500",
             "--cluster-require-full-coverage", "no",
-        )
-        for n in range(3 + replicas)
-    ]  # fmt: skip
-    for launch in launches:
-        start(launch)
+        )  # fmt: skip
+        with contextlib.suppress(RuntimeError):  # another test was given the port, too
+            start(launch)
+            return launch, bus
+    raise RuntimeError(f"no node of a cluster starts in {folder}")
+
+
+def start_cluster(start: Starter, folder: Path, *, replicas: int = 0) -> list[Launch]:
+    """Start three nodes that share the slots, and ``replicas`` of the first; wait for them."""
+    nodes = [_start_node(start, folder / f"node{n}") for n in range(3 + replicas)]
+    launches, buses = [launch for launch, _ in nodes], [bus for _, bus in nodes]
     clients = [redis.Redis(port=port_of(launch)) for launch in launches]
     bounds = [0, 5461, 10923, 16384]
     for n in range(3):
