@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,12 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
+from rich.console import Console
 
 from recsys.clock import DAY_MS, HOUR_MS, now_ms
+from recsys.erasure import cli as erasure_cli
 from recsys.events.schema import ItemEvent
-from recsys.features.layout import project_of_key
+from recsys.features import lag_cli
+from recsys.features.layout import is_keyed_by_user, project_of_key
 from recsys.settings import Settings
+from serving import backfill
 from serving.embedded.launch import Launch
+from tests.erasure.test_forget import click, of_user
 from tests.features.redis.redis_servers import (
     Starter,
     port_of,
@@ -151,3 +157,40 @@ def test_a_fail_over_that_loses_writes_leaves_the_same_bytes(
     finally:
         alone.close()
         world.close()
+
+
+def test_commands_work_on_a_cluster(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {
+        "RECSYS_STATE_DIR": str(world.settings.state_dir),
+        "RECSYS_NAMESPACE": world.settings.namespace,
+        "KAFKA_BOOTSTRAP_SERVERS": str(world.endpoints.kafka_bootstrap_servers),
+        "REDIS_URL": str(world.endpoints.redis_url),
+        "RECSYS_PARTITIONS": str(world.settings.num_partitions),
+    }.items():
+        monkeypatch.setenv(name, value)
+    worker = world.start_worker()
+    world.wait_ready(worker)
+    writer = world.writer()
+    clicks = [click(n, user) for n in range(10) for user in ("ada", "bob")]
+    world.send(writer, [*clicks])
+    writer.close()
+    wait_told(world, len(clicks))
+    assert lag_cli.main([]) == 0
+    assert "0" in capsys.readouterr().out
+    assert erasure_cli.main(["--user", "ada", "--json"]) == 0
+    proof = json.loads(capsys.readouterr().out)
+    assert proof["complete"], proof
+    assert proof["places"][0]["num_removed"] == 1, "the user's own hash"
+    assert of_user(world, "ada") == {}
+    assert of_user(world, "bob")
+    before = features(world)
+    for key in before:
+        world.redis.delete(key)
+    backfill.run(world.settings, world.endpoints, world.plan, Console(quiet=True))
+    wait_told(world, len(clicks) + 1)
+    after = features(world)
+    ofs = [{k: v for k, v in one.items() if is_keyed_by_user(k)} for one in (before, after)]
+    assert ofs[0] == ofs[1]
+    assert worker.poll() is None
