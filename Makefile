@@ -40,7 +40,7 @@ verify-equality: setup  ## 2,000 generated logs a test: stream, backfill, histor
 		tests/features/test_functions.py tests/features/test_parity.py \
 		tests/features/test_recency.py tests/features/test_aggregates.py \
 		tests/features/test_on_demand_history.py tests/features/test_current_rows.py \
-		tests/features/test_log_equality.py
+		tests/features/test_log_equality.py tests/features/offline_store/test_every_moment.py
 
 verify-offline: setup  ## join on a real Ray as in one process (a minute)
 	@$(BIN)/pytest -q $(ARGS) tests/features/offline_store/verify_ray.py

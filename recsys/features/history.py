@@ -66,6 +66,7 @@ class UserHistory:
         self._activity = ViewIndex(activity, self._log.rows_for(activity))
         history = plan.view(names.USER_HISTORY)
         self._history_ttl_ms = history.ttl_ms
+        self._profile_ttl_ms = plan.view(names.USER_PROFILE).ttl_ms
         mask = rows.select("interaction")
         self._history = HistoryIndex(
             rows.owner[mask],
@@ -121,7 +122,10 @@ class UserHistory:
         return self._history.last_ms(self._log.user_codes(user_ids), moments_ms)
 
     def _tokens(self, user: Int64s, t: Int64s) -> Ragged:
-        version = self._log.profiles.latest(user, t)
+        said = self._log.profiles
+        version = said.latest(user, t)
+        if self._profile_ttl_ms and len(said.time_ms):
+            version = np.where(t - said.time_ms[version] > self._profile_ttl_ms, -1, version)
         offsets = self._log.profile_tokens.offsets
         begin = np.where(version >= 0, offsets[version], 0)
         end = np.where(version >= 0, offsets[np.minimum(version + 1, len(offsets) - 1)], 0)

@@ -179,7 +179,9 @@ def decode_group(
     is_whole = True
     for index, view in enumerate(group.views):
         times, missing = decode_timestamps([row[num_features + index] for row in rows])
-        oldest_us = now_us - view.ttl_ms * 1000
+        # Events have whole milliseconds: until the next one all is as it was at the last.
+        now = now_us // 1000 * 1000 if view.is_streamed else now_us
+        oldest_us = now - view.ttl_ms * 1000
         if view.ttl_ms and len(times) and times.min() < oldest_us:
             status[times < oldest_us, index] = Mask.EXPIRED
             is_whole = False

@@ -7,10 +7,12 @@ import tempfile
 from itertools import product
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys.clock import DAY_MS, HOUR_MS
 from recsys.data.vocabulary import Vocabulary
 from recsys.events import event_log
 from recsys.events.log_verify import verify
@@ -21,7 +23,7 @@ from recsys.features.hashes import MemoryHashes
 from recsys.features.history import UserHistory
 from recsys.features.layout import is_keyed_by_user
 from recsys.features.log_rows import LogRows, read_rows
-from recsys.features.names import token_hashes, tokens_of
+from recsys.features.names import USER_HISTORY, USER_PROFILE, token_hashes, tokens_of
 from recsys.features.online import MemoryOnlineReader
 from recsys.features.plan import Plan, View
 from recsys.features.progress import progress_key
@@ -45,7 +47,16 @@ from tests.features.test_any_view import ALL_KEYS, plan_of
 from tests.features.test_worker import House
 from tests.features.worlds import TOPICS, assert_equal_users, unversioned
 
-PLAN: Plan = plan_of(("interaction", "feedback__like"))
+TTL_MS = {USER_PROFILE: 2 * HOUR_MS, USER_HISTORY: DAY_MS}
+
+
+def plan_that_expires() -> Plan:
+    plan = plan_of(("interaction", "feedback__like"))
+    views = (msgspec.structs.replace(v, ttl_ms=TTL_MS.get(v.name, v.ttl_ms)) for v in plan.views)
+    return msgspec.structs.replace(plan, views=tuple(views))
+
+
+PLAN = plan_that_expires()
 VIEWS = PLAN.views[-len(ALL_KEYS) :]
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """Where files cost no waiting for a disk."""
@@ -153,7 +164,9 @@ def assert_users(kept: Log, stores: list[MemoryHashes], rows: LogRows, t: int) -
         assert_equal_users(reader.read_users(users, vocabulary=vocabulary, now_ms=t), offline)
     book = rows_by_the_book(kept)
     for n, user in enumerate(users):
-        wanted = history_at(seen_of({"user_id": user}, book), t)
+        acted = [e for e in seen_of({"user_id": user}, book) if e.kind == "interaction"]
+        is_fresh = any(t - e.time_ms <= TTL_MS[USER_HISTORY] for e in acted)
+        wanted = history_at(acted if is_fresh else [], t)
         found = zip(
             (ITEMS[index - 1] for index in offline.history_index.row(n)),
             offline.history_count.row(n).tolist(),
@@ -166,5 +179,6 @@ def assert_users(kept: Log, stores: list[MemoryHashes], rows: LogRows, t: int) -
             for r, e in kept
             if isinstance(e, UserEvent) and e.user_id == user
         ]
-        newest = max(profiles, key=lambda one: one[:2], default=(0, 0, {}))[2]
-        assert offline.token_hashes.row(n).tolist() == token_hashes(tokens_of(newest)).tolist()
+        at, _, said = max(profiles, key=lambda one: one[:2], default=(t, 0, {}))
+        tokens = tokens_of(said) if t - at <= TTL_MS[USER_PROFILE] else []
+        assert offline.token_hashes.row(n).tolist() == token_hashes(tokens).tolist()

@@ -239,4 +239,6 @@ class _Profiles:
                 version[late] -= 1  # what was said before that, if it is of the same entity
                 version[late[when.owner[version[late]] != owner[late]]] = -1
                 late = late[version[late] >= 0]
+        if self._view.expires and len(when.time_ms):
+            version[moments_ms - when.time_ms[version] > self._view.ttl_ms] = -1
         return values.take(pa.array(version, mask=version < 0))

@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 OURS = "recsys.features.offline_store.PointInTimeOfflineStore"
 
 
-def store(folder: Path, offline: str = OURS, **options: Any) -> Any:
+def store(folder: Path, offline: str = OURS, *, project: str = "offline", **options: Any) -> Any:
     """A ``FeatureStore`` with a registry and an online store of its own in ``folder``."""
     from feast import FeatureStore, RepoConfig
 
     folder.mkdir(parents=True, exist_ok=True)
     return FeatureStore(
         config=RepoConfig(
-            project="offline",
+            project=project,
             provider="local",
             registry=str(folder / f"registry_{offline.rsplit('.', 1)[-1]}.db"),
             online_store={"type": "sqlite", "path": str(folder / "online.db")},
