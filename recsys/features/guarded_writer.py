@@ -41,53 +41,34 @@ server that forgot them is no case of its own.
 from __future__ import annotations
 
 import contextlib
-import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import hiredis
-import msgspec
 
-from recsys.errors import RecsysError, ServerError
+from recsys.errors import ServerError
 from recsys.events.log import TopicPartition
 from recsys.features import guard_scripts as scripts
-from recsys.features.guard_nodes import Layout, copy_keys, layout_of, lowered
+from recsys.features.guarded_calls import StoreChangedError
+from recsys.features.guarded_store import GuardedStore
 from recsys.features.hashes import Write
-from recsys.features.patience import give_up, is_passing
-from recsys.features.progress import (
-    BACKFILL_FIELD,
-    EPOCH_FIELD,
-    LAYOUT_FIELD,
-    owner_field,
-    progress_key,
-)
-from recsys.features.redis.client import TIMEOUT_S, RedisClient, Sent
-from recsys.features.redis.commands import pack
-from recsys.features.redis.replies import ErrorReply
+from recsys.features.patience import give_up
+from recsys.features.progress import owner_field
+from recsys.features.redis.client import TIMEOUT_S, Sent
 from recsys.features.script_calls import CHUNK_HASHES, Encoded, calls_of
 from recsys.features.sent_writes import SentWrites
 from recsys.telemetry import STREAM_REFUSED_WRITES
+
+__all__ = ["GuardedWriter", "StoreChangedError"]
 
 _HASHES_AT_ONCE = 16 * CHUNK_HASHES
 """Of each node, sent before the first reply is waited for; each call adds to the time-out."""
 _NodeCall = tuple[int, Encoded]
 """On which node, and what its script is told."""
-_SHAPE, _FORMER, _ANEW, _WHOLE = b"shape", b"former", b"anew", b"whole"
-"""Of a cluster, in the progress: the layout of its slots; the epoch before this one; whether the
-copies may be made from nothing; the epoch all copies are of."""
-_MAX_SETTLINGS = 20
-"""Of a store that others begin at the same time."""
-_ELSEWHERE = "non local key"
-_encoder = msgspec.msgpack.Encoder()
 
 
-class StoreChangedError(RecsysError):
-    """The online store is not the one this run began with; forget it and begin again."""
-
-
-class GuardedWriter:
-    """Writes the hashes of one namespace (``HashWriter``). Not thread-safe."""
+class GuardedWriter(GuardedStore):
+    """Writes the hashes of one namespace (``FeatureWriter``). Not thread-safe."""
 
     def __init__(
         self,
@@ -97,55 +78,14 @@ class GuardedWriter:
         pause: Callable[[Exception], None] = give_up,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        """Connect lazily.
-
-        Args:
-            url: Of a server or a cluster (``redis/address.py``).
-            namespace: Whose progress guards the writes.
-            pause: Called before a command is tried again because the store was full, read-only,
-                slow or away; ends the trying by raising (``patience.py``).
-            timeout_s: Longest wait for an answer.
-
-        Raises:
-            ConfigurationError: when the URL is none.
-        """
-        self._home = progress_key(namespace)
-        self._pause = pause
-        self._timeout_s = timeout_s
-        self._client = RedisClient(url, timeout_s=timeout_s)
-        self._layout = Layout((self._home,), None, b"")
-        self._runs = [b""]
-        self._seen = self._epoch = b""
-        self._taken: dict[str, str] = {}
+        """Connect lazily; see ``GuardedCalls``."""
+        super().__init__(url, namespace, pause=pause, timeout_s=timeout_s)
         self._sent: SentWrites | None = None
 
-    @property
-    def _is_cluster(self) -> bool:
-        return self._client.address.is_cluster
-
     def begin(self) -> bool:
-        """Take note of the store as it is now; False when it holds no features of this namespace.
-
-        Call it before reading anything that later writes are made from. No partition is taken.
-        """
+        """See ``GuardedStore.begin``; what is under way is not waited for."""
         self._drop()
-        self._taken = {}
-        problem: Exception | None = None
-        for _ in range(_MAX_SETTLINGS):
-            try:
-                self._layout = self._located()
-                whole = self._settled(self._look())
-            except StoreChangedError as error:  # by another who begins, or a node that fails
-                problem = error
-                continue
-            if whole is not None:
-                return whole
-        raise ServerError(f"wanted the nodes of the store to agree, found: {problem}")
-
-    @property
-    def epoch(self) -> str:
-        """Name of the store's present life, as of ``begin``; empty when there is none."""
-        return self._epoch.decode()
+        return super().begin()
 
     def take(self, partitions: Sequence[TopicPartition]) -> None:
         """Take partitions: what others still write that have taken them before is refused.
@@ -177,51 +117,6 @@ class GuardedWriter:
         """Write nothing more from these partitions' records; whoever takes them is welcome."""
         for at in partitions:
             self._taken.pop(owner_field(at), None)
-
-    def found(self, layout: str) -> None:
-        """Begin an empty store, unless another process just did, and take note of it."""
-        if self.begin():
-            return
-        fields = [EPOCH_FIELD, _word(), LAYOUT_FIELD, layout.encode(), *self._marks(b"")]
-        self._call(scripts.FOUND, [[self._seen, *fields]])
-        self.begin()
-
-    def seize(self, layout: str) -> None:
-        """Begin a new epoch with the mark of a backfill: every write of others is refused."""
-        epoch = _word()
-        fields = [EPOCH_FIELD, epoch, LAYOUT_FIELD, layout.encode(), BACKFILL_FIELD, b"1"]
-        self._layout = self._located()
-        self._call(scripts.SET, [[*fields, *self._marks(b"")]])
-        self.begin()
-        if self._epoch != epoch:
-            raise StoreChangedError("wanted to compute features alone, found another beginning to")
-
-    def switch(
-        self, layout: str, states: Sequence[str] = (), told: Mapping[bytes, int] | None = None
-    ) -> None:
-        """Begin a new epoch with another layout: workers forget, and keep that one from now on.
-
-        Args:
-            layout: States to keep.
-            states: Those of them that are new, told up to ``told``: partitions not named there
-                were not told at all.
-            told: Positions (``progress.numbers_of``).
-
-        Raises:
-            StoreChangedError: as ``write``; nothing was changed.
-        """
-        epoch = _word()
-        fields = [LAYOUT_FIELD, layout.encode(), EPOCH_FIELD, epoch, *self._marks(self._epoch)]
-        positions = json.dumps({k.decode(): v for k, v in (told or {}).items()}).encode()
-        more = [_packed(fields), positions, *(state.encode() for state in states)]
-        try:
-            self._call(scripts.SWITCH, [self._guards()[0] + more])
-        except StoreChangedError:
-            # The first of two sendings may have done it, its answer lost.
-            self.begin()
-            if self._epoch != epoch:
-                raise
-        self.begin()
 
     def write(self, writes: Sequence[Write]) -> list[bytes]:
         """See ``HashWriter.write``.
@@ -287,93 +182,6 @@ class GuardedWriter:
             self._copy({**home, **write.fields}, {n + 1: self._epoch for n in range(len(copies))})
         self.write([write])
 
-    def close(self) -> None:
-        """Let go of the connections."""
-        self._client.close()
-
-    def _located(self) -> Layout:
-        """Ask which node has which slots; waits while some are with none."""
-        if not self._is_cluster:
-            return self._layout
-        while True:
-            why: Exception = ServerError("some slots of the cluster are with no node")
-            self._client.topology.doubt()
-            try:
-                self._client.by_node([self._home])
-                if (layout := layout_of(self._client.topology, self._home)) is not None:
-                    return layout
-            except ServerError as error:
-                why = self._reason(error)
-            self._wait(why)
-
-    def _look(self) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        """Give run and progress of each node, and take note of the runs."""
-        found = self._call(scripts.LOOK, [[]] * len(self._layout.keys))
-        self._runs = [run for run, _ in found]
-        return [(run, dict(zip(flat[::2], flat[1::2], strict=True))) for run, flat in found]
-
-    def _settled(self, found: list[tuple[bytes, dict[bytes, bytes]]]) -> bool | None:
-        """Say whether the store is whole; ``None`` after a change, to look again."""
-        home, *copies = (fields for _, fields in found)
-        self._seen = epoch = home.get(EPOCH_FIELD, b"")
-        self._epoch = b""
-        if not epoch or home.get(_SHAPE, b"") != self._layout.shape:
-            return False
-        if self._is_cluster and home.get(_WHOLE) != epoch:
-            return self._completed(home, copies)
-        if any(copy.get(EPOCH_FIELD) != epoch for copy in copies):
-            return False
-        self._epoch = epoch
-        if back := lowered(home, copies):
-            self._change([EPOCH_FIELD, _word(), *self._marks(epoch)], back)
-            return None
-        return True
-
-    def _completed(
-        self, home: dict[bytes, bytes], copies: Sequence[dict[bytes, bytes]]
-    ) -> bool | None:
-        """Make the copies of an epoch that begins, and say so in the progress."""
-        epoch, anew = home[EPOCH_FIELD], bool(home.get(_ANEW))
-        seen = {n + 1: copy.get(EPOCH_FIELD, b"") for n, copy in enumerate(copies)}
-        if not anew and any(old not in (epoch, home.get(_FORMER)) for old in seen.values()):
-            return False
-        if anew:
-            # Whoever sleeps since the slots were dealt out otherwise must not find its copy.
-            others = sorted(set(copy_keys(self._home)) - set(self._layout.keys))
-            self._client.call(others, [pack(b"UNLINK", key) for key in others])
-        self._copy(home, {n: old for n, old in seen.items() if old != epoch})
-        self._epoch = epoch
-        self._change([_WHOLE, epoch])
-        return None
-
-    def _copy(self, content: Mapping[bytes, bytes], seen: Mapping[int, bytes]) -> None:
-        """Make the copies on these nodes anew, unless another did since their epoch was seen."""
-        flat = [part for field in content.items() for part in field]
-        args = [(node, [self._runs[node], epoch, *flat]) for node, epoch in seen.items()]
-        self._exchange([(node, self._command(scripts.COPY, node, own)) for node, own in args])
-
-    def _change(
-        self, fields: Sequence[bytes], changes: Mapping[bytes, bytes | None] | None = None
-    ) -> None:
-        """Change the progress itself, if its epoch is still this one."""
-        changes = changes or {}
-        kept = [part for n, v in changes.items() if v is not None for part in (n, v)]
-        gone = [name for name, value in changes.items() if value is None]
-        self._call(scripts.CHANGE, [self._guards({})[0] + [_packed([*fields, *kept]), *gone]])
-
-    def _marks(self, former: bytes) -> list[bytes]:
-        """Give a cluster's fields that begin an epoch after ``former`` (empty: from nothing)."""
-        if not self._is_cluster:
-            return []
-        anew = b"" if former else b"1"
-        return [_SHAPE, self._layout.shape, _FORMER, former, _ANEW, anew, _WHOLE, b""]
-
-    def _guards(self, taken: Mapping[str, str] | None = None) -> list[list[bytes]]:
-        """Give what a guarded script of each node is told first."""
-        owned = self._taken if taken is None else taken
-        words = _encoder.encode((list(owned), list(owned.values())))
-        return [[run, self._epoch, words] for run in self._runs]
-
     @property
     def _at_once(self) -> int:
         return _HASHES_AT_ONCE * len(self._layout.keys)
@@ -412,83 +220,6 @@ class GuardedWriter:
             return self._command(scripts.WRITE_NODE, node, [*guard, *args, *keys])
         command = (b"EVAL", scripts.WRITE, 1 + len(keys), self._home, *keys, *guard, *args)
         return hiredis.pack_command(command)  # type: ignore[arg-type,no-any-return]
-
-    def _command(self, script: str, node: int, args: Sequence[bytes]) -> bytes:
-        command = (b"EVAL", script, 1, self._layout.keys[node], *args)
-        return hiredis.pack_command(command)  # type: ignore[arg-type,no-any-return]
-
-    def _call(self, script: str, args: Sequence[Sequence[bytes]], first: int = 0) -> list[Any]:
-        """Run a script on the nodes from ``first`` on, each with its arguments."""
-        return self._exchange(
-            [(n, self._command(script, n, own)) for n, own in enumerate(args, start=first)]
-        )
-
-    def _exchange(self, commands: Sequence[tuple[int, bytes]]) -> list[Any]:
-        """Send all commands, then read their replies; those that may succeed later until then."""
-        replies: list[Any] = [None] * len(commands)
-        left = list(range(len(commands)))
-        while left:
-            left, why = self._try(commands, left, replies)
-            if why is not None:
-                self._wait(why)
-        return replies
-
-    def _try(
-        self, commands: Sequence[tuple[int, bytes]], wanted: list[int], replies: list[Any]
-    ) -> tuple[list[int], Exception | None]:
-        """Fill in replies; gives which are wanted still, and why."""
-        keys = [self._layout.keys[commands[place][0]] for place in wanted]
-        packed = [commands[place][1] for place in wanted]
-        try:
-            found = self._client.call(keys, packed, timeout_s=self._timeout_s * len(wanted))
-        except ServerError as error:
-            why = self._reason(error)
-            if not is_passing(why):
-                raise self._unwritable(why) from error
-            return wanted, why
-        left: list[int] = []
-        last: Exception | None = None
-        for place, reply in zip(wanted, found, strict=True):
-            if not isinstance(reply, ErrorReply):
-                replies[place] = reply
-                continue
-            if reply.code == "STORECHANGED" or _ELSEWHERE in str(reply):
-                found_instead = str(reply).removeprefix("STORECHANGED ")
-                raise StoreChangedError(
-                    "wanted the online store and partitions this run began with, found "
-                    f"{found_instead}"
-                ) from reply
-            if not is_passing(reply):
-                raise self._unwritable(reply) from reply
-            if reply.code == "READONLY":
-                self._client.close()  # a fail-over: the address may lead to another now
-            left.append(place)
-            last = reply
-        return left, last
-
-    def _wait(self, error: Exception) -> None:
-        try:
-            self._pause(error)
-        except ServerError as end:
-            raise self._unwritable(error) from end
-
-    def _reason(self, error: ServerError) -> Exception:
-        cause = error.__cause__
-        return cause if isinstance(cause, Exception) else error
-
-    def _unwritable(self, error: Exception) -> ServerError:
-        return ServerError(
-            f"wanted to write features to Redis at {self._client.address}, found "
-            f"{type(error).__name__}: {error}; see `recsys status`"
-        )
-
-
-def _word() -> bytes:
-    return uuid.uuid4().hex.encode()
-
-
-def _packed(fields: Sequence[bytes]) -> bytes:
-    return _encoder.encode([field.decode() for field in fields])
 
 
 def _refused(calls: Sequence[_NodeCall], replies: Sequence[list[int]]) -> list[bytes]:
