@@ -152,15 +152,17 @@ def codes_of(distinct: pl.Series, ids: Sequence[str] | pl.Series) -> Int64s:
 def without_duplicates(frame: pl.DataFrame) -> pl.DataFrame:
     """Leave out events seen before, and sort by log position where the frame has one.
 
-    With positions the rule is that of ``duplicates.py``; without, an id counts once.
+    With positions the rule is that of ``duplicates.py``; without, an id counts once. Item events
+    and ``forget`` records all stay: the same item twice changes nothing, and who is forgotten
+    again was there again.
     """
     order = ["topic", "partition", "offset"]
     if not set(order) <= set(frame.columns):
         return frame.unique("event_id", keep="first", maintain_order=True)
     frame = frame.sort(order)
     before = pl.col("offset").shift(1).over("topic", "partition", "event_id")
-    again = (pl.col("offset") - before <= HORIZON).fill_null(False) & (pl.col("kind") != "item")
-    return frame.filter(~again)
+    again = (pl.col("offset") - before <= HORIZON).fill_null(False)
+    return frame.filter(~again | pl.col("kind").is_in(["item", "forget"]))
 
 
 def read_rows(log: pl.DataFrame | pl.LazyFrame) -> LogRows:

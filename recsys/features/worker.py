@@ -421,8 +421,9 @@ class WorkerRun:
 
     def _forget_user(self, record: Record, event: LoggedEvent) -> None:
         """Remove every hash of the user; done twice, what came after is applied twice, too."""
-        if not isinstance(event, ForgetEvent) or self._stream.note(record, event):
+        if not isinstance(event, ForgetEvent):
             return
+        self._stream.note(record, event)  # said again it forgets again, whatever came between
         ending = self._stream.ending_of_user(event.user_id)
         at = TopicPartition(record.topic, record.partition)
         # A write that timed out and was sent again may yet arrive: an old one must not bring the

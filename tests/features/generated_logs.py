@@ -21,6 +21,7 @@ from recsys.events.schema import (
     LoggedEvent,
     UserEvent,
 )
+from recsys.features.duplicates import HORIZON
 from recsys.features.hashes import MemoryHashes
 from recsys.features.plan import Plan
 from recsys.features.runs import runs_of
@@ -88,7 +89,7 @@ def logs(
 def _events(draw: st.DrawFn, kind: str, n: int, at: int) -> LoggedEvent:
     item, user = draw(st.sampled_from(ITEMS)), draw(st.sampled_from(USERS))
     # Now and then the id of one shortly before.
-    event_id = f"{n if kind in ('item', 'forget') else draw(st.integers(max(0, n - 3), n))}"
+    event_id = f"{draw(st.integers(max(0, n - 3), n))}"
     match kind:
         case "item":
             return ItemEvent(
@@ -123,11 +124,11 @@ def _events(draw: st.DrawFn, kind: str, n: int, at: int) -> LoggedEvent:
     )  # fmt: skip
 
 
-def told(plans: list[Plan], log: Log, seed: int) -> MemoryHashes:
+def told(plans: list[Plan], log: Log, seed: int, *, horizon: int = HORIZON) -> MemoryHashes:
     """Stream the log, items of each round first, torn and begun anew at random."""
     rng = np.random.default_rng(seed)
     hashes = MemoryHashes()
-    stream = FeatureStream(plans, hashes, TOPICS)
+    stream = FeatureStream(plans, hashes, TOPICS, horizon=horizon)
     at = 0
     while at < len(log):
         end = at + int(rng.integers(1, 8))
@@ -151,22 +152,23 @@ def effective_ms(record: Record, event: LoggedEvent) -> int:
     return min(event.event_time_ms, record.timestamp_ms)
 
 
-def counted(log: Log) -> Log:
-    """Leave out what came twice in its partition: the second counts for nothing."""
-    ids: set[tuple[str, int, str]] = set()
+def counted(log: Log, horizon: int = HORIZON) -> Log:
+    """Leave out what came again shortly after in its partition; to forget again is to forget."""
+    latest: dict[tuple[str, int, str], int] = {}
     kept: Log = []
     for record, event in log:
         one = (record.topic, record.partition, event.event_id)
-        if isinstance(event, ItemEvent) or one not in ids:
+        is_again = one in latest and record.offset - latest[one] <= horizon
+        if isinstance(event, ItemEvent | ForgetEvent) or not is_again:
             kept.append((record, event))
-        ids.add(one)
+        latest[one] = record.offset
     return kept
 
 
-def unforgotten(log: Log) -> Log:
+def unforgotten(log: Log, horizon: int = HORIZON) -> Log:
     """Leave out what a later record forgets, those records, and what came twice."""
     kept: Log = []
-    for record, event in counted(log):
+    for record, event in counted(log, horizon):
         if isinstance(event, ForgetEvent):
             kept = [(r, e) for r, e in kept if getattr(e, "user_id", None) != event.user_id]
         else:
@@ -174,7 +176,7 @@ def unforgotten(log: Log) -> Log:
     return kept
 
 
-def rows_by_the_book(log: Log) -> list[Row]:
+def rows_by_the_book(log: Log, horizon: int = HORIZON) -> list[Row]:
     """Give each (event, item) with its keys, by the definitions, forgotten or not."""
     said = [
         (effective_ms(r, e), r.timestamp_ms, e.category, e.item_id)
@@ -182,7 +184,7 @@ def rows_by_the_book(log: Log) -> list[Row]:
         if isinstance(e, ItemEvent)
     ]
     rows: list[Row] = []
-    for record, event in counted(log):
+    for record, event in counted(log, horizon):
         at = effective_ms(record, event)
         match event:
             case ImpressionEvent():

@@ -129,6 +129,18 @@ def test_applied_again_from_before_it_ends_in_the_same_state(tmp_path: Path) -> 
     assert features(house.store) == once
 
 
+def test_said_twice_it_forgets_what_came_between(tmp_path: Path) -> None:
+    house = house_with_item(tmp_path)
+    house.send(click(0), forget(1), click(2), forget(1), click(3, "bob"))  # sent again: the same id
+    house.run()
+    assert not of_user(features(house.store), "ada")
+    log = event_log.scan(tmp_path, [TOPICS.items, TOPICS.behaviour])
+    assert read_rows(log).user_ids.to_list() == ["bob"]
+    store = MemoryHashes()
+    backfill(tmp_path, PLAN, store, store, tmp_path / "work")
+    assert not of_user(features(store), "ada")
+
+
 def test_the_log_gives_nothing_of_the_user_before_and_after_its_rows_are_erased(
     tmp_path: Path,
 ) -> None:

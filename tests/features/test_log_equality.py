@@ -18,7 +18,7 @@ from recsys.events import event_log
 from recsys.events.log_verify import verify
 from recsys.events.schema import UserEvent
 from recsys.events.sink import SinkConfig
-from recsys.features.backfill import backfill
+from recsys.features import backfill as backfills
 from recsys.features.hashes import MemoryHashes
 from recsys.features.history import UserHistory
 from recsys.features.layout import is_keyed_by_user
@@ -56,6 +56,8 @@ def plan_that_expires() -> Plan:
     return msgspec.structs.replace(plan, views=tuple(views))
 
 
+HORIZON = 4
+"""Instead of 10,000."""
 PLAN = plan_that_expires()
 VIEWS = PLAN.views[-len(ALL_KEYS) :]
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -67,6 +69,7 @@ def house_of(folder: Path, log: Log, rng: np.random.Generator) -> House:
     """Send the log to a worker, in pieces; it is killed or ended after each of them."""
     now = [0]
     house = House(folder, PLAN, lambda: now[0])
+    house.stream = {"horizon": HORIZON}
     at = 0
     while at < len(log):
         end = at + int(rng.integers(1, len(log) + 1))
@@ -111,7 +114,7 @@ def by_user(content: dict[bytes, dict[bytes, bytes]]) -> dict[bytes, dict[bytes,
 )  # fmt: skip
 def test_store_backfill_offline_and_definition_agree(log: Log, seed: int, later_ms: int) -> None:
     rng = np.random.default_rng(seed)
-    kept = unforgotten(log)
+    kept = unforgotten(log, HORIZON)
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
         folder = Path(name)
         house = house_of(folder / "log", log, rng)
@@ -119,14 +122,14 @@ def test_store_backfill_offline_and_definition_agree(log: Log, seed: int, later_
         assert (report.is_sound, report.num_rows) == (True, len(log)), report.problems
         anew = MemoryHashes()
         if log:
-            backfill(house.folder, PLAN, anew, anew, folder / "work")
+            backfills.backfill(house.folder, PLAN, anew, anew, folder / "work")
         rows = read_rows(event_log.scan(house.folder, [TOPICS.items, TOPICS.behaviour]))
     # To the byte: what is computed anew, and of users what the worker left. Of items the worker
     # leaves what forgotten users did to them, without a name.
-    assert features_of(anew) == features_of(told([PLAN], kept, seed))
+    assert features_of(anew) == features_of(told([PLAN], kept, seed, horizon=0))
     assert by_user(features_of(house.store)) == by_user(features_of(anew))
     t = max(record.timestamp_ms for record, _ in log) + later_ms
-    book, book_of_all = rows_by_the_book(kept), rows_by_the_book(log)
+    book, book_of_all = rows_by_the_book(kept, 0), rows_by_the_book(log, HORIZON)
     for view in VIEWS:
         entities = list(product(*(IDS[key] for key in view.join_keys)))
         columns = {k: [ids[n] for ids in entities] for n, k in enumerate(view.join_keys)}
@@ -162,7 +165,7 @@ def assert_users(kept: Log, stores: list[MemoryHashes], rows: LogRows, t: int) -
     for store in stores:
         reader = MemoryOnlineReader(PLAN, store)
         assert_equal_users(reader.read_users(users, vocabulary=vocabulary, now_ms=t), offline)
-    book = rows_by_the_book(kept)
+    book = rows_by_the_book(kept, 0)
     for n, user in enumerate(users):
         acted = [e for e in seen_of({"user_id": user}, book) if e.kind == "interaction"]
         is_fresh = any(t - e.time_ms <= TTL_MS[USER_HISTORY] for e in acted)

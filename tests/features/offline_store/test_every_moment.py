@@ -50,6 +50,8 @@ from tests.features.worlds import TOPICS
 pytestmark = pytest.mark.filterwarnings("ignore")
 HISTORY_TTL_MS, USER_TTL_MS = DAY_MS, 2 * HOUR_MS
 WINDOWS = ((HOUR_MS, HOUR_MS // 12), (DAY_MS, DAY_MS), (3000, 1000))
+ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu")
+"""Two of them change to summer time where logs begin."""
 ENTITIES = [(u, "abc"[n % 3], c) for n, (u, c) in enumerate(product("xyz", ("tea", "mugs")))]
 KEYS = ("user_id", "item_id", "category")
 Values = np.ndarray | list[Any]  # type: ignore[type-arg]
@@ -191,9 +193,9 @@ SHORT_LOGS = st.booleans().flatmap(lambda f: logs(num_partitions=2, forgets=f, l
 
 
 @settings(deadline=None, max_examples=min(EXAMPLES, 8) if EXAMPLES <= 20 else EXAMPLES)
-@given(SHORT_LOGS, st.integers(0, 2**32 - 1))
+@given(SHORT_LOGS, st.integers(0, 2**32 - 1), st.sampled_from(ZONES))
 def test_offline_is_at_every_moment_what_was_online(
-    repository: Repository, log: Log, seed: int
+    repository: Repository, log: Log, seed: int, zone: str
 ) -> None:
     made, plan = repository.store, repository.plan
     rng = np.random.default_rng(seed)
@@ -204,6 +206,7 @@ def test_offline_is_at_every_moment_what_was_online(
     rows = [(us, *ids) for us in asked_us for ids in ENTITIES]
     frame = pd.DataFrame(rows, columns=["event_timestamp", *KEYS])
     frame["event_timestamp"] = pd.to_datetime(frame["event_timestamp"], unit="us", utc=True)
+    frame["event_timestamp"] = frame["event_timestamp"].dt.tz_convert(zone)
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         partitions = sorted({TopicPartition(r.topic, r.partition) for r, _ in log})
         sink = EventSink(Path(folder), partitions)
