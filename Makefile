@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHON RECSYS_TORCH_INDEX
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test verify-accuracy verify-equality verify-offline verify-stream bench lock clean
+.PHONY: help setup demo check test verify-accuracy verify-equality verify-feast verify-offline verify-stream bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ verify-equality: setup  ## 2,000 generated logs a test: stream, backfill, histor
 		tests/features/test_recency.py tests/features/test_aggregates.py \
 		tests/features/test_on_demand_history.py tests/features/test_current_rows.py \
 		tests/features/test_log_equality.py tests/features/offline_store/test_every_moment.py
+
+verify-feast: setup  ## Feast's own universal tests on both plug-ins: FEAST_SOURCE=path/to/feast (minutes)
+	@$(BIN)/python -m tests.feast_universal "$(FEAST_SOURCE)" $(ARGS)
 
 verify-offline: setup  ## join on a real Ray as in one process (a minute)
 	@$(BIN)/pytest -q $(ARGS) tests/features/offline_store/verify_ray.py

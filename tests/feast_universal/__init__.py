@@ -1,0 +1,1 @@
+"""Feast's own universal integration tests, put to both of our plug-ins (``make verify-feast``)."""
