@@ -62,6 +62,18 @@ class EntityKeyColumns:
         Raises:
             InputError: a column is absent, of another length or of another type.
         """
+        rows = self.rows(entities)
+        if isinstance(rows, list):
+            return rows
+        keys: list[bytes] = rows.view(f"V{rows.shape[1]}").ravel().tolist() if len(rows) else []
+        return keys
+
+    def rows(self, entities: Mapping[str, Sequence[Any] | npt.NDArray[Any]]) -> list[bytes] | Bytes:
+        """Give the keys as ``build``; as ``[N, width]`` where all have one, and are many.
+
+        Raises:
+            InputError: as ``build``.
+        """
         if len(self.join_keys) == 1 and (few := self._few(entities)) is not None:
             return few
         columns = []
@@ -106,7 +118,7 @@ class EntityKeyColumns:
         except struct.error:
             return None
 
-    def _rows(self, columns: list[Bytes], rows: int) -> list[bytes]:
+    def _rows(self, columns: list[Bytes], rows: int) -> Bytes:
         prefix = np.frombuffer(self._prefix, dtype=np.uint8)
         project = np.frombuffer(self._project, dtype=np.uint8)
         widths = [len(prefix), *(column.shape[1] for column in columns), len(project)]
@@ -115,8 +127,7 @@ class EntityKeyColumns:
         for part, width in zip([prefix, *columns, project], widths, strict=True):
             out[:, at : at + width] = part
             at += width
-        keys: list[bytes] = out.view(f"V{out.shape[1]}").ravel().tolist() if rows else []
-        return keys
+        return out
 
 
 def _fixed(name: str, kind: KeyType, values: Any) -> Bytes:

@@ -61,10 +61,10 @@ def with_on_demand(
         InputError: when a field of the request is not of the length of the entities.
         FeatureError: when an input is a list, or a function does not fit.
     """
-    from recsys.features.service_reader import Column
-
     if not made.views:
         return rows
+    from recsys.features.service_reader import Column
+
     inputs: dict[str, npt.NDArray[Any]] = {
         AS_OF_MS: np.full(rows.num_rows, now_us // 1000, dtype=np.int64)
     }

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,17 +33,26 @@ from recsys.features.plan import Feature, Plan, View
 from recsys.features.redis.async_client import AsyncRedisClient
 from recsys.features.redis.client import TIMEOUT_S, RedisClient
 from recsys.features.redis.commands import Hmgets
+from recsys.features.redis.regular_rows import (
+    FRAMED_FLOAT,
+    RegularRows,
+    RowShape,
+    part_of,
+)
 from recsys.features.redis_hashes import checked
 from recsys.features.service_on_demand import ServiceOnDemand, of_service, with_on_demand
 from recsys.features.value_columns import (
+    FLOAT_HEAD,
     Mask,
     Masks,
     RaggedColumn,
     Values,
     decode_column,
     decode_float_rows,
+    decode_stamps,
     decode_timestamps,
     decode_vectors,
+    vector_head,
 )
 
 
@@ -120,6 +130,8 @@ class Group(NamedTuple):
     views: tuple[View, ...]
     streamed: tuple[Places, ...] = ()
     """Views whose values are made from state."""
+    shape: RowShape | None = None
+    """Of a row where every value is there; ``None`` when that is not of one size."""
 
 
 def make_group(project: str, chosen: Sequence[tuple[View, Sequence[Feature]]]) -> Group:
@@ -160,47 +172,57 @@ def make_group(project: str, chosen: Sequence[tuple[View, Sequence[Feature]]]) -
         others=tuple(others),
         views=views,
         streamed=tuple(streamed),
+        shape=None if streamed else _shape(len(floats), [f for _, _, f in others], len(views)),
     )
 
 
+_MIN_VALUES = 4
+"""Values of a row from which on arrays cost less than an object for each (of 501 rows of one vector
+they cost as much, of 20 floats half)."""
+
+
+def _shape(num_floats: int, others: Sequence[Feature], num_views: int) -> RowShape | None:
+    if not all(feature.type == "float32_list" and feature.columns for feature in others):
+        return None
+    vectors = [(vector_head(len(feature.columns)), 4 * len(feature.columns)) for feature in others]
+    values = [(FLOAT_HEAD, 4)] * num_floats + vectors
+    return RowShape(values, num_views) if len(values) >= _MIN_VALUES else None
+
+
 def decode_group(
-    group: Group, rows: Sequence[Sequence[bytes | None]], now_us: int, *, keep_expired: bool = False
+    group: Group,
+    rows: Sequence[Sequence[bytes | None]] | RegularRows,
+    now_us: int,
+    *,
+    keep_expired: bool = False,
 ) -> FeatureRows:
     """Give what the bytes of a group's hashes mean at ``now_us``."""
+    if isinstance(rows, RegularRows):
+        return _decode_regular(group, rows, now_us, keep_expired=keep_expired)
     num_floats = len(group.float_names)
-    num_features = num_floats + len(group.others)
     if len(group.fields) < group.width:
         rows = _spread(rows, group)
     if group.streamed:
         rows = current(rows, group.streamed, now_us // 1000)
     floats, float_mask = decode_float_rows(rows, num_floats)
-    views: dict[str, ViewTimes] = {}
-    status = np.zeros((len(rows), len(group.views)), dtype=np.uint8)
-    is_whole = True
-    for index, view in enumerate(group.views):
-        times, missing = decode_timestamps([row[num_features + index] for row in rows])
-        # Events have whole milliseconds: until the next one all is as it was at the last.
-        now = now_us // 1000 * 1000 if view.is_streamed else now_us
-        oldest_us = now - view.ttl_ms * 1000
-        if view.ttl_ms and len(times) and times.min() < oldest_us:
-            status[times < oldest_us, index] = Mask.EXPIRED
-            is_whole = False
-        if missing is not None:
-            status[missing, index] = Mask.MISSING
-            is_whole = False
-        views[view.name] = ViewTimes(status[:, index], times)
-    # Mostly every view of every entity is there, and there is nothing to hide.
-    hidden = None
-    if not is_whole:
-        hidden = status == Mask.MISSING if keep_expired else status != Mask.PRESENT
-        if num_floats:
-            of_view = status[:, group.float_views]
-            # What is missing or null by itself stays so in a view that is there.
-            float_mask = np.where(of_view != Mask.PRESENT, of_view, float_mask)
-            floats = np.where(hidden[:, group.float_views], np.float32(np.nan), floats)
+    # All of a place at once; the floats are many, and taken row by row.
+    rest = list(
+        zip(*(map(itemgetter(slice(num_floats, None)), rows) if num_floats else rows), strict=True)
+    )
+    columns_of = rest if len(rows) else [()] * (group.width - num_floats)
+    stored = [
+        decode_timestamps(columns_of[len(group.others) + index])
+        for index in range(len(group.views))
+    ]
+    status, hidden, views = _status(group, len(rows), stored, now_us, keep_expired=keep_expired)
+    if hidden is not None and num_floats:
+        of_view = status[:, group.float_views]
+        # What is missing or null by itself stays so in a view that is there.
+        float_mask = np.where(of_view != Mask.PRESENT, of_view, float_mask)
+        floats = np.where(hidden[:, group.float_views], np.float32(np.nan), floats)
     columns: dict[str, Column] = {}
     for offset, (name, index, feature) in enumerate(group.others):
-        found = [row[num_floats + offset] for row in rows]
+        found: Sequence[bytes | None] = columns_of[offset]
         if hidden is not None:
             gone = hidden[:, index].tolist()
             found = [None if g else value for value, g in zip(found, gone, strict=True)]
@@ -220,6 +242,69 @@ def decode_group(
         columns=columns,
         views=views,
     )
+
+
+def _decode_regular(
+    group: Group, rows: RegularRows, now_us: int, *, keep_expired: bool
+) -> FeatureRows:
+    """Do as ``decode_group`` for rows that have all their values."""
+    count, num_floats = len(rows.cells), len(group.float_names)
+    stored = [
+        (decode_stamps(rows.stamps[index], rows.stamp_sizes[index]), None)
+        for index in range(len(group.views))
+    ]
+    status, hidden, views = _status(group, count, stored, now_us, keep_expired=keep_expired)
+    floats = rows.floats(0, num_floats, step=FRAMED_FLOAT)
+    float_mask = np.zeros((count, num_floats), dtype=np.uint8)
+    if hidden is not None and num_floats:
+        float_mask = status[:, group.float_views]
+        floats[hidden[:, group.float_views]] = np.nan
+    columns: dict[str, Column] = {}
+    for offset, (name, index, feature) in enumerate(group.others):
+        vectors = rows.floats(num_floats + offset, len(feature.columns))
+        if hidden is not None:
+            vectors[hidden[:, index]] = np.nan
+        columns[name] = Column(vectors, status[:, index].copy())
+    return FeatureRows(
+        num_rows=count,
+        float_names=group.float_names,
+        floats=floats,
+        float_mask=float_mask,
+        columns=columns,
+        views=views,
+    )
+
+
+def _status(
+    group: Group,
+    count: int,
+    stored: Sequence[tuple[Int64s, npt.NDArray[np.bool_] | None]],
+    now_us: int,
+    *,
+    keep_expired: bool,
+) -> tuple[Masks, npt.NDArray[np.bool_] | None, dict[str, ViewTimes]]:
+    """Give the status ``[N, V]`` of each view, where its values are hidden, and the times.
+
+    Mostly every view of every entity is there, and nothing (``None``) is to be hidden.
+    """
+    views: dict[str, ViewTimes] = {}
+    status = np.zeros((count, len(group.views)), dtype=np.uint8)
+    is_whole = True
+    for index, (view, (times, missing)) in enumerate(zip(group.views, stored, strict=True)):
+        # Events have whole milliseconds: until the next one all is as it was at the last.
+        now = now_us // 1000 * 1000 if view.is_streamed else now_us
+        oldest_us = now - view.ttl_ms * 1000
+        if view.ttl_ms and count and times[times.argmin()] < oldest_us:
+            status[times < oldest_us, index] = Mask.EXPIRED
+            is_whole = False
+        if missing is not None:
+            status[missing, index] = Mask.MISSING
+            is_whole = False
+        views[view.name] = ViewTimes(status[:, index], times)
+    if is_whole:
+        return status, None, views
+    hidden = status == Mask.MISSING if keep_expired else status != Mask.PRESENT
+    return status, hidden, views
 
 
 def _spread(rows: Sequence[Sequence[bytes | None]], group: Group) -> list[list[bytes | None]]:
@@ -294,8 +379,8 @@ class _Services:
             )
             on_demand.append(made)
             for group in found:
-                wanted = group.keys.build(request.entities)
-                groups.append((number, group, commands.add(wanted, group.fields)))
+                wanted = group.keys.rows(request.entities)
+                groups.append((number, group, commands.add(wanted, group.fields, group.shape)))
         return _Read(requests, groups, commands, on_demand)
 
 
@@ -309,8 +394,9 @@ class _Read(NamedTuple):
 
     def decode(self, found: Sequence[Sequence[bytes | None]], now_us: int) -> list[FeatureRows]:
         parts: list[list[FeatureRows]] = [[] for _ in self.requests]
-        for number, group, place in self.groups:
-            parts[number].append(decode_group(group, found[place], now_us))
+        for n, (number, group, place) in enumerate(self.groups):
+            rows = part_of(found, n, place)
+            parts[number].append(decode_group(group, rows, now_us))
         return [
             with_on_demand(_joined(rows), made, request.request, now_us)
             for rows, made, request in zip(parts, self.on_demand, self.requests, strict=True)
@@ -350,7 +436,7 @@ class ServiceReader:
             ServerError: Redis does not answer.
         """
         read = self._services.plan_read(requests)
-        found = self._client.call(read.commands.keys, read.commands, read_only=True)
+        found = self._client.read(read.commands)
         return read.decode(checked(self._client, found), now_us)
 
     def close(self) -> None:
@@ -368,7 +454,7 @@ class AsyncServiceReader:
     async def read(self, requests: Sequence[EntityRequest], *, now_us: int) -> list[FeatureRows]:
         """Give the features at ``now_us``. See ``ServiceReader.read``."""
         read = self._services.plan_read(requests)
-        found = await self._client.call(read.commands.keys, read.commands, read_only=True)
+        found = await self._client.read(read.commands)
         return read.decode(checked(self._client, found), now_us)
 
     async def aclose(self) -> None:

@@ -9,7 +9,7 @@ value of another type is looked at value by value.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -89,10 +89,8 @@ def decode_float_rows(
     """
     num_rows = len(rows)
     if not num_rows or not num_columns:
-        return (
-            np.full((num_rows, num_columns), np.nan, dtype=np.float32),
-            np.zeros((num_rows, num_columns), dtype=np.uint8),
-        )
+        shape = (num_rows, num_columns)
+        return np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.uint8)
     first = list(map(itemgetter(slice(num_columns)), rows))
     try:
         data = b"".join(map(b"".join, first))
@@ -107,6 +105,8 @@ def decode_float_rows(
     return values, np.zeros((num_rows, num_columns), dtype=np.uint8)
 
 
+FLOAT_HEAD = b"\x35"
+"""What stands before a float32."""
 _FLOAT_CELL = np.dtype([("tag", "u1"), ("value", "<f4")])
 _NO_FLOAT = b"\x35\x00\x00\xc0\x7f"
 
@@ -131,7 +131,8 @@ def _decode_odd_rows(
 
 
 @lru_cache(maxsize=256)
-def _vector_head(size: int) -> bytes:
+def vector_head(size: int) -> bytes:
+    """Give what stands before the floats of a vector of ``size`` columns."""
     return list_head(16, 4 * size)
 
 
@@ -141,7 +142,7 @@ def decode_vectors(values: Sequence[bytes | None], size: int) -> tuple[Float32s,
     Raises:
         FeatureError: when a list has another length, or is none of float32.
     """
-    head = _vector_head(size)
+    head = vector_head(size)
     width = len(head) + 4 * size
     count = len(values)
     masks = np.zeros(count, dtype=np.uint8)
@@ -160,6 +161,10 @@ def decode_vectors(values: Sequence[bytes | None], size: int) -> tuple[Float32s,
             elif len(value) != width:
                 _refuse_vector(value, size)
         data = b"".join(known)  # type: ignore[arg-type]
+    if count == 1:
+        if not data.startswith(head):
+            _refuse_vector(data, size)
+        return np.frombuffer(data, "<f4", size, len(head)).reshape(1, size).copy(), masks
     cells = np.frombuffer(data, dtype=np.uint8).reshape(count, width)
     is_wrong = cells[:, : len(head)] != np.frombuffer(head, dtype=np.uint8)
     if is_wrong.any():
@@ -251,18 +256,41 @@ def decode_timestamps(
         FeatureError: when bytes are no ``google.protobuf.Timestamp``.
     """
     count, missing = len(values), None
-    if None in values:
+    try:
+        longest = max(map(len, values), default=0)  # type: ignore[arg-type]
+    except TypeError:
         missing = np.fromiter((v is None for v in values), dtype=np.bool_, count=count)
         values = [value or b"" for value in values]
-    if count <= _FEW or max(map(len, values)) > 12:  # type: ignore[arg-type]
+        longest = max(map(len, values), default=0)  # type: ignore[arg-type]
+    if count <= _FEW or longest > 12:
         few = [decode_timestamp_us(value or b"") for value in values]
         return np.array(few, dtype=np.int64), missing
-    # The padding is zeros, and those add nothing.
     padded = np.array(values, dtype="S16")
-    parts = (padded.view(np.uint8).reshape(count, 16) & 0x7F) @ _PLACES
+    return _times(padded.view(np.uint8).reshape(count, 16), lambda n: values[n] or b""), missing
+
+
+def decode_stamps(stamps: Masks, sizes: Masks) -> Int64s:
+    """Decode event times that are all there: bytes ``[N, 16]``, zeros behind, and their ``[N]``.
+
+    Raises:
+        FeatureError: when bytes are no ``google.protobuf.Timestamp``.
+    """
+
+    def stored(position: int) -> bytes:
+        return stamps[position, : sizes[position]].tobytes()
+
+    if len(stamps) <= _FEW:
+        few = [decode_timestamp_us(stored(position)) for position in range(len(stamps))]
+        return np.array(few, dtype=np.int64)
+    return _times(stamps, stored)
+
+
+def _times(padded: Masks, stored: Callable[[int], bytes]) -> Int64s:
+    # The padding is zeros, and those add nothing.
+    parts = (padded & 0x7F) @ _PLACES
     times: Int64s = parts[:, 0] * 1_000_000 + parts[:, 1] // 1000
-    regular = (padded.view("<u8")[::2] & _REGULAR_BITS) == _REGULAR
+    regular = (padded.view("<u8")[:, 0] & _REGULAR_BITS) == _REGULAR
     if not regular.all():
         for position in np.flatnonzero(~regular).tolist():
-            times[position] = decode_timestamp_us(values[position] or b"")
-    return times, missing
+            times[position] = decode_timestamp_us(stored(position))
+    return times

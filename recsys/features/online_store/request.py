@@ -16,6 +16,7 @@ from recsys.errors import FeatureError, InputError
 from recsys.features.feast_repository import compile_view
 from recsys.features.plan import Feature, ValueType, View
 from recsys.features.redis.commands import Hmgets
+from recsys.features.redis.regular_rows import part_of
 from recsys.features.service_reader import FeatureRows, Group, decode_group, make_group
 
 _LEFT_TO_FEAST: tuple[ValueType, ...] = ("timestamp", "timestamp_list")
@@ -102,8 +103,15 @@ def decode(
     return Found(
         pending,
         tuple(
-            decode_group(group, found[place], now_us, keep_expired=keep_expired)
-            for group, (place, _) in zip(pending.compiled.groups, pending.parts, strict=True)
+            decode_group(
+                group,
+                part_of(found, n, place),
+                now_us,
+                keep_expired=keep_expired,
+            )
+            for n, (group, (place, _)) in enumerate(
+                zip(pending.compiled.groups, pending.parts, strict=True)
+            )
         ),
     )
 
@@ -186,6 +194,6 @@ def _pending(compiled: Compiled, entities: dict[str, list[Any]]) -> Pending:
             if len(places) == len(built)
             else np.fromiter((places[key] for key in built), dtype=np.int64, count=len(built))
         )
-        parts.append((commands.add(list(places), group.fields), index))
+        parts.append((commands.add(list(places), group.fields, group.shape), index))
     given = {name: column for name, column in entities.items() if name in compiled.join_keys}
     return Pending(compiled, given, commands, tuple(parts))

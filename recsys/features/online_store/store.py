@@ -93,7 +93,7 @@ class BulkRedisOnlineStore(RedisOnlineStore):
             )
             if pending is not None:
                 client = self._client_of(config)
-                found = client.call(pending.commands.keys, pending.commands, read_only=True)
+                found = client.read(pending.commands)
                 answer = _answer(config, pending, checked(client, found))
                 if answer is not None:
                     return answer
@@ -119,7 +119,7 @@ class BulkRedisOnlineStore(RedisOnlineStore):
             )
             if pending is not None:
                 client = self._async_client_of(config)
-                found = await client.call(pending.commands.keys, pending.commands, read_only=True)
+                found = await client.read(pending.commands)
                 answer = _answer(config, pending, checked(client, found))
                 if answer is not None:
                     return answer

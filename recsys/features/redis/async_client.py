@@ -26,13 +26,12 @@ MAX_CONNECTIONS = 64
 """To one node; requests beyond it wait for their turn within their time."""
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(asyncio.BufferedProtocol):
     """One connection; serves one request at a time."""
 
     def __init__(self) -> None:
         self.is_reused = False
         self.replies = Replies()
-        self._wanted = 0
         self._waiter: asyncio.Future[list[Any]] | None = None
         self._transport: asyncio.Transport | None = None
         self._broken: Exception | None = None
@@ -43,15 +42,17 @@ class _Connection(asyncio.Protocol):
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def data_received(self, data: bytes) -> None:
-        self.replies.feed(data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.replies.space()
+
+    def buffer_updated(self, nbytes: int) -> None:
         try:
-            taken = self.replies.take(self._wanted)
+            taken = self.replies.received(nbytes)
         except ConnectionError as error:
             self._break(error)
             return
         if taken is not None and self._waiter is not None:
-            waiter, self._waiter, self._wanted = self._waiter, None, 0
+            waiter, self._waiter = self._waiter, None
             if not waiter.done():
                 waiter.set_result(taken)
 
@@ -65,13 +66,13 @@ class _Connection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_exception(error)
 
-    async def exchange(self, data: bytes, count: int) -> list[Any]:
-        """Send ``data`` and give ``count`` replies. Cancelled in between, it closes."""
+    async def exchange(self, send: Send) -> list[Any]:
+        """Send and give the replies. Cancelled in between, it closes."""
         if self._broken is not None or self._transport is None:
             raise ConnectionError(str(self._broken))
-        self._wanted = count
+        self.replies.expect(send.num_replies, send.shapes)
         waiter = self._waiter = asyncio.get_running_loop().create_future()
-        self._transport.write(data)
+        self._transport.write(send.data)
         try:
             replies: list[Any] = await waiter
             return replies
@@ -98,7 +99,7 @@ async def _connected(address: Address, send: Send, tls: ssl.SSLContext | None) -
         )
     try:
         if hello := greeting(address, to_replica=send.to_replica):
-            refused(await connection.exchange(b"".join(hello), len(hello)))
+            refused(await connection.exchange(Send(node, b"".join(hello), len(hello))))
     except BaseException:
         connection.close()
         raise
@@ -123,7 +124,7 @@ class AsyncRedisClient:
     async def call(
         self,
         keys: Sequence[bytes],
-        commands: Sequence[bytes] | Hmgets,
+        commands: Sequence[bytes],
         *,
         read_only: bool = False,
         timeout_s: float | None = None,
@@ -132,12 +133,24 @@ class AsyncRedisClient:
         if not commands:
             return []
         if self.address.is_cluster:
-            each = commands.each() if isinstance(commands, Hmgets) else commands
-            steps = route(self.topology, keys, each, read_only=read_only)
+            steps = route(self.topology, keys, commands, read_only=read_only)
         else:
-            data = commands.joined() if isinstance(commands, Hmgets) else b"".join(commands)
+            data = b"".join(commands)
             steps = route_all(self.topology, data, len(commands), read_only=read_only)
         return await self._drive(steps, timeout_s)
+
+    async def read(self, commands: Hmgets) -> list[Any]:
+        """Give the replies to reads. See ``RedisClient.read``."""
+        if not len(commands):
+            return []
+        if self.address.is_cluster:
+            steps = route(self.topology, commands.keys, commands.each(), read_only=True)
+        else:
+            steps = route_all(
+                self.topology, commands.joined(), len(commands), read_only=True,
+                shapes=commands.shapes,
+            )  # fmt: skip
+        return await self._drive(steps)
 
     async def by_node(self, keys: Sequence[bytes]) -> list[list[int]]:
         """Give the positions of ``keys`` grouped by the node that holds them."""
@@ -188,7 +201,7 @@ class AsyncRedisClient:
                 try:
                     if connection is None:
                         connection = await _connected(self.address, send, self._tls)
-                    replies = await connection.exchange(send.data, send.num_replies)
+                    replies = await connection.exchange(send)
                 except asyncio.CancelledError:
                     self.topology.doubt(send.node)  # most likely it is what took so long
                     raise

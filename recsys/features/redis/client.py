@@ -33,7 +33,6 @@ from recsys.features.redis.routing import (
 
 TIMEOUT_S = 2.0
 """Longest wait for Redis to connect and answer; callers with a deadline set their own."""
-_RECEIVE_BYTES = 1 << 18
 _SAME_TIMEOUT = 0.02
 """A socket's limit is set anew (a system call) when it is wrong by more than this part of it."""
 
@@ -78,13 +77,13 @@ class _Connection:
     ) -> None:
         self.is_reused = False
         self.replies = Replies()
-        self._buffer = bytearray(_RECEIVE_BYTES)
         self._socket = _connected(send.node, tls, deadline)
         self._timeout_s = 0.0
         try:
             if hello := greeting(address, to_replica=send.to_replica):
-                self.send(b"".join(hello), deadline)
-                refused(self.receive(len(hello), deadline))
+                first = Send(send.node, b"".join(hello), len(hello))
+                self.send(first.data, deadline)
+                refused(self.receive(first, deadline))
         except BaseException:
             self.close()
             raise
@@ -99,15 +98,15 @@ class _Connection:
             self._timeout_s = left
             self._socket.settimeout(left)
 
-    def receive(self, count: int, deadline: float) -> list[Any]:
-        replies, buffer, sock = self.replies, self._buffer, self._socket
+    def receive(self, send: Send, deadline: float) -> list[Any]:
+        replies, sock = self.replies, self._socket
+        replies.expect(send.num_replies, send.shapes)
         while True:
             self._limit(deadline)
-            length = sock.recv_into(buffer)
+            length = sock.recv_into(replies.space())
             if not length:
                 raise ConnectionError("Redis closed the connection")
-            replies.feed(buffer, 0, length)  # type: ignore[arg-type]
-            taken = replies.take(count)
+            taken = replies.received(length)
             if taken is not None:
                 return taken
 
@@ -202,7 +201,7 @@ class RedisClient:
     def call(
         self,
         keys: Sequence[bytes],
-        commands: Sequence[bytes] | Hmgets,
+        commands: Sequence[bytes],
         *,
         read_only: bool = False,
         timeout_s: float | None = None,
@@ -218,10 +217,9 @@ class RedisClient:
         if not commands:
             return []
         if self.address.is_cluster:
-            each = commands.each() if isinstance(commands, Hmgets) else commands
-            steps = route(self.topology, keys, each, read_only=read_only)
+            steps = route(self.topology, keys, commands, read_only=read_only)
         else:
-            data = commands.joined() if isinstance(commands, Hmgets) else b"".join(commands)
+            data = b"".join(commands)
             steps = route_all(self.topology, data, len(commands), read_only=read_only)
         return self._drive(steps, timeout_s)
 
@@ -239,6 +237,23 @@ class RedisClient:
             nobody = ConnectionError("the cluster has no node for a slot")
             sent.append((send, mine, nobody if node < 0 else self._begin(send, deadline)))
         return Sent(self, sent)
+
+    def read(self, commands: Hmgets) -> list[Any]:
+        """Give the replies to reads, which replicas may answer; ``part_of`` gives those of a group.
+
+        Raises:
+            ServerError: when a server does not answer, or refuses us.
+        """
+        if not len(commands):
+            return []
+        if self.address.is_cluster:
+            steps = route(self.topology, commands.keys, commands.each(), read_only=True)
+        else:
+            steps = route_all(
+                self.topology, commands.joined(), len(commands), read_only=True,
+                shapes=commands.shapes,
+            )  # fmt: skip
+        return self._drive(steps)
 
     def by_node(self, keys: Sequence[bytes]) -> list[list[int]]:
         """Give the positions of ``keys`` grouped by the node that holds them."""
@@ -321,7 +336,7 @@ class RedisClient:
 
     def _finish(self, send: Send, connection: _Connection, deadline: float) -> Answer:
         try:
-            replies = connection.receive(send.num_replies, deadline)
+            replies = connection.receive(send, deadline)
         except OSError as error:
             connection.close()
             again = connection.is_reused and not connection.replies.has_begun

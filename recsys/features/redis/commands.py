@@ -5,12 +5,20 @@ from __future__ import annotations
 from binascii import crc_hqx
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from recsys.features.hashes import Wanted
+from recsys.features.redis.regular_rows import RowShape
 
 NUM_SLOTS = 16_384
 """Hash slots of a Redis Cluster."""
 
+Bytes = npt.NDArray[np.uint8]
+_MIN_REGULAR = 16
+"""Replies from which on they are worth being taken as arrays."""
 _BULK = [b"$%d\r\n" % length for length in range(1025)]
 
 
@@ -47,37 +55,74 @@ class Hmgets:
     """HMGETs of several groups of keys, each group with fields of its own."""
 
     def __init__(self) -> None:
-        self.keys: list[bytes] = []
-        self._groups: list[tuple[list[bytes], tuple[bytes, ...]]] = []
+        self._count = 0
+        self._groups: list[_Group] = []
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return self._count
 
-    def add(self, keys: list[bytes], fields: tuple[bytes, ...]) -> slice:
-        """Add a group; gives where its replies will be."""
-        first = len(self.keys)
-        self.keys += keys
-        self._groups.append((keys, fields))
-        return slice(first, len(self.keys))
+    def add(
+        self, keys: list[bytes] | Bytes, fields: tuple[bytes, ...], shape: RowShape | None = None
+    ) -> slice:
+        """Add a group, and how its rows look; gives where its replies will be.
+
+        Keys of one length may be the rows of an array.
+        """
+        first = self._count
+        self._count += len(keys)
+        self._groups.append(_Group(keys, fields, shape))
+        return slice(first, self._count)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, RowShape], ...]:
+        """Of each group how many rows of what shape are wanted; none where that gains nothing."""
+        if self._count < _MIN_REGULAR:
+            return ()
+        found = [(len(keys), shape) for keys, _, shape in self._groups if shape is not None]
+        return tuple(found) if len(found) == len(self._groups) else ()
+
+    @property
+    def keys(self) -> list[bytes]:
+        """The key of each command."""
+        return [key for group in self._groups for key in _listed(group.keys)]
 
     def each(self) -> list[bytes]:
         """Give the commands one by one."""
-        return [command for group in self._groups for command in hmgets(*group)]
+        return [
+            command
+            for group in self._groups
+            for command in hmgets(_listed(group.keys), group.fields)
+        ]
 
     def joined(self) -> bytes:
         """Give the commands as they are sent to one server."""
-        return b"".join([_joined(*group) for group in self._groups])
+        return b"".join([_joined(group.keys, group.fields) for group in self._groups])
 
 
-def _joined(keys: list[bytes], fields: tuple[bytes, ...]) -> bytes:
-    if not keys:
-        return b""
-    width = len(keys[0])
-    if any(len(key) != width for key in keys):
+class _Group(NamedTuple):
+    keys: list[bytes] | Bytes
+    fields: tuple[bytes, ...]
+    shape: RowShape | None
+
+
+def _listed(keys: list[bytes] | Bytes) -> list[bytes]:
+    if isinstance(keys, list):
+        return keys
+    rows: list[bytes] = keys.view(f"V{keys.shape[1]}").ravel().tolist() if len(keys) else []
+    return rows
+
+
+def _joined(keys: list[bytes] | Bytes, fields: tuple[bytes, ...]) -> bytes | memoryview:
+    if isinstance(keys, list):
         return b"".join(hmgets(keys, fields))
     head, tail = _hmget_frame(fields)
+    count, width = keys.shape
     head += bulk_head(width)
-    return b"".join((head, (tail + head).join(keys), tail))
+    out = np.empty((count, len(head) + width + len(tail)), dtype=np.uint8)
+    out[:, : len(head)] = np.frombuffer(head, dtype=np.uint8)
+    out[:, len(head) : len(head) + width] = keys
+    out[:, len(head) + width :] = np.frombuffer(tail, dtype=np.uint8)
+    return out.data.cast("B") if count else b""
 
 
 def pack_wanted(wanted: Wanted) -> list[bytes]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from recsys.features.redis.address import Address, Node
 from recsys.features.redis.commands import NUM_SLOTS, pack, slot_of
+from recsys.features.redis.regular_rows import RowShape
 from recsys.features.redis.replies import ErrorReply
 
 _ASKING = pack(b"ASKING")
@@ -40,6 +41,8 @@ class Send(NamedTuple):
     """Its connection has said READONLY."""
     pause_s: float = 0.0
     """To wait before it is sent."""
+    shapes: tuple[tuple[int, RowShape], ...] = ()
+    """How many rows of what shape the replies are, when there is nothing odd among them."""
 
 
 Answer = list[Any] | Exception
@@ -134,18 +137,25 @@ def discover(topology: Topology) -> Route:
     raise problem if problem is not None else ConnectionError("no node of the cluster is known")
 
 
-def route_all(topology: Topology, data: bytes, count: int, *, read_only: bool) -> Route:
+def route_all(
+    topology: Topology,
+    data: bytes,
+    count: int,
+    *,
+    read_only: bool,
+    shapes: tuple[tuple[int, RowShape], ...] = (),
+) -> Route:
     """Send ``count`` commands to the one server there is; its replica when reads may go there."""
     node = topology.nodes[0]
     replica = topology.replica(0) if read_only else None
     if replica is not None:
-        (answer,) = yield [Send(replica, data, count)]
+        (answer,) = yield [Send(replica, data, count, shapes=shapes)]
         if isinstance(answer, list) and not _any_later(answer):
             return answer
         topology.doubt(replica)
         if isinstance(answer, TimeoutError):
             raise answer
-    (answer,) = yield [Send(node, data, count)]
+    (answer,) = yield [Send(node, data, count, shapes=shapes)]
     if isinstance(answer, Exception):
         raise answer
     return answer

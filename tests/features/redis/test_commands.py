@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import hiredis
 import pytest
 from hypothesis import given
@@ -29,16 +31,21 @@ def test_slots_are_those_of_the_cluster(key: bytes) -> None:
     assert slot_of(key) == key_slot(key)
 
 
+def fed(replies: Replies, data: bytes) -> list[Any] | None:
+    replies.space()[: len(data)] = data
+    return replies.received(len(data))
+
+
 @given(st.data())
 def test_replies_may_come_in_any_pieces(data: st.DataObject) -> None:
     stream = b"*2\r\n$1\r\na\r\n$-1\r\n:7\r\n-MOVED 1 h:2\r\n$0\r\n\r\n"
     replies = Replies()
+    replies.expect(4)
     at, taken = 0, None
     while at < len(stream):
         assert taken is None
         end = data.draw(st.integers(at + 1, len(stream)))
-        replies.feed(stream[at:end])
-        taken, at = replies.take(4), end
+        taken, at = fed(replies, stream[at:end]), end
     assert taken is not None
     assert taken[0] == [b"a", None]
     assert taken[1] == 7
@@ -50,13 +57,13 @@ def test_replies_may_come_in_any_pieces(data: st.DataObject) -> None:
 
 def test_more_than_was_asked_for_breaks_the_connection() -> None:
     replies = Replies()
-    replies.feed(b":1\r\n:2\r\n")
+    replies.expect(1)
     with pytest.raises(ConnectionError, match="more than it was asked"):
-        replies.take(1)
+        fed(replies, b":1\r\n:2\r\n")
 
 
 def test_what_is_not_redis_breaks_the_connection() -> None:
     replies = Replies()
-    replies.feed(b"HTTP/1.1 400 Bad Request\r\n")
+    replies.expect(1)
     with pytest.raises(ConnectionError, match="no Redis"):
-        replies.take(1)
+        fed(replies, b"HTTP/1.1 400 Bad Request\r\n")
