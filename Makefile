@@ -48,9 +48,10 @@ verify-feast: setup  ## Feast's own universal tests on both plug-ins: FEAST_SOUR
 verify-offline: setup  ## join on a real Ray as in one process (a minute)
 	@$(BIN)/pytest -q $(ARGS) tests/features/offline_store/verify_ray.py
 
-verify-stream: setup  ## hurt workers, broker and store at 240 random points; nothing may differ (minutes)
+verify-stream: setup  ## hurt workers, broker and store at 280 random points; nothing may differ (minutes)
 	@$(BIN)/python -m tests.features.chaos --points 200 $(ARGS)
-	@$(BIN)/python -m tests.features.chaos --points 40 --lose-redis $(ARGS)
+	@$(BIN)/python -m tests.features.chaos --points 40 --store lost $(ARGS)
+	@$(BIN)/python -m tests.features.chaos --points 40 --store cluster $(ARGS)
 
 bench: setup  ## run the benchmarks and print their figures
 	@$(BIN)/python -m benchmarks $(ARGS)

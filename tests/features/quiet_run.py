@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import redis
-
 from recsys.endpoints import Endpoints
 from recsys.errors import EventError
 from recsys.events.codec import decode
@@ -14,6 +12,7 @@ from recsys.events.topics import Topics
 from recsys.features.hashes import MemoryHashes
 from recsys.features.layout import project_of_key
 from recsys.features.plan import Plan
+from recsys.features.redis_hashes import connect
 from recsys.features.stream import FeatureStream
 from recsys.settings import Settings
 from tests.features.worlds import unversioned
@@ -52,6 +51,6 @@ def quiet_run(plan: Plan, topics: Topics, records: list[Record]) -> tuple[Hashes
 
 def stored_features(url: str, project: str) -> Hashes:
     """Give all hashes of entities, without the count of their writes."""
-    with redis.Redis.from_url(url) as client:
+    with connect(url) as client:
         keys = [key for key in client.scan_iter(count=1000) if project_of_key(key) == project]
         return unversioned({key: client.hgetall(key) for key in keys})  # type: ignore[misc]

@@ -2,10 +2,11 @@
 
 Usage::
 
-    python -m tests.features.chaos [--points 200] [--seed N] [--lose-redis]
+    python -m tests.features.chaos [--points 200] [--seed N] [--store server|lost|cluster]
 
-Starts an Apache Kafka and a Redis of its own. ``--lose-redis``: a store without persistence, which
-comes back empty. Prints the seed; the same seed hurts the same things in the same order.
+Starts an Apache Kafka and a Redis of its own. ``--store lost``: one without persistence, which
+comes back empty; ``cluster``: three nodes that are killed and fail over in turn. Prints the seed;
+the same seed hurts the same things in the same order.
 
 That it can fail was tried with ``--points 40 --seed 7`` (2026-11-21, commit a4e5648), each time
 with one line of the system made wrong, which it reported:
@@ -32,7 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.features.chaos")
     parser.add_argument("--points", type=int, default=200)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
-    parser.add_argument("--lose-redis", action="store_true")
+    parser.add_argument("--store", choices=["server", "lost", "cluster"], default="server")
     arguments = parser.parse_args()
     session = servers.begin_session()
     began_s = time.monotonic()
@@ -46,7 +47,7 @@ def main() -> int:
             settings,
             session,
             seed=arguments.seed,
-            keep_redis=not arguments.lose_redis,
+            store=arguments.store,
             gap_s=3.0,  # a worker needs two seconds to begin: most points find it at work
             say=say,
         ).run(arguments.points)

@@ -10,9 +10,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 import psutil
+import redis
 
 from recsys.endpoints import Endpoints
 from recsys.events.kafka import ensure_topics
@@ -25,9 +27,12 @@ from recsys.settings import Settings
 from serving.embedded.kafka import kafka_launch
 from serving.embedded.launch import Launch
 from serving.embedded.redis import redis_launch
+from tests.features.redis.redis_servers import start_cluster, urls
 from tests.features.worlds import small_plan
 from tests.servers import start_kept
 
+StoreKind = Literal["server", "lost", "cluster"]
+"""One that keeps its data, one that comes back empty, or several."""
 GROW_S = 60.0
 """Longest wait for a server or worker to be there again."""
 
@@ -37,14 +42,24 @@ class Server:
 
     def __init__(self, launch: Launch, folder: Path) -> None:
         self.launch = launch
-        self._log = folder / f"chaos-{launch.name}-{os.getpid()}.log"
+        ports = "-".join(map(str, launch.ports))
+        self._log = folder / f"chaos-{launch.name}-{ports}-{os.getpid()}.log"
         self._keeper = start_kept(launch, self._log)
 
-    def kill_and_start(self) -> None:
+    @property
+    def url(self) -> str:
+        return self.launch.address
+
+    @property
+    def keeper(self) -> subprocess.Popen[bytes]:
+        return self._keeper
+
+    def kill_and_start(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Kill -9, then start it over the same data."""
         for process in psutil.Process(self._keeper.pid).children(recursive=True):
             process.kill()
         self._keeper.wait(30)
+        meanwhile()
         self._keeper = start_kept(self.launch, self._log)
 
     def stop(self) -> None:
@@ -52,21 +67,77 @@ class Server:
         self._keeper.wait(30)
 
 
+class Cluster:
+    """Three nodes of a Redis Cluster, of which the first has a replica.
+
+    They are hurt in turn: killed and started at once, with what their files have; or one of the
+    first two stays away until the other has taken over, without what it was not told.
+    """
+
+    def __init__(self, folder: Path, logs: Path) -> None:
+        self._nodes: list[Server] = []
+        self._num_hurt = 0
+
+        def start(launch: Launch) -> subprocess.Popen[bytes]:
+            self._nodes.append(Server(launch, logs))
+            return self._nodes[-1].keeper
+
+        self.url = urls(start_cluster(start, folder, replicas=1))
+
+    def kill_and_start(self) -> None:
+        """Hurt the next node."""
+        turn, self._num_hurt = self._num_hurt % 4, self._num_hurt + 1
+        if turn % 2:
+            self._nodes[turn // 2 + 1].kill_and_start()
+            return
+        first, second = self._nodes[0], self._nodes[3]
+        if not _is_primary(first):
+            first, second = second, first
+        wait_for(lambda: _follows(second), GROW_S, "a replica in step")
+        first.kill_and_start(lambda: wait_for(lambda: _is_primary(second), GROW_S, "a fail-over"))
+
+    def stop(self) -> None:
+        for node in self._nodes:
+            node.stop()
+
+
+def _is_primary(node: Server) -> bool:
+    return _replication(node)["role"] == "master"
+
+
+def _follows(node: Server) -> bool:
+    return _replication(node).get("master_link_status") == "up"
+
+
+def _replication(node: Server) -> dict[str, Any]:
+    (port,) = node.launch.ports
+    with redis.Redis(port=port) as client:
+        return client.info("replication")  # type: ignore[return-value]
+
+
+def _server(settings: Settings, folder: Path, *, keeps: bool) -> Server:
+    launch = redis_launch(settings)
+    if not keeps:
+        command = tuple("no" if part == "yes" else part for part in launch.command)
+        launch = dataclasses.replace(launch, command=command)
+    return Server(launch, folder)
+
+
 class House:
     """Everything one run needs."""
 
-    def __init__(self, settings: Settings, folder: Path, *, keep_redis: bool) -> None:
+    def __init__(self, settings: Settings, folder: Path, *, store: StoreKind) -> None:
         self.settings = settings
-        launch = redis_launch(settings)
-        if not keep_redis:
-            command = tuple("no" if part == "yes" else part for part in launch.command)
-            launch = dataclasses.replace(launch, command=command)
-        self.redis = Server(launch, folder)
+        self.redis: Server | Cluster
+        if store == "cluster":
+            self.redis = Cluster(settings.state_dir / "cluster", folder)
+        else:
+            self.redis = _server(settings, folder, keeps=store == "server")
         self.kafka = Server(kafka_launch(settings, lambda _line: None), folder)
         self.endpoints = Endpoints(
             kafka_bootstrap_servers=f"{settings.host}:{settings.kafka_port}",
             broker_profile="kafka",
-            redis_url=self.redis.launch.address,
+            redis_url=self.redis.url,
         )
         self.topics = Topics(namespace=settings.namespace)
         self.plan: Plan = msgspec.structs.replace(
@@ -113,7 +184,7 @@ class House:
 
     def progress(self) -> dict[TopicPartition, int]:
         """Give how far the features have got."""
-        store = RedisHashes(self.redis.launch.address)
+        store = RedisHashes(self.redis.url)
         try:
             stored = StoredProgress(store, self.settings.namespace)
             partitions = [

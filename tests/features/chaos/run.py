@@ -15,7 +15,7 @@ from recsys.errors import ServerError
 from recsys.events.event_log import scan
 from recsys.events.log_verify import verify
 from recsys.settings import Settings
-from tests.features.chaos.house import House, wait_for
+from tests.features.chaos.house import House, StoreKind, wait_for
 from tests.features.chaos.load import Load
 from tests.features.quiet_run import all_records, quiet_run, stored_features
 
@@ -33,11 +33,11 @@ class Chaos:
         folder: Path,
         *,
         seed: int,
-        keep_redis: bool = True,
+        store: StoreKind = "server",
         gap_s: float = 1.0,
         say: Callable[[str], None] = lambda _line: None,
     ) -> None:
-        self.house = House(settings, folder, keep_redis=keep_redis)
+        self.house = House(settings, folder, store=store)
         self._rng = np.random.default_rng(seed)
         self._say = say
         self._gap_s = gap_s
@@ -116,7 +116,7 @@ class Chaos:
 
         wait_for(is_applied, _CATCH_UP_S, f"progress; see {house.log}")
         expected, events = quiet_run(house.plan, house.topics, records)
-        found = stored_features(house.redis.launch.address, house.settings.namespace)
+        found = stored_features(house.redis.url, house.settings.namespace)
         differing = [key for key in expected | found if expected.get(key) != found.get(key)]
         assert not differing, (
             f"{len(differing)} of {len(expected)} entities differ: {differing[:3]}"

@@ -25,4 +25,11 @@ def test_a_store_that_comes_back_empty_is_filled_from_the_event_log(
     own_settings: Settings, kafka_bootstrap: str
 ) -> None:
     points = ["kill", "store", "sleep"]
-    Chaos(own_settings, Path(os.environ[FOLDER]), seed=2, keep_redis=False).run(points)
+    Chaos(own_settings, Path(os.environ[FOLDER]), seed=2, store="lost").run(points)
+
+
+def test_nodes_of_a_cluster_are_killed_and_fail_over(
+    own_settings: Settings, kafka_bootstrap: str
+) -> None:
+    points = ["store", "kill", "store"]
+    Chaos(own_settings, Path(os.environ[FOLDER]), seed=3, store="cluster").run(points)
