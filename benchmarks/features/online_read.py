@@ -7,14 +7,9 @@ the very bytes our reader sends and takes the replies apart with hiredis, and do
 
 from __future__ import annotations
 
-import argparse
-import json
 import socket
 import sys
-import tempfile
 import time
-import warnings
-from pathlib import Path
 from typing import Any
 
 import hiredis
@@ -27,8 +22,7 @@ from benchmarks.features.online_repo import (
     NUM_FLOATS,
     NUM_ITEMS,
     NUM_USERS,
-    open_stores,
-    redis_server,
+    run,
 )
 from recsys.features.column_writer import ColumnWriter, RowPacker
 from recsys.features.feast_repository import plan_of_store
@@ -42,18 +36,7 @@ CANDIDATES = 500
 
 def main(argv: list[str] | None = None) -> int:
     """Measure; print one JSON result."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.features.online_read")
-    parser.add_argument("--rounds", type=int, default=120)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args([] if argv is None else argv)
-    warnings.simplefilter("ignore")
-    with redis_server() as url, tempfile.TemporaryDirectory() as folder:
-        theirs, ours = open_stores(Path(folder), url)
-        plan = plan_of_store(ours)
-        _fill(plan, url, options.seed)
-        result = _measure(theirs, ours, plan, url, options.rounds, options.seed)
-    sys.stdout.write(json.dumps(result) + "\n")
-    return 0
+    return run("online_read", argv, _measure, rounds=120)
 
 
 def _fill(plan: Plan, url: str, seed: int) -> None:
@@ -93,9 +76,9 @@ class _Raw:
         return replies
 
 
-def _measure(
-    theirs: Any, ours: Any, plan: Plan, url: str, rounds: int, seed: int
-) -> dict[str, Any]:
+def _measure(theirs: Any, ours: Any, url: str, rounds: int, seed: int) -> dict[str, Any]:
+    plan = plan_of_store(ours)
+    _fill(plan, url, seed)
     rng = np.random.default_rng(seed)
     reader, raw, client = ServiceReader(plan, url), _Raw(url), redis.Redis.from_url(url)
     groups = {
@@ -191,10 +174,7 @@ def _measure(
     reader.close()
     client.close()
     return {
-        "benchmark": "features.online_read",
         "what": f"1 user + {CANDIDATES} items x {NUM_FLOATS} floats",
-        "seed": seed,
-        "rounds": rounds,
         **surroundings(),
         "times": summary(taken),
         "ratios": {

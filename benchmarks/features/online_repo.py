@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import json
 import random
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,24 @@ import redis
 NUM_FLOATS, NUM_ITEMS, NUM_USERS = 20, 20_000, 2_000
 FLOATS = tuple(f"f{n:02}" for n in range(NUM_FLOATS))
 OURS = "recsys.features.online_store.BulkRedisOnlineStore"
+
+Measure = Callable[[Any, Any, str, int, int], dict[str, Any]]
+"""Of Feast's own store, ours, the URL of their Redis, rounds and seed: a result."""
+
+
+def run(name: str, argv: list[str] | None, measure: Measure, *, rounds: int) -> int:
+    """Be the ``main`` of a benchmark: measure on a Redis of its own, print one JSON result."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.features.{name}")
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args([] if argv is None else argv)
+    warnings.simplefilter("ignore")
+    with redis_server() as url, tempfile.TemporaryDirectory() as folder:
+        theirs, ours = open_stores(Path(folder), url)
+        result = measure(theirs, ours, url, options.rounds, options.seed)
+    head = {"benchmark": f"features.{name}", "seed": options.seed, "rounds": options.rounds}
+    sys.stdout.write(json.dumps(head | {"measured_at": int(time.time())} | result) + "\n")
+    return 0
 
 
 @contextlib.contextmanager

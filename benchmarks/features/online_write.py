@@ -7,20 +7,14 @@ Every batch has later times than the one before, so every row passes the guard a
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-import tempfile
-import time
-import warnings
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.features.interleaved import ratio, summary, surroundings, time_in_turn
-from benchmarks.features.online_repo import FLOATS, frame, open_stores, redis_server
+from benchmarks.features.online_repo import FLOATS, frame, run
 from recsys.features.column_writer import ColumnWriter, RowPacker
 from recsys.features.feast_repository import plan_of_store
 from recsys.features.redis.client import RedisClient
@@ -30,16 +24,7 @@ ROWS, COLUMNS, NUM_IDS = 1_000, 8, 20_000
 
 def main(argv: list[str] | None = None) -> int:
     """Measure; print one JSON result."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.features.online_write")
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args([] if argv is None else argv)
-    warnings.simplefilter("ignore")
-    with redis_server() as url, tempfile.TemporaryDirectory() as folder:
-        theirs, ours = open_stores(Path(folder), url)
-        result = _measure(theirs, ours, url, options.rounds, options.seed)
-    sys.stdout.write(json.dumps(result) + "\n")
-    return 0
+    return run("online_write", argv, _measure, rounds=40)
 
 
 def _measure(theirs: Any, ours: Any, url: str, rounds: int, seed: int) -> dict[str, Any]:
@@ -89,11 +74,7 @@ def _measure(theirs: Any, ours: Any, url: str, rounds: int, seed: int) -> dict[s
     client.close()
     wall = {name: times["wall"] for name, times in taken.items()}
     return {
-        "benchmark": "features.online_write",
         "what": f"batches of {ROWS} rows x {COLUMNS} floats",
-        "seed": seed,
-        "rounds": rounds,
-        "measured_at": int(time.time()),
         **surroundings(),
         "times": summary(taken),
         "rows_per_s": {name: round(ROWS / float(np.median(t))) for name, t in wall.items()},
