@@ -99,7 +99,7 @@ class Recipe:
 
     name: str
     seed: int = 7
-    history_length: int = 256
+    history_length: int = 128
     """H: what the feature store keeps."""
     num_tokens: int = 16
     """T."""

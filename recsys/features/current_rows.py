@@ -18,7 +18,7 @@ import numpy as np
 from recsys.features.aggregates import finalise, finalise_lists, state_of_blobs
 from recsys.features.batch import Int64s
 from recsys.features.framing import NEVER_MS, unframe
-from recsys.features.history_values import encoded_lists, recent_of
+from recsys.features.history_values import encoded_lists
 from recsys.features.layout import decode_timestamp, encode_timestamps
 from recsys.features.plan import View
 from recsys.features.view_updates import encode_lists
@@ -99,6 +99,6 @@ def _aggregates(places: Places, payloads: Sequence[bytes], now: Int64s) -> Colum
 
 
 def _history(places: Places, payloads: Sequence[bytes], now: Int64s) -> Columns:
-    """Give the lists beside ``item_ids``, which are stored: as of the newest event, like those."""
-    made = encoded_lists(recent_of(payloads))
+    """Give the lists as of the newest event; time alone does not change them."""
+    made = encoded_lists(payloads)
     return [(places.features[n], column) for n, column in made.items() if n in places.features]

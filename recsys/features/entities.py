@@ -48,13 +48,9 @@ class KeyGroup:
         self.states: dict[Ids, EntityState] = {}
         """What is remembered."""
         self._ids_of_key: dict[bytes, Ids] = {}
-        self._slices: list[slice] = []
         fields = [VERSION_FIELD, CATEGORIES_FIELD] if self.is_items else [VERSION_FIELD]
         self._first_state = len(fields)
         fields += [update.view.state_field for update in self.updates]
-        for update in self.updates:
-            self._slices.append(slice(len(fields), len(fields) + len(update.more_fields)))
-            fields += update.more_fields
         self.fields = tuple(fields)
         """What is read of an entity."""
 
@@ -69,9 +65,6 @@ class KeyGroup:
 
     def remember(self, ids: Ids, key: bytes, loaded: Sequence[bytes | None]) -> None:
         """Take in what was read under ``fields``."""
-        for update, more in zip(self.updates, self._slices, strict=True):
-            if update.more_fields:
-                update.remember(list(loaded[more]))
         first = self._first_state
         said = loaded[1] if self.is_items else None
         self.states[ids] = EntityState(

@@ -1,7 +1,7 @@
 """The words features are built from: view names, hashes of identities, profile tokens.
 
-Hashes are 64-bit MurmurHash3, the same on every machine and in every process. State and model
-inputs carry hashes where a string would cost bytes; two of ten million items share one with a
+Hashes are 64-bit MurmurHash3, the same on every machine and in every process. Model inputs carry
+hashes where a string would cost bytes; two of ten million items share one with a
 chance of about 3 in a million, and a vocabulary in which that happens is refused.
 """
 
@@ -23,20 +23,17 @@ USER_HISTORY = "user_history"
 STREAMED = frozenset({USER_PROFILE, ITEM_PROFILE, USER_HISTORY})
 """Views without aggregates that the stream makes all the same."""
 
-STORED_WITH_STATE = {USER_HISTORY: ("item_ids",)}
-"""Features that a view without stored values needs beside its state, which has hashes only."""
-
-HISTORY_LENGTH = 256
-"""Distinct items a user's history gives, the most recent ones."""
-HISTORY_EVENTS = 512
-"""Most recent interactions a user's history is made from. An interaction costs 16 bytes of state,
-so the heaviest user costs 8 KB; of the shoppers of Online Retail 98 % have fewer in a year."""
+HISTORY_LENGTH = 128
+"""Distinct items a user's history gives, the most recent ones. With 256 of 512 interactions the
+demo's recipe ranks Online Retail no better (NDCG@20 0.1451 and 0.1419, both +- 0.009)."""
+HISTORY_EVENTS = 256
+"""Most recent interactions a user's history is made from."""
 
 AttributeValue = bool | int | float | str | Sequence[str]
 
 
-def identity_hash(identity: str) -> int:
-    """Give the signed 64-bit hash of an identity."""
+def identity_hash(identity: str | bytes) -> int:
+    """Give the signed 64-bit hash of an identity, as text or in UTF-8."""
     return mmh3.hash64(identity)[0]
 
 

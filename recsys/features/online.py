@@ -42,7 +42,6 @@ from recsys.features.plan import Plan, View
 from recsys.features.progress import stored_layout, wanted_layout
 from recsys.features.recency import RecentEvents
 from recsys.features.redis_hashes import TIMEOUT_S, AsyncRedisHashes, RedisHashes
-from recsys.features.vocabulary_hashes import rows_of_hashes
 
 
 class Status(StrEnum):
@@ -109,10 +108,7 @@ class _Decoder:
         )
         self._pair_fields = (e.pair_activity.state_field,)
         self._item_fields = (e.item_activity.state_field, e.item_profile.timestamp_field)
-        self._profile_fields = (
-            e.user_history.feature("item_ids").field_bytes,
-            *(f.field_bytes for f in e.user_profile.features),
-        )
+        self._profile_fields = tuple(f.field_bytes for f in e.user_profile.features)
 
     def wanted_users(self, user_ids: Sequence[str], vocabulary: Vocabulary) -> Wanted:
         e = self._entities
@@ -138,7 +134,7 @@ class _Decoder:
         events = RecentEvents.of_blobs(payloads_now(e.user_history, [r[1] for r in rows], now))
         events = events.until(now)
         recent = events.recent_items()
-        index = rows_of_hashes(vocabulary, recent.item)
+        index = vocabulary.indexes(i.decode() for i in events.ids)[recent.item]
         if not (index > 0).all():
             recent = recent.take(index > 0)
             index = index[index > 0]
@@ -250,9 +246,9 @@ class _Decoder:
             names.USER_ACTIVITY: _record(e.user_activity, _newest(user[0]), now_ms),
             names.USER_HISTORY: _record(e.user_history, _newest(user[1]), now_ms),
         }
-        item_ids, *told = user[4:]
+        told = user[4:]
         if records[names.USER_HISTORY].status is Status.PRESENT:
-            records[names.USER_HISTORY].values.update(values_of(user[1], item_ids))
+            records[names.USER_HISTORY].values.update(values_of(user[1]))
         if records[names.USER_PROFILE].status is Status.PRESENT:
             records[names.USER_PROFILE].values.update(
                 (feature.name, decode_value(value, feature.type))

@@ -49,7 +49,7 @@ EventKind = Literal["interaction", "impression", "feedback"]
 IDENTITY_FIELDS = ("item_id", "category")
 STATE_CODEC = 2
 """Number of the way state is written as bytes; another one has other fields in Redis."""
-HISTORY_CODEC = 2
+HISTORY_CODEC = 3
 """The same of histories (``history_codec.py``)."""
 
 
@@ -224,12 +224,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def stored_features(self) -> tuple[Feature, ...]:
-        """Features that lie in Redis: all, or those that the state alone does not give."""
-        if self.stores_values:
-            return self.features
-        return tuple(
-            f for f in self.features if f.name in names.STORED_WITH_STATE.get(self.name, ())
-        )
+        """Features that lie in Redis beside the state: all or none."""
+        return self.features if self.stores_values else ()
 
     @cached_property
     def series(self) -> tuple[Series, ...]:

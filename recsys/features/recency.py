@@ -6,7 +6,8 @@ the latest interaction with each in that same order, are the history; when there
 ``names.HISTORY_LENGTH`` the most recent ones stay. An item's count is the number of those
 interactions. The order of arrival plays no part, so late events end up where they belong.
 
-``RecentEvents`` is what the stream keeps; ``HistoryIndex`` answers for any past moment.
+``RecentEvents`` is what the stream keeps (``history_updates.py``); ``HistoryIndex`` answers for any
+past moment.
 
 Axes: ``N`` interactions, ``Q`` users or questions, ``H`` history entries of all of them.
 """
@@ -20,7 +21,7 @@ import numpy as np
 
 from recsys.errors import FeatureError
 from recsys.features import history_codec
-from recsys.features.batch import Float32s, Int64s
+from recsys.features.batch import Bools, Float32s, Int64s
 from recsys.features.names import HISTORY_EVENTS, HISTORY_LENGTH
 
 
@@ -31,7 +32,7 @@ class RecentItems:
     offsets: Int64s
     """``[Q + 1]``."""
     item: Int64s
-    """``[H]`` hashes."""
+    """``[H]`` hashes, or what else stands for items."""
     count: Float32s
     last_ms: Int64s
 
@@ -45,49 +46,40 @@ class RecentItems:
 
 @dataclass(frozen=True, slots=True)
 class RecentEvents:
-    """The latest interactions of ``Q`` users, sorted by ``(owner, time, item)``."""
+    """Interactions of ``Q`` users in the order of histories: the latest ones, or some more."""
 
     num_owners: int
     owner: Int64s
     item: Int64s
+    """Place in ``ids``."""
     time_ms: Int64s
+    ids: list[bytes]
+    """Of items, in UTF-8."""
 
     @classmethod
     def of_blobs(cls, blobs: Sequence[bytes | None]) -> RecentEvents:
         """Decode stored state; ``None`` has none. Raises FeatureError when it is damaged."""
         return cls(len(blobs), *history_codec.decode(blobs))
 
-    def with_events(self, owner: Int64s, item: Int64s, time_ms: Int64s) -> RecentEvents:
-        """Add interactions and keep the latest ``HISTORY_EVENTS`` of each user."""
-        owner = np.concatenate([self.owner, owner])
-        item = np.concatenate([self.item, item])
-        time_ms = np.concatenate([self.time_ms, time_ms])
-        order = np.lexsort((item, time_ms, owner))
-        owner, item, time_ms = owner[order], item[order], time_ms[order]
-        ends = np.searchsorted(owner, np.arange(1, self.num_owners + 1))
-        keep = ends[owner] - np.arange(len(owner)) <= HISTORY_EVENTS
-        return RecentEvents(self.num_owners, owner[keep], item[keep], time_ms[keep])
-
     def until(self, at_ms: Int64s) -> RecentEvents:
         """Leave out what lies after ``at_ms`` (``[Q]``)."""
         keep = self.time_ms <= at_ms[self.owner]
         if keep.all():
             return self
-        return RecentEvents(self.num_owners, self.owner[keep], self.item[keep], self.time_ms[keep])
-
-    def blobs(self) -> list[bytes]:
-        """Encode, one blob for each user."""
-        return history_codec.encode(self.owner, self.item, self.time_ms, self.num_owners)
+        return RecentEvents(
+            self.num_owners, self.owner[keep], self.item[keep], self.time_ms[keep], self.ids
+        )
 
     def recent_items(self) -> RecentItems:
-        """Give the histories."""
+        """Give the histories; items are places in ``ids``."""
         if not len(self.owner):
             none = np.empty(0, dtype=np.int64)
             offsets = np.zeros(self.num_owners + 1, dtype=np.int64)
             return RecentItems(offsets, none, none.astype(np.float32), none)
-        place = np.arange(len(self.owner))
-        order = np.lexsort((place, self.item, self.owner))
-        owner, item = self.owner[order], self.item[order]
+        kept = np.flatnonzero(newest_of(self.owner, self.num_owners, HISTORY_EVENTS))
+        all_owners, all_items = self.owner[kept], self.item[kept]
+        order = np.lexsort((all_items, all_owners))  # stable: of one item the latest comes last
+        owner, item = all_owners[order], all_items[order]
         starts = np.flatnonzero(
             np.append(True, (owner[1:] != owner[:-1]) | (item[1:] != item[:-1]))
         )
@@ -96,13 +88,20 @@ class RecentEvents:
         by_recency = np.argsort(latest)
         latest = latest[by_recency]
         count = (ends - starts)[by_recency]
-        owner = self.owner[latest]
+        owner = all_owners[latest]
         offsets = np.searchsorted(owner, np.arange(self.num_owners + 1))
         everything = RecentItems(
-            offsets, self.item[latest], count.astype(np.float32), self.time_ms[latest]
+            offsets, all_items[latest], count.astype(np.float32), self.time_ms[kept][latest]
         )
-        keep = offsets[owner + 1] - np.arange(len(owner)) <= HISTORY_LENGTH
+        keep = newest_of(owner, self.num_owners, HISTORY_LENGTH)
         return everything if keep.all() else everything.take(keep)
+
+
+def newest_of(owner: Int64s, num_owners: int, num: int) -> Bools:
+    """Say which rows, sorted by owner, are among the last ``num`` of theirs."""
+    ends = np.searchsorted(owner, np.arange(1, num_owners + 1))
+    kept: Bools = ends[owner] - np.arange(len(owner)) <= num
+    return kept
 
 
 class HistoryIndex:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -30,9 +29,10 @@ from recsys.features.aggregates import (
 from recsys.features.batch import Int64s, Ragged
 from recsys.features.batch_columns import BatchColumns, Told
 from recsys.features.framing import Framed
+from recsys.features.history_codec import Interactions
+from recsys.features.history_updates import added
 from recsys.features.history_values import encoded_lists
 from recsys.features.layout import (
-    decode_value,
     encode_bool,
     encode_float32_lists,
     encode_float64,
@@ -43,11 +43,10 @@ from recsys.features.layout import (
     encode_timestamp,
     encode_timestamps,
 )
-from recsys.features.names import identity_hash, tokens_of
+from recsys.features.names import tokens_of
 from recsys.features.packed_fields import Packed, pack, pack_one, pack_scalars
 from recsys.features.plan import Feature, View
 from recsys.features.quality.checker import ValueObserver
-from recsys.features.recency import RecentEvents
 
 Fields = list[list[Packed]]
 """What each entity's hash is told besides the state."""
@@ -71,11 +70,6 @@ class Update(Protocol):
     """One view, kept up to date."""
 
     view: View
-    more_fields: tuple[bytes, ...]
-    """What it wants to see of an entity besides its state, when that is loaded."""
-
-    def remember(self, loaded: list[bytes | None]) -> None:
-        """Look at ``more_fields`` of an entity that was loaded."""
 
     def log(self, batch: BatchColumns, rows: Log) -> Log:
         """Give what tells this view something; ``rows`` are the group's rows of behaviour."""
@@ -93,10 +87,6 @@ class AggregateUpdate:
     """Whether it is the version of the view that is read by Feast."""
     observer: ValueObserver | None = None
     """Is shown the values it serves, before they are written."""
-    more_fields: tuple[bytes, ...] = ()
-
-    def remember(self, loaded: list[bytes | None]) -> None:
-        """Nothing to remember."""
 
     def log(self, batch: BatchColumns, rows: Log) -> Log:
         """Give every row: one of a column it has not still makes the entity known."""
@@ -140,31 +130,12 @@ def _add_lists(fields: Fields, feature: Feature, lists: Ragged) -> None:
         own.append(pack_one(name, value))
 
 
+@dataclass
 class HistoryUpdate:
     """The latest interactions and their items."""
 
-    def __init__(self, view: View, serves: bool) -> None:
-        self.view = view
-        self.serves = serves
-        self._items = view.feature("item_ids").field_bytes
-        self._fields = {f.name: f.field_bytes for f in view.stored_features}
-        self.more_fields: tuple[bytes, ...] = (self._items,) if serves else ()
-        self._item_of_hash: dict[int, str] = {}
-        self._hash_of_item: dict[str, int] = {}
-
-    def _hash(self, item_id: str) -> int:
-        value = self._hash_of_item.get(item_id)
-        if value is None:
-            value = self._hash_of_item[item_id] = identity_hash(item_id)
-            self._item_of_hash[value] = item_id
-        return value
-
-    def remember(self, loaded: list[bytes | None]) -> None:
-        """Take note of the items of a stored history: state keeps only their hashes."""
-        for stored in loaded:
-            known = decode_value(stored, "string_list")
-            for item_id in known if isinstance(known, list) else ():
-                self._hash(str(item_id))
+    view: View
+    serves: bool
 
     def log(self, batch: BatchColumns, rows: Log) -> Log:
         """Give the interactions."""
@@ -174,21 +145,19 @@ class HistoryUpdate:
     def apply(self, batch: BatchColumns, log: Log, stored: Framed) -> tuple[Framed, Fields]:
         """Add interactions."""
         time_ms = batch.rows.time_ms[log.place]
-        hash_of_code = np.array([self._hash(i) for i in batch.item_ids], dtype=np.int64)
-        events = RecentEvents.of_blobs(stored.payloads)
-        events = events.with_events(log.owner, hash_of_code[batch.item[log.place]], time_ms)
+        ids = [item_id.encode() for item_id in batch.item_ids]
+        more = Interactions(log.owner, batch.item[log.place], time_ms, ids)
+        payloads = added(stored.payloads, stored.newest_ms, more)
         newest = stored.newest_ms.copy()
         np.maximum.at(newest, log.owner, time_ms)
-        framed = Framed(stored.positions, newest, events.blobs())
-        if not self.serves:
+        framed = Framed(stored.positions, newest, payloads)
+        if not self.serves or not self.view.stores_values:
             return framed, []
-        recent = events.recent_items()
-        item_of_hash, ends = self._item_of_hash, recent.offsets.tolist()
-        item_ids = [item_of_hash[h] for h in recent.item.tolist()]
-        columns = {self._items: [encode_strings(item_ids[b:e]) for b, e in pairwise(ends)]}
-        if self.view.stores_values:
-            columns |= {self._fields[n]: lists for n, lists in encoded_lists(recent).items()}
-            columns[self.view.timestamp_field] = encode_timestamps(newest)
+        columns = {
+            self.view.feature(name).field_bytes: lists
+            for name, lists in encoded_lists(payloads).items()
+        }
+        columns[self.view.timestamp_field] = encode_timestamps(newest)
         return framed, [
             [pack(dict(zip(columns, values, strict=True)))]
             for values in zip(*columns.values(), strict=True)
@@ -209,10 +178,6 @@ class ProfileUpdate:
     serves: bool
     told: Callable[[BatchColumns], list[Told]]
     encode: Callable[[View, Told], dict[bytes, bytes]]
-    more_fields: tuple[bytes, ...] = ()
-
-    def remember(self, loaded: list[bytes | None]) -> None:
-        """Nothing to remember."""
 
     def log(self, batch: BatchColumns, rows: Log) -> Log:
         """Give the profile events."""

@@ -83,7 +83,7 @@ def test_a_history_is_the_same_with_and_without_stored_lists(
         hashes.write(FeatureStream(plan, hashes, TOPICS).apply(log)[0])
         view = plan.view(names.USER_HISTORY)
         group = make_group(plan.project, [(view, view.features)])
-        assert len(group.fields) == (4 if stores_values else 2)
+        assert len(group.fields) == (4 if stores_values else 1)
         keys = group.keys.build({"user_id": IDS["user_id"]})
         rows = decode_group(group, hashes.read([(key, group.fields) for key in keys]), 2**50)
         reader = MemoryOnlineReader(plan, hashes)

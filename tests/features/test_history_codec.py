@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,47 +11,82 @@ from hypothesis import strategies as st
 
 from recsys.errors import FeatureError
 from recsys.features import history_codec
+from recsys.features.history_codec import Interactions
 from tests.features.worlds import as_int64
 
 TIMES = st.one_of(
     st.integers(0, 3), st.integers(0, 1 << 42), st.sampled_from([-(1 << 40), (1 << 61) - 1])
 )
-ITEMS = st.one_of(st.integers(0, 3), st.integers(-(1 << 63), (1 << 63) - 1))
+IDS = st.one_of(st.sampled_from(["i1", "i2", "", "é" * 70, "x" * 200]), st.text(max_size=9))
+EVENTS = st.lists(st.tuples(TIMES, IDS), max_size=12)
+Row = tuple[int, int, str]
 
 
-@given(st.lists(st.lists(st.tuples(TIMES, ITEMS), max_size=12), max_size=5))
-def test_what_is_written_is_read(users: list[list[tuple[int, int]]]) -> None:
-    rows = [(n, *event) for n, events in enumerate(users) for event in sorted(events)]
-    owner, time_ms, item = np.array(rows, dtype=np.int64).reshape(-1, 3).T
-    blobs = history_codec.encode(owner, item, time_ms, len(users))
-    assert [not blob for blob in blobs] == [not events for events in users]
-    found = history_codec.decode([blob or None for blob in blobs])
-    for ours, theirs in zip(found, (owner, item, time_ms), strict=True):
-        assert ours.tolist() == theirs.tolist()
+def interactions(rows: list[Row]) -> Interactions:
+    ids = sorted({item_id.encode() for _, _, item_id in rows})
+    owner, time_ms = as_int64([r[0] for r in rows]), as_int64([r[1] for r in rows])
+    return Interactions(owner, as_int64([ids.index(r[2].encode()) for r in rows]), time_ms, ids)
+
+
+def rows_of(found: Interactions) -> list[Row]:
+    columns = (found.owner.tolist(), found.time_ms.tolist(), found.item.tolist())
+    return [(o, t, found.ids[i].decode()) for o, t, i in zip(*columns, strict=True)]
+
+
+@given(st.lists(st.tuples(EVENTS, st.integers(0, 12)), max_size=5))
+def test_what_is_written_is_read(users: list[tuple[list[tuple[int, str]], int]]) -> None:
+    rows = [(n, *event) for n, (events, _) in enumerate(users) for event in sorted(events)]
+    in_tail = [k >= body for events, body in users for k in range(len(events))]
+    blobs = history_codec.encode(interactions(rows), np.array(in_tail, dtype=bool), len(users))
+    assert [not blob for blob in blobs] == [not events for events, _ in users]
+    assert rows_of(history_codec.decode([blob or None for blob in blobs])) == rows
 
 
 @pytest.mark.parametrize("num_items", [1, 256, 257, 512])
 def test_a_heavy_user_beside_a_light_one(num_items: int) -> None:
-    owner = np.repeat(as_int64([0, 1]), [512, 1])
-    item = np.append(np.arange(512) % num_items, 7).astype(np.int64) - 3
-    time_ms = np.append(np.arange(512) * 60_000, 5).astype(np.int64)
-    blobs = history_codec.encode(owner, item, time_ms, 2)
-    width = 1 if num_items <= 256 else 2
-    assert len(blobs[0]) == 12 + 8 * num_items + 512 * width + 1 + 511 * 3
-    found = history_codec.decode(blobs)
-    for ours, theirs in zip(found, (owner, item, time_ms), strict=True):
-        assert ours.tolist() == theirs.tolist()
+    rows = [(0, n * 60_000, f"{n % num_items:03}") for n in range(512)] + [(1, 5, "x")]
+    in_tail = np.array([n >= 500 for n in range(513)])
+    blobs = history_codec.encode(interactions(rows), in_tail, 2)
+    width, num = (1 if num_items <= 256 else 2), min(num_items, 500)
+    body = 16 + 2 * 63 + (500 - num) * width + 499 * 3 + num * (1 + 3)
+    assert len(blobs[0]) == 12 + body + 12 * (3 + 1 + 3)
+    assert len(blobs[1]) == 12 + 3
+    assert rows_of(history_codec.decode(blobs)) == rows
 
 
 def test_damage_is_named() -> None:
-    (blob,) = history_codec.encode(as_int64([0, 0]), as_int64([1, 2]), as_int64([5, 500]), 1)
+    rows = [(0, 5, "ab"), (0, 500, "cd"), (0, 700, "ab"), (0, 900, "e")]
+    in_tail = np.array([False, False, True, True])
+    (blob,) = history_codec.encode(interactions(rows), in_tail, 1)
+    body = 12 + 16
     for damaged in (
         b"x",
         blob[:-1],
         blob[:-2],
         blob + b"\x00",
-        blob[:12],
-        blob[:28] + b"\x09\x09\0\0",
+        blob + b"\xff",
+        blob + b"\x00\xff",
+        blob[:13],
+        blob[:body] + b"\x09\x09" + blob[body + 2 :],
+        blob[:12] + b"\x00\x00" + blob[14:],
+        blob[:14] + b"\x01\x00" + blob[16:],
+        blob[:16] + b"\xff\xff\xff\xff" + blob[20:],
+        b"\x00\x00\x00\x00" + blob[4:12] + b"\x80" * 12 + b"\x01\x00",
     ):
         with pytest.raises(FeatureError, match=r"state of a history: wanted .* found .* backfill"):
             history_codec.decode([None, damaged])
+
+
+@given(EVENTS, st.integers(0, 12), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255))))
+def test_damage_is_an_error_of_ours_or_other_values(
+    events: list[tuple[int, str]], body: int, flips: list[tuple[int, int]]
+) -> None:
+    rows = [(0, *event) for event in sorted(events)]
+    in_tail = np.arange(len(rows)) >= body
+    (blob,) = history_codec.encode(interactions(rows), in_tail, 1)
+    damaged = bytearray(blob)
+    for at, value in flips:
+        if at < len(damaged):
+            damaged[at] = value
+    with contextlib.suppress(FeatureError):
+        history_codec.decode([bytes(damaged)])

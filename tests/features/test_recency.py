@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from recsys.features import recency
+from recsys.features import history_updates, recency
+from recsys.features.history_codec import Interactions
+from recsys.features.history_updates import added
 from recsys.features.names import identity_hash
 from recsys.features.recency import HistoryIndex, RecentEvents
 from tests.features import oracle
@@ -16,8 +20,9 @@ from tests.features.worlds import as_int64
 @pytest.mark.parametrize("seed", range(6))
 def test_both_kernels_equal_the_definition(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     events_kept, length = (12, 5) if seed % 2 else (20, 30)
-    for module in (recency, oracle):
+    for module in (recency, oracle, history_updates):
         monkeypatch.setattr(module, "HISTORY_EVENTS", events_kept)
+    for module in (recency, oracle):
         monkeypatch.setattr(module, "HISTORY_LENGTH", length)
     monkeypatch.setattr(HistoryIndex, "_CHUNK", 50)
     rng = np.random.default_rng(seed)
@@ -26,6 +31,8 @@ def test_both_kernels_equal_the_definition(seed: int, monkeypatch: pytest.Monkey
     item_ids = [f"i{k}" for k in rng.integers(0, 9, n)]
     times = rng.integers(0, 40, n)  # many ties
     hashes = as_int64([identity_hash(i) for i in item_ids])
+    ids = sorted(set(item_ids))
+    items = as_int64([ids.index(i) for i in item_ids])
     index = HistoryIndex(owner, hashes, times, 4)
     moments = as_int64([-1, 0, 5, 17, 39, 100])
     for t in moments:
@@ -42,12 +49,15 @@ def test_both_kernels_equal_the_definition(seed: int, monkeypatch: pytest.Monkey
         ]
         offline = index.at(np.append(np.arange(4), -1), np.full(5, t))
         by_now = np.flatnonzero(times <= t)
-        online_events = RecentEvents.of_blobs([None] * 4)
+        blobs, newest = [b""] * 4, np.full(4, -1)
         for part in np.array_split(rng.permutation(by_now), 4):
-            online_events = RecentEvents.of_blobs(
-                online_events.with_events(owner[part], hashes[part], times[part]).blobs()
-            )
+            more = Interactions(owner[part], items[part], times[part], [i.encode() for i in ids])
+            blobs = added(blobs, newest, more)
+            np.maximum.at(newest, owner[part], times[part])
+        online_events = RecentEvents.of_blobs(blobs)
         online = online_events.until(np.full(4, t)).recent_items()
+        hash_of = as_int64([identity_hash(i) for i in online_events.ids])
+        online = dataclasses.replace(online, item=hash_of[online.item])
         for answer in (offline, online):
             for o in range(4):
                 row = slice(answer.offsets[o], answer.offsets[o + 1])

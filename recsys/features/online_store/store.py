@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -360,9 +360,9 @@ def _rows(
     keep = config.online_store.keep_expired_values
     rows: list[tuple[datetime | None, dict[str, ValueProto] | None, bool]] = []
     if (streamed := compile_made(table)) is not None:
-        stored = {f.name for f in streamed.stored_features}
         if not streamed.stores_values:
-            found = [_without_others(names, row, stored) for row in found]
+            # Whatever else lies there is of an older declaration.
+            found = [[*[None] * (len(row) - 1), row[-1]] for row in found]
         features = {name: place for place, name in enumerate(names)}
         places = Places(streamed, features, len(names), len(names) + 1)
         found = [row[:-1] for row in current(found, [places], now_us // 1000)]
@@ -379,15 +379,6 @@ def _rows(
         }
         rows.append((_EPOCH + time_us * _MICROSECOND, protos, is_expired))
     return rows
-
-
-def _without_others(
-    names: Sequence[str], row: Sequence[bytes | None], stored: Collection[str]
-) -> list[bytes | None]:
-    """Leave out what the stream does not store: whatever lies there is of an older declaration."""
-    *values, _, state = row
-    kept = [v if name in stored else None for name, v in zip(names, values, strict=True)]
-    return [*kept, None, state]
 
 
 def _visible(

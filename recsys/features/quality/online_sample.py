@@ -130,7 +130,7 @@ def _ids_of(key: bytes, at: int, num: int, project: bytes) -> Ids | None:
 
 def _read(view: View, hashes: RedisHashes, keys: dict[bytes, Ids], now_ms: int) -> ViewValues:
     first = view.state_field if view.is_made_when_read else view.timestamp_field
-    beside = () if view.aggregates else view.stored_features
+    beside = () if view.is_made_when_read else view.features
     fields = (first, *(feature.field_bytes for feature in beside))
     names = list(keys)
     rows: Found = []
@@ -171,8 +171,8 @@ def _finalised(view: View, rows: Found, now_ms: int) -> tuple[pl.Series, dict[st
 
 
 def _history(view: View, rows: Found) -> tuple[pl.Series, dict[str, pl.Series]]:
-    found = [values_of(state, item_ids) for state, item_ids in rows]
-    newest = unframe([state for state, _ in rows]).newest_ms.astype(np.int64)
+    found = [values_of(state) for (state,) in rows]
+    newest = unframe([state for (state,) in rows]).newest_ms.astype(np.int64)
     values = {
         f.name: pl.Series(f.name, [one[f.name] for one in found], dtype=dtype_of(f.type))
         for f in view.features
