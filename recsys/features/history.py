@@ -66,7 +66,8 @@ class UserHistory:
         self._activity = ViewIndex(activity, self._log.rows_for(activity))
         history = plan.view(names.USER_HISTORY)
         self._history_ttl_ms = history.ttl_ms
-        self._profile_ttl_ms = plan.view(names.USER_PROFILE).ttl_ms
+        ttl_ms = {view.name: view.ttl_ms for view in plan.views}
+        self._profile_ttl_ms = ttl_ms.get(names.USER_PROFILE, 0)  # 0: what is said stays
         mask = rows.select("interaction")
         self._history = HistoryIndex(
             rows.owner[mask],
