@@ -85,6 +85,7 @@ def run(python: Path, options: list[str]) -> int:
                 "FULL_REPO_CONFIGS_MODULE": "recsys_feast_stores",
                 "FEAST_IS_LOCAL_TEST": "True",  # no stores of clouds
                 "IS_TEST": "True",
+                "TMPDIR": str(work / "temporary"),  # Feast's tests leave files behind
                 "FEAST_SUITE_REDIS": f"{redis.host}:{redis.redis_port},db=0",
             }
             return max(
@@ -136,6 +137,7 @@ def _lay_out(python: Path, work: Path) -> None:
         shutil.copy(python / "pytest.ini", work)
     for module in ("recsys_feast_stores.py", "recsys_feast_differences.py"):
         shutil.copy(HERE / module, work)
+    (work / "temporary").mkdir()
     (work / "recsys").symlink_to(ROOT / "recsys")
 
 
