@@ -176,6 +176,19 @@ def unforgotten(log: Log, horizon: int = HORIZON) -> Log:
     return kept
 
 
+def erased(log: Log) -> Log:
+    """Leave out what a later record forgets, as if it had never been; the records stay."""
+    kept: Log = []
+    for record, event in log:
+        if isinstance(event, ForgetEvent):
+            kept = [
+                (r, e) for r, e in kept
+                if isinstance(e, ForgetEvent) or getattr(e, "user_id", None) != event.user_id
+            ]  # fmt: skip
+        kept.append((record, event))
+    return kept
+
+
 def rows_by_the_book(log: Log, horizon: int = HORIZON) -> list[Row]:
     """Give each (event, item) with its keys, by the definitions, forgotten or not."""
     said = [

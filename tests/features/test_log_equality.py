@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from recsys.clock import DAY_MS, HOUR_MS
 from recsys.data.vocabulary import Vocabulary
 from recsys.events import event_log
+from recsys.events.log_erasure import Until, erase_user
 from recsys.events.log_verify import verify
-from recsys.events.schema import UserEvent
+from recsys.events.schema import ForgetEvent, UserEvent
 from recsys.events.sink import SinkConfig
 from recsys.features import backfill as backfills
 from recsys.features.hashes import MemoryHashes
@@ -37,6 +38,7 @@ from tests.features.generated_logs import (
     Log,
     Row,
     effective_ms,
+    erased,
     logs,
     rows_by_the_book,
     told,
@@ -87,6 +89,19 @@ def house_of(folder: Path, log: Log, rng: np.random.Generator) -> House:
     return house
 
 
+def computed_after_erasure(event_log_dir: Path, log: Log, folder: Path) -> MemoryHashes:
+    """Erase everyone who was forgotten, until then, and compute anew."""
+    for record, event in log:
+        if isinstance(event, ForgetEvent):
+            until = Until(*record[:3], record.timestamp_ms)
+            erase_user(event_log_dir, record.topic, event.user_id, until)
+    report = verify(event_log_dir)
+    assert (report.is_sound, report.num_rows) == (True, len(erased(log))), report.problems
+    store = MemoryHashes()
+    backfills.backfill(event_log_dir, PLAN, store, store, folder)
+    return store
+
+
 def kill(house: House, num_steps: int) -> None:
     """Begin a worker that ends after some steps and stores nothing of what it holds."""
     run = house.begin()
@@ -121,13 +136,16 @@ def test_store_backfill_offline_and_definition_agree(log: Log, seed: int, later_
         report = verify(house.folder)
         assert (report.is_sound, report.num_rows) == (True, len(log)), report.problems
         anew = MemoryHashes()
-        if log:
-            backfills.backfill(house.folder, PLAN, anew, anew, folder / "work")
+        backfills.backfill(house.folder, PLAN, anew, anew, folder / "work")
         rows = read_rows(event_log.scan(house.folder, [TOPICS.items, TOPICS.behaviour]))
+        after = computed_after_erasure(house.folder, log, folder / "again")
     # To the byte: what is computed anew, and of users what the worker left. Of items the worker
     # leaves what forgotten users did to them, without a name.
     assert features_of(anew) == features_of(told([PLAN], kept, seed, horizon=0))
     assert by_user(features_of(house.store)) == by_user(features_of(anew))
+    # Of what is erased the log knows nothing any more: what came twice then came once.
+    left = unforgotten(erased(log), HORIZON)
+    assert features_of(after) == features_of(told([PLAN], left, seed, horizon=0))
     t = max(record.timestamp_ms for record, _ in log) + later_ms
     book, book_of_all = rows_by_the_book(kept, 0), rows_by_the_book(log, HORIZON)
     for view in VIEWS:
