@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for begin in range(0, len(records), _POLL):
                 end = begin + _POLL
                 one.write_run(AT, records[begin:end], events[begin:end])
+                one.flush_if_due()
             one.close()
             parts = [p for c in commits(Path(folder), AT.topic) for p in c.commit.parts]
             sizes.append(sum(part.size for part in parts))

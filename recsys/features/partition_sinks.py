@@ -36,8 +36,8 @@ class Sink(Protocol[T_contra]):
     ) -> None:
         """Take records in the order of their offsets; ``None`` for one that is no event."""
 
-    def flush_if_due(self) -> None:
-        """Write the buffers that are full or old."""
+    def flush_if_due(self) -> bool:
+        """Write the buffers that are full or old; says whether there were any."""
 
     def flush(self) -> None:
         """Write everything that is buffered."""
@@ -121,7 +121,10 @@ class PartitionSinks(Generic[T]):
         self._forgot.discard(at)
 
     def write(self, runs: Iterable[Run[T | None]]) -> None:
-        """Take records, ``None`` for those that are no events; flushes what became due."""
+        """Take records, ``None`` for those that are no events; flushes one sink that became due.
+
+        One at a time: whoever calls has other work that waits.
+        """
         for run in runs:
             sink = self._sinks.get(run.at)
             if sink is not None and run.at not in self._stalled:
@@ -129,6 +132,13 @@ class PartitionSinks(Generic[T]):
                     run.at,
                     lambda sink=sink, run=run: sink.write_run(run.at, run.records, run.events),  # type: ignore[misc]
                 )
+
+        for at, sink in self._sinks.items():
+            if sink is not None and at not in self._stalled:
+                due: list[bool] = []
+                self._do(at, lambda sink=sink, due=due: due.append(sink.flush_if_due()))  # type: ignore[misc]
+                if due != [False]:
+                    break
 
     def flush_if_due(self) -> None:
         """Write what is full or old."""
@@ -168,12 +178,12 @@ class PartitionSinks(Generic[T]):
         self._stalled.discard(at)
         return True
 
-    def _each(self, deed: Callable[[Sink[T]], None]) -> None:
+    def _each(self, deed: Callable[[Sink[T]], object]) -> None:
         for at, sink in self._sinks.items():
             if sink is not None and at not in self._stalled:
                 self._do(at, lambda sink=sink: deed(sink))  # type: ignore[misc]
 
-    def _do(self, at: TopicPartition, deed: Callable[[], None]) -> None:
+    def _do(self, at: TopicPartition, deed: Callable[[], object]) -> None:
         try:
             deed()
         except ConfigurationError as error:

@@ -40,7 +40,8 @@ def record_at(partition: int, offset: int) -> tuple[Record, Event | None]:
 
 def run(event_log_dir: Path, num_records: int, rng: random.Random) -> None:
     partitions = [TopicPartition(TOPIC, partition) for partition in PARTITIONS]
-    sink = EventSink(event_log_dir, partitions, config=SinkConfig(max_rows=rng.randrange(20, 200)))
+    config = SinkConfig(max_rows=rng.randrange(20, 200), chunk_rows=rng.randrange(1, 60))
+    sink = EventSink(event_log_dir, partitions, config=config)
     positions = {at: max(0, sink.positions().get(at, 0) - rng.randrange(30)) for at in partitions}
     while any(position < num_records for position in positions.values()):
         for at, position in positions.items():

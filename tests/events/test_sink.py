@@ -58,11 +58,14 @@ def test_events_survive_the_columns(sample: list[Event]) -> None:
     assert list(to_events(frame)) == sample
 
 
-def test_a_run_with_gaps_refused_records_and_what_is_there_already(tmp_path: Path) -> None:
+@pytest.mark.parametrize("chunk_rows", [1, 2, 4_000])
+def test_a_run_with_gaps_refused_records_and_what_is_there_already(
+    tmp_path: Path, chunk_rows: int
+) -> None:
     rows = [*logged(range(5)), *logged([7, 8]), *logged([12], time_ms=DAY * 3), *logged([13])]
     rows[2] = (rows[2][0], None)
     records, values = [r for r, _ in rows], [e for _, e in rows]
-    sink = EventSink(tmp_path, [AT])
+    sink = EventSink(tmp_path, [AT], config=SinkConfig(chunk_rows=chunk_rows))
     sink.write_run(AT, records[:4], values[:4])
     sink.flush()
     sink.write_run(AT, records[:3], values[:3])  # nothing of it is new

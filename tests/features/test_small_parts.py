@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from recsys.clock import DAY_MS, HOUR_MS
+from recsys.events.log import Record, TopicPartition
+from recsys.events.log_verify import verify
+from recsys.events.schema import InteractionEvent, LoggedEvent
+from recsys.events.sink import EventSink, SinkConfig
 from recsys.features.categories import Timelines
 from recsys.features.duplicates import DuplicateWindow
 from recsys.features.feast_repository import feast_connection_string
 from recsys.features.hashes import ANY_VERSION, VERSION_FIELD, MemoryHashes, Write
 from recsys.features.names import identity_hash, token_hash, tokens_of
+from recsys.features.partition_sinks import PartitionSinks
 from recsys.features.request_time import NEVER_S, REQUEST_TIME_FEATURES, request_time
+from recsys.features.runs import Run
 
 MONDAY_MS = 4 * DAY_MS  # 1970-01-05
 
@@ -86,3 +93,22 @@ def test_a_write_counts_only_on_what_it_was_made_from() -> None:
     assert hashes.write([Write(b"a", {}, 1, remove=True)]) == [b"a"]
     assert hashes.write([Write(b"a", {}, 2, remove=True)]) == []
     assert hashes.content == {b"b": {VERSION_FIELD: b"1"}}
+
+
+def test_of_several_full_sinks_one_is_written_at_a_time(tmp_path: Path) -> None:
+    sinks: PartitionSinks[LoggedEvent] = PartitionSinks(
+        lambda at: EventSink(tmp_path, [at], config=SinkConfig(max_rows=2))
+    )
+    event = InteractionEvent(
+        event_id="e", event_time_ms=DAY_MS, user_id="u", item_id="i", type="click"
+    )
+    partitions = [TopicPartition("t.behaviour", n) for n in range(3)]
+    sinks.take(partitions)
+    runs = [
+        Run(at, [Record(*at, n, b"u", b"", DAY_MS) for n in range(2)], [event, event])
+        for at in partitions
+    ]
+    for wanted in (2, 4, 6, 6):
+        sinks.write(runs if wanted == 2 else [])
+        assert verify(tmp_path).num_rows == wanted
+    sinks.close()
