@@ -45,6 +45,7 @@ class EntityKeyColumns:
             raise InputError(f"wanted a key type for each of {join_keys}, found {key_types}")
         self._prefix = key_prefix(self.join_keys)
         self._project = project.encode()
+        self._template, self._holes = self._row()
         kind = self.key_types[0] if self.key_types else "string"
         if kind in _WIDTHS:
             self._few_head = self._prefix + struct.pack(
@@ -76,33 +77,44 @@ class EntityKeyColumns:
         """
         if len(self.join_keys) == 1 and (few := self._few(entities)) is not None:
             return few
-        columns = []
-        for name, kind in zip(self.join_keys, self.key_types, strict=True):
+        for name in self.join_keys:
             if name not in entities:
                 raise InputError(
                     f'wanted the join keys {", ".join(self.join_keys)}; found no "{name}" among '
                     f"{sorted(entities)}",
                     field=name,
                 )
-            columns.append(
-                _fixed(name, kind, entities[name])
-                if kind in _WIDTHS
-                else _texts(name, kind, entities[name])
-            )
-        lengths = {len(column) for column in columns}
-        if len(lengths) > 1:
-            raise InputError(f"wanted join keys of one length, found lengths {sorted(lengths)}")
-        (rows,) = lengths or {0}
-        if all(isinstance(column, np.ndarray) for column in columns):
-            return self._rows(columns, rows)  # type: ignore[arg-type]
+        if self._holes is not None:
+            return self._rows([
+                _whole(name, kind, entities[name])
+                for name, kind in zip(self.join_keys, self.key_types, strict=True)
+            ])  # fmt: skip
         lists = [
-            list(map(bytes, column)) if isinstance(column, np.ndarray) else column
-            for column in columns
+            _texts(name, kind, entities[name])
+            if kind not in _WIDTHS
+            else [
+                struct.pack("<II", _CODES[kind], len(value)) + value
+                for value in map(bytes, _bytes_of(_whole(name, kind, entities[name])))
+            ]
+            for name, kind in zip(self.join_keys, self.key_types, strict=True)
         ]
+        _check_lengths(lists)
         prefix, project = self._prefix, self._project
         if len(lists) == 1:
             return [prefix + value + project for value in lists[0]]
         return [b"".join((prefix, *values, project)) for values in zip(*lists, strict=True)]
+
+    def _row(self) -> tuple[Bytes, list[tuple[int, int]] | None]:
+        """Give a key with nothing in it and where its values go; ``None`` when no two are alike."""
+        if not all(kind in _WIDTHS for kind in self.key_types):
+            return np.empty(0, dtype=np.uint8), None
+        row, holes = bytearray(self._prefix), []
+        for kind in self.key_types:
+            size = np.dtype(_WIDTHS[kind]).itemsize
+            row += struct.pack("<II", _CODES[kind], size)
+            holes.append((len(row), len(row) + size))
+            row += bytes(size)
+        return np.frombuffer(bytes(row) + self._project, dtype=np.uint8), holes
 
     def _few(self, entities: Mapping[str, Any]) -> list[bytes] | None:
         """Give the keys of a handful of whole numbers without arrays; ``None`` for all else."""
@@ -118,20 +130,31 @@ class EntityKeyColumns:
         except struct.error:
             return None
 
-    def _rows(self, columns: list[Bytes], rows: int) -> Bytes:
-        prefix = np.frombuffer(self._prefix, dtype=np.uint8)
-        project = np.frombuffer(self._project, dtype=np.uint8)
-        widths = [len(prefix), *(column.shape[1] for column in columns), len(project)]
-        out = np.empty((rows, sum(widths)), dtype=np.uint8)
-        at = 0
-        for part, width in zip([prefix, *columns, project], widths, strict=True):
-            out[:, at : at + width] = part
-            at += width
+    def _rows(self, columns: list[npt.NDArray[Any]]) -> Bytes:
+        _check_lengths(columns)
+        out = np.empty((len(columns[0]) if columns else 0, len(self._template)), dtype=np.uint8)
+        out[:] = self._template
+        for (begin, end), column in zip(self._holes or (), columns, strict=True):
+            out[:, begin:end] = _bytes_of(column)
         return out
 
 
-def _fixed(name: str, kind: KeyType, values: Any) -> Bytes:
+def _check_lengths(columns: Sequence[Sequence[bytes] | npt.NDArray[Any]]) -> None:
+    lengths = {len(column) for column in columns}
+    if len(lengths) > 1:
+        raise InputError(f"wanted join keys of one length, found lengths {sorted(lengths)}")
+
+
+def _bytes_of(column: npt.NDArray[Any]) -> Bytes:
+    return column.view(np.uint8).reshape(len(column), column.itemsize)
+
+
+def _whole(name: str, kind: KeyType, values: Any) -> npt.NDArray[Any]:
+    """Give whole numbers in the width of their key type."""
     given = np.asarray(values)
+    dtype = np.dtype(_WIDTHS[kind])
+    if given.dtype == dtype:
+        return np.ascontiguousarray(given)
     if kind == "timestamp" and given.dtype.kind == "M":
         given = given.astype("datetime64[s]").astype(np.int64)
     if given.dtype.kind not in "iu" and len(given):
@@ -140,17 +163,12 @@ def _fixed(name: str, kind: KeyType, values: Any) -> Bytes:
             f'join key "{name}": wanted {kind} values, found {found!r} ({type(found).__name__})',
             field=name,
         )
-    dtype = np.dtype(_WIDTHS[kind])
     bounds = np.iinfo(dtype)
     if len(given) and (int(given.min()) < bounds.min or int(given.max()) > bounds.max):
         raise InputError(
             f'join key "{name}": wanted {kind} values, found {int(given.max())}', field=name
         )
-    out = np.empty((len(given), 8 + dtype.itemsize), dtype=np.uint8)
-    head = struct.pack("<II", _CODES[kind], dtype.itemsize)
-    out[:, :8] = np.frombuffer(head, dtype=np.uint8)
-    out[:, 8:] = given.astype(dtype).view(np.uint8).reshape(len(given), dtype.itemsize)
-    return out
+    return given.astype(dtype)
 
 
 def _texts(name: str, kind: KeyType, values: Any) -> list[bytes]:

@@ -294,7 +294,7 @@ def _status(
         # Events have whole milliseconds: until the next one all is as it was at the last.
         now = now_us // 1000 * 1000 if view.is_streamed else now_us
         oldest_us = now - view.ttl_ms * 1000
-        if view.ttl_ms and count and times[times.argmin()] < oldest_us:
+        if view.ttl_ms and count and _earliest(times) < oldest_us:
             status[times < oldest_us, index] = Mask.EXPIRED
             is_whole = False
         if missing is not None:
@@ -305,6 +305,10 @@ def _status(
         return status, None, views
     hidden = status == Mask.MISSING if keep_expired else status != Mask.PRESENT
     return status, hidden, views
+
+
+def _earliest(times: Int64s) -> int:
+    return times.item() if len(times) == 1 else int(times.min())
 
 
 def _spread(rows: Sequence[Sequence[bytes | None]], group: Group) -> list[list[bytes | None]]:

@@ -115,14 +115,20 @@ def _listed(keys: list[bytes] | Bytes) -> list[bytes]:
 def _joined(keys: list[bytes] | Bytes, fields: tuple[bytes, ...]) -> bytes | memoryview:
     if isinstance(keys, list):
         return b"".join(hmgets(keys, fields))
-    head, tail = _hmget_frame(fields)
     count, width = keys.shape
-    head += bulk_head(width)
-    out = np.empty((count, len(head) + width + len(tail)), dtype=np.uint8)
-    out[:, : len(head)] = np.frombuffer(head, dtype=np.uint8)
-    out[:, len(head) : len(head) + width] = keys
-    out[:, len(head) + width :] = np.frombuffer(tail, dtype=np.uint8)
+    row, begin = _hmget_row(fields, width)
+    out = np.empty((count, len(row)), dtype=np.uint8)
+    out[:] = row
+    out[:, begin : begin + width] = keys
     return out.data.cast("B") if count else b""
+
+
+@lru_cache(maxsize=1024)
+def _hmget_row(fields: tuple[bytes, ...], width: int) -> tuple[Bytes, int]:
+    """Give a command with a key of ``width`` zeros, and where that begins."""
+    head, tail = _hmget_frame(fields)
+    head += bulk_head(width)
+    return np.frombuffer(head + bytes(width) + tail, dtype=np.uint8), len(head)
 
 
 def pack_wanted(wanted: Wanted) -> list[bytes]:
