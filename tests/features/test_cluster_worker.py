@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from recsys.erasure import cli as erasure_cli
 from recsys.events.schema import ItemEvent
 from recsys.features import lag_cli
 from recsys.features.layout import is_keyed_by_user, project_of_key
+from recsys.features.redis.commands import slot_of
 from recsys.settings import Settings
 from serving import backfill
 from serving.embedded.launch import Launch
@@ -194,3 +196,51 @@ def test_commands_work_on_a_cluster(
     ofs = [{k: v for k, v in one.items() if is_keyed_by_user(k)} for one in (before, after)]
     assert ofs[0] == ofs[1]
     assert worker.poll() is None
+
+
+def test_slots_dealt_out_anew_under_a_worker_have_all_computed_anew(
+    world: World, cluster_launches: list[Launch], redis_url: str
+) -> None:
+    rng = np.random.default_rng(19)
+    events = random_events(rng, start_ms=now_ms() - 3 * DAY_MS, span_ms=2 * DAY_MS, num_events=600)
+    worker = world.start_worker()
+    world.wait_ready(worker)
+    writer = world.writer()
+    world.send(writer, events[:300])
+    wait_told(world, 300)
+    worker.send_signal(signal.SIGUSR1)
+    wait_for(lambda: num_logged(world) == 300, 20)
+    taken = {slot_of(key) for key in world.redis.scan_iter()}
+    slot = next(slot for slot in range(6000, 10_000) if slot not in taken)
+    with contextlib.ExitStack() as stack:
+        nodes = [
+            stack.enter_context(redis.Redis(port=port_of(launch))) for launch in cluster_launches
+        ]
+
+        def give(to: int) -> None:
+            name = nodes[to].execute_command("CLUSTER", "MYID")
+            for node in (nodes[to], nodes[1 - to], nodes[2]):
+                node.execute_command("CLUSTER", "SETSLOT", slot, "NODE", name)
+
+        give(0)
+        try:
+            # Who runs need not notice, as long as it writes nothing there; who begins does.
+            other = world.start_worker(1)
+            wait_for(lambda: "computed from the event log" in world.said(), 30)
+            world.send(writer, events[300:])
+            wait_told(world, len(events), 60)
+            found = features(world)
+            assert (worker.poll(), other.poll()) == (None, None)
+            for one in (worker, other):
+                one.terminate()
+                assert one.wait(20) == 0
+        finally:
+            give(1)
+    alone = World(world.settings, str(world.endpoints.kafka_bootstrap_servers), redis_url)
+    try:
+        alone.start_worker()
+        wait_told(alone, len(events))
+        assert features(alone) == found
+    finally:
+        alone.close()
+    writer.close()
