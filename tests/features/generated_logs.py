@@ -6,6 +6,7 @@ import os
 from typing import NamedTuple
 
 import numpy as np
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from recsys.clock import DAY_MS, HOUR_MS
@@ -49,6 +50,13 @@ PROFILES: tuple[dict[str, str | int | list[str]], ...] = (
     {}, {"country": "FR"}, {"n": 1, "tags": ["p", "q"]}, {"tags": [], "country": ""},
 )  # fmt: skip
 Log = list[tuple[Record, LoggedEvent]]
+
+
+def of_examples(number: int = EXAMPLES) -> settings:
+    """Have a test draw so many logs, however busy the machine is."""
+    return settings(
+        deadline=None, max_examples=number, suppress_health_check=[HealthCheck.too_slow]
+    )
 
 
 class Row(NamedTuple):

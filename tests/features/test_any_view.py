@@ -8,7 +8,7 @@ from itertools import combinations, product
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import FeatureError
@@ -22,7 +22,14 @@ from recsys.features.log_rows import read_rows
 from recsys.features.plan import Plan, View
 from recsys.features.stream import FeatureStream
 from recsys.features.view_history import ViewHistory
-from tests.features.generated_logs import EXAMPLES, SPANS, Log, logs, rows_by_the_book, told
+from tests.features.generated_logs import (
+    SPANS,
+    Log,
+    logs,
+    of_examples,
+    rows_by_the_book,
+    told,
+)
 from tests.features.oracle import value_at
 from tests.features.worlds import TOPICS, aggregate_view, aggregates, small_plan, unversioned
 
@@ -36,7 +43,7 @@ def plan_of(columns: tuple[str, ...] = ("interaction", "impression")) -> Plan:
     return msgspec.structs.replace(plan, views=plan.views + views)
 
 
-@settings(deadline=None, max_examples=EXAMPLES)
+@of_examples()
 @given(logs(), st.integers(0, 2**32 - 1), st.sampled_from(SPANS))
 def test_stream_offline_and_the_definition_agree(log: Log, seed: int, later_ms: int) -> None:
     plan = plan_of()
@@ -59,7 +66,7 @@ def test_stream_offline_and_the_definition_agree(log: Log, seed: int, later_ms: 
             np.testing.assert_array_equal(found, np.array(expected, dtype=np.float32))
 
 
-@settings(deadline=None, max_examples=EXAMPLES)
+@of_examples()
 @given(logs(), st.integers(0, 2**32 - 1))
 def test_two_plans_at_once_leave_what_each_alone_leaves(log: Log, seed: int) -> None:
     old, new = plan_of(), plan_of(("interaction", "interaction__purchase"))

@@ -7,7 +7,7 @@ from itertools import product
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.features import names
@@ -17,14 +17,14 @@ from recsys.features.plan import View
 from recsys.features.service_reader import decode_group, make_group
 from recsys.features.stream import FeatureStream
 from recsys.features.value_columns import Mask, RaggedColumn
-from tests.features.generated_logs import EXAMPLES, Log, logs
+from tests.features.generated_logs import EXAMPLES, Log, logs, of_examples
 from tests.features.test_every_function import IDS, PLAN, TTL_MS, VIEWS, moments
 from tests.features.worlds import TOPICS, small_plan, vocabulary
 
 
 @pytest.mark.parametrize("stores_values", [True, False])
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
-@settings(deadline=None, max_examples=max(5, EXAMPLES // 6))
+@of_examples(max(5, EXAMPLES // 6))
 @given(logs(), st.integers(0, 2**32 - 1))
 def test_windows_are_those_of_the_moment_of_reading(
     view: View, stores_values: bool, log: Log, seed: int
@@ -66,7 +66,7 @@ def test_windows_are_those_of_the_moment_of_reading(
                 np.testing.assert_array_equal(column.values.offsets, ragged.offsets)
 
 
-@settings(deadline=None, max_examples=EXAMPLES)
+@of_examples()
 @given(logs())
 def test_a_history_is_the_same_with_and_without_stored_lists(
     log: Log,

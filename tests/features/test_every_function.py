@@ -13,7 +13,7 @@ from itertools import groupby, product
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.clock import DAY_MS, HOUR_MS, MINUTE_MS
@@ -26,7 +26,7 @@ from recsys.features.online import MemoryOnlineReader
 from recsys.features.plan import Aggregate, Plan, View
 from recsys.features.stream import FeatureStream
 from recsys.features.view_history import ViewHistory
-from tests.features.generated_logs import EXAMPLES, Log, Row, logs, rows_by_the_book
+from tests.features.generated_logs import Log, Row, logs, of_examples, rows_by_the_book
 from tests.features.oracle import list_at, values_of
 from tests.features.worlds import TOPICS, feature, small_plan
 
@@ -103,7 +103,7 @@ def by_the_book(view: View, book: list[Row], question: Question) -> tuple[list[f
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
-@settings(deadline=None, max_examples=EXAMPLES)
+@of_examples()
 @given(logs(), st.integers(0, 2**32 - 1))
 def test_offline_is_at_every_time_what_online_was(view: View, log: Log, seed: int) -> None:
     rng = np.random.default_rng(seed)

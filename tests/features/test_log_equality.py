@@ -4,12 +4,14 @@ event log computed anew, and the definitions agree to the bit."""
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from hypothesis import given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.clock import DAY_MS, HOUR_MS
@@ -20,6 +22,7 @@ from recsys.events.log_verify import verify
 from recsys.events.schema import ForgetEvent, UserEvent
 from recsys.events.sink import SinkConfig
 from recsys.features import backfill as backfills
+from recsys.features import history_updates, log_rows, log_shuffle, recency, worker
 from recsys.features.hashes import MemoryHashes
 from recsys.features.history import UserHistory
 from recsys.features.layout import is_keyed_by_user
@@ -30,9 +33,9 @@ from recsys.features.plan import Plan, View
 from recsys.features.progress import progress_key
 from recsys.features.view_history import ViewHistory
 from recsys.features.worker import WorkerConfig
+from tests.features import oracle
 from tests.features.generated_logs import (
     CATEGORIES,
-    EXAMPLES,
     ITEMS,
     SPANS,
     Log,
@@ -40,6 +43,7 @@ from tests.features.generated_logs import (
     effective_ms,
     erased,
     logs,
+    of_examples,
     rows_by_the_book,
     told,
     unforgotten,
@@ -58,7 +62,7 @@ def plan_that_expires() -> Plan:
     return msgspec.structs.replace(plan, views=tuple(views))
 
 
-HORIZON = 4
+HORIZON = 2
 """Instead of 10,000."""
 PLAN = plan_that_expires()
 VIEWS = PLAN.views[-len(ALL_KEYS) :]
@@ -123,7 +127,23 @@ def by_user(content: dict[bytes, dict[bytes, bytes]]) -> dict[bytes, dict[bytes,
     return {key: own for key, own in content.items() if is_keyed_by_user(key)}
 
 
-@settings(deadline=None, max_examples=EXAMPLES)
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """Have borders in small logs: of what is told twice, of histories, of a backfill's parts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (worker, log_shuffle, log_rows):
+            patch.setattr(module, "HORIZON", HORIZON)
+        for module in (recency, oracle, history_updates):
+            patch.setattr(module, "HISTORY_EVENTS", 5)
+        for module in (recency, oracle):
+            patch.setattr(module, "HISTORY_LENGTH", 1)
+        patch.setattr(history_updates, "_CUT_SHIFT", np.uint64(62))  # one in four
+        patch.setattr(log_shuffle, "BATCH_EVENTS", 7)
+        patch.setattr(backfills, "PART_EVENTS", 7)
+        yield
+
+
+@of_examples()
 @given(
     logs(num_partitions=2, forgets=True), st.integers(0, 2**32 - 1), st.sampled_from(SPANS)
 )  # fmt: skip

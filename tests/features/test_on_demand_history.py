@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import redis
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.clock import DAY_MS
@@ -25,7 +25,7 @@ from recsys.features.plan import Plan
 from recsys.features.service_reader import EntityRequest, ServiceReader
 from recsys.features.stream import FeatureStream
 from tests.features.derived import keenness
-from tests.features.generated_logs import EXAMPLES, SPANS, T0, Log, logs
+from tests.features.generated_logs import SPANS, T0, Log, logs, of_examples
 from tests.features.worlds import TOPICS, small_plan
 
 USER, ITEM = (
@@ -47,7 +47,7 @@ KEYS = {"user_id": [user for user, _ in PAIRS], "item_id": [item for _, item in 
 PRICES = np.linspace(0.1, 7.7, len(PAIRS))
 
 
-@settings(deadline=None, max_examples=EXAMPLES)
+@of_examples()
 @given(logs(), st.sampled_from(SPANS))
 def test_offline_is_what_online_was(log: Log, later_ms: int) -> None:
     hashes = MemoryHashes()

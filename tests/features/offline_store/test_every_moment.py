@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.clock import DAY_MS, HOUR_MS
@@ -37,6 +37,7 @@ from tests.features.generated_logs import (
     Log,
     effective_ms,
     logs,
+    of_examples,
     rows_by_the_book,
     unforgotten,
 )
@@ -194,7 +195,7 @@ def online(repository: Repository, log: Log, asked_us: list[int]) -> list[list[F
 SHORT_LOGS = st.booleans().flatmap(lambda f: logs(num_partitions=2, forgets=f, longest=12))
 
 
-@settings(deadline=None, max_examples=min(EXAMPLES, 8) if EXAMPLES <= 20 else EXAMPLES)
+@of_examples(min(EXAMPLES, 8) if EXAMPLES <= 20 else EXAMPLES)
 @given(SHORT_LOGS, st.integers(0, 2**32 - 1), st.sampled_from(ZONES))
 def test_offline_is_at_every_moment_what_was_online(
     repository: Repository, log: Log, seed: int, zone: str
