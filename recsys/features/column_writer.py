@@ -12,6 +12,7 @@ import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import add
 from typing import Any, Literal
 
 import numpy as np
@@ -23,9 +24,9 @@ from recsys.features.entity_keys import EntityKeyColumns
 from recsys.features.plan import View
 from recsys.features.redis.async_client import AsyncRedisClient
 from recsys.features.redis.client import RedisClient, unreachable
-from recsys.features.redis.commands import bulk_head, slot_of
+from recsys.features.redis.commands import bulk_heads, slot_of
 from recsys.features.redis.replies import ErrorReply
-from recsys.features.value_encoding import encode_times, frame, frame_column, join_columns
+from recsys.features.value_encoding import frame_column, frame_times, join_columns
 
 Ties = Literal["replace", "keep"]
 WRITE_TIMEOUT_S = 10.0
@@ -150,13 +151,15 @@ class _Call:
         script, sha = newer_wins(self.num_features)
         command = [b"EVALSHA", sha] if by_sha else [b"EVAL", script]
         head = _arguments([*command, b"%d" % count])
-        return b"".join(
-            (b"*%d\r\n" % (3 + count + self.num_arguments), *head, self.keys, self.body)
-        )
+        return b"".join((b"*%d\r\n" % (3 + count + self.num_arguments), head, self.keys, self.body))
 
 
-def _arguments(values: Sequence[bytes]) -> list[bytes]:
-    return [bulk_head(len(value)) + value + b"\r\n" for value in values]
+def _arguments(values: Sequence[bytes]) -> bytes:
+    """Give arguments of a command one after another."""
+    parts = [b"\r\n"] * (3 * len(values))
+    parts[::3] = bulk_heads(values)
+    parts[1::3] = values
+    return b"".join(parts)
 
 
 class RowPacker:
@@ -199,8 +202,7 @@ class RowPacker:
         framed = [frame_column(features[name], column) for name, column in columns.items()]
         order, rows = join_columns(framed, len(keys))
         names = list(columns)
-        times = frame(encode_times(event_time_us))
-        rows = [time + row for time, row in zip(times, rows, strict=True)]
+        rows = list(map(add, frame_times(event_time_us), rows))
         return keys, rows, [features[names[i]].field_bytes for i in order]
 
     def calls(
@@ -215,10 +217,8 @@ class RowPacker:
 
         In a cluster (``by_slot``) the keys of one call have one slot.
         """
-        names = _arguments(
-            [self.view.timestamp_field, self._ties, self._ttl, b"%d" % len(fields), *fields]
-        )
-        fixed = b"".join(names)
+        names = [self.view.timestamp_field, self._ties, self._ttl, b"%d" % len(fields), *fields]
+        fixed = _arguments(names)
         for begin in range(0, len(keys), _ROWS_PER_TRIP):
             trip = range(begin, min(begin + _ROWS_PER_TRIP, len(keys)))
             groups: list[list[int]] = [list(trip)]
@@ -233,8 +233,8 @@ class RowPacker:
                     part = group[first : first + _ROWS_PER_CALL]
                     calls.append(
                         _Call(
-                            keys=b"".join(_arguments([keys[r] for r in part])),
-                            body=fixed + b"".join(_arguments([rows[r] for r in part])),
+                            keys=_arguments([keys[r] for r in part]),
+                            body=fixed + _arguments([rows[r] for r in part]),
                             num_arguments=len(names) + len(part),
                             num_features=len(fields),
                             first_key=keys[part[0]],

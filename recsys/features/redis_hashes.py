@@ -135,7 +135,6 @@ class AsyncRedisHashes:
 
 def checked(client: RedisClient | AsyncRedisClient, replies: list[Any]) -> Found:
     """Give the replies; raises ServerError for the first that is a refusal."""
-    for reply in replies:
-        if type(reply) is ErrorReply:
-            raise unreachable(client.address, reply)
+    if ErrorReply in map(type, replies):
+        raise unreachable(client.address, next(r for r in replies if type(r) is ErrorReply))
     return replies

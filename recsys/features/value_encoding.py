@@ -138,25 +138,27 @@ def join_columns(columns: Sequence[Framed], num_rows: int) -> tuple[list[int], l
     return [*wide, *rest], rows
 
 
-def encode_times(times_us: Int64s) -> list[bytes]:
-    """Encode event times as ``google.protobuf.Timestamp``."""
+def frame_times(times_us: Int64s) -> list[bytes]:
+    """Encode event times as ``google.protobuf.Timestamp``, and give each as a part of a row."""
     seconds, micros = np.divmod(times_us, 1_000_000)
     if not len(times_us):
         return []
     if seconds.min() < 1 << 28 or seconds.max() >= 1 << 35:  # before 1978
-        return list(map(encode_timestamp_us, times_us.tolist()))
+        return frame(list(map(encode_timestamp_us, times_us.tolist())))
     nanos = micros * 1000
-    cells = np.zeros((len(times_us), 12), dtype=np.uint8)
-    cells[:, 0], cells[:, 6] = 0x08, 0x10
+    cells = np.zeros((len(times_us), 16), dtype=np.uint8)
+    cells[:, 4], cells[:, 10] = 0x08, 0x10
     shifts = np.int64(7) * np.arange(5, dtype=np.int64)
-    cells[:, 1:6] = (seconds[:, None] >> shifts) & 0x7F
-    cells[:, 1:5] |= 0x80
-    cells[:, 7:] = (nanos[:, None] >> shifts) & 0x7F
+    cells[:, 5:10] = (seconds[:, None] >> shifts) & 0x7F
+    cells[:, 5:9] |= 0x80
+    cells[:, 11:] = (nanos[:, None] >> shifts) & 0x7F
     sizes = 1 + np.searchsorted(np.int64(1) << shifts[1:], nanos, side="right")
-    cells[:, 7:][np.arange(5) < (sizes - 1)[:, None]] |= 0x80
+    cells[:, 11:][np.arange(5) < (sizes - 1)[:, None]] |= 0x80
+    lengths = np.where(nanos > 0, 7 + sizes, 6)
+    cells[:, 0] = lengths  # a u32, of which the rest is zero
     data = cells.tobytes()
-    lengths = np.where(nanos > 0, 7 + sizes, 6).tolist()
-    return [data[at : at + n] for at, n in zip(range(0, len(data), 12), lengths, strict=True)]
+    starts = range(0, len(data), 16)
+    return [data[at : at + n] for at, n in zip(starts, (lengths + 4).tolist(), strict=True)]
 
 
 def _with_nulls(values: Any) -> tuple[Any, npt.NDArray[np.bool_] | None]:

@@ -27,6 +27,14 @@ def bulk_head(length: int) -> bytes:
     return _BULK[length] if length < len(_BULK) else b"$%d\r\n" % length
 
 
+def bulk_heads(values: Sequence[bytes]) -> list[bytes]:
+    """Give what stands before each of some arguments."""
+    try:
+        return list(map(_BULK.__getitem__, map(len, values)))
+    except IndexError:
+        return [bulk_head(len(value)) for value in values]
+
+
 def pack(*arguments: bytes) -> bytes:
     """Pack one command."""
     parts = [b"*%d\r\n" % len(arguments)]

@@ -25,7 +25,7 @@ from recsys.features.value_columns import (
     decode_timestamps,
     decode_vectors,
 )
-from recsys.features.value_encoding import Framed, as_list, encode_times, frame, frame_column
+from recsys.features.value_encoding import Framed, as_list, frame, frame_column, frame_times
 from tests.features.online_store.views import ALL_TYPES, feature
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -174,7 +174,7 @@ def test_event_times(all_us: list[int], with_gap: bool) -> None:
         Timestamp(seconds=us // 1_000_000, nanos=us % 1_000_000 * 1000).SerializeToString()
         for us in all_us
     ]
-    assert encode_times(np.array(all_us)) == theirs
+    assert frame_times(np.array(all_us)) == frame(theirs)
     assert list(map(encode_timestamp_us, all_us)) == theirs
     assert list(map(decode_timestamp_us, theirs)) == all_us
     stored = [None, *theirs] if with_gap else theirs
