@@ -78,7 +78,7 @@ def house_of(folder: Path, log: Log, rng: np.random.Generator) -> House:
     house.stream = {"horizon": HORIZON}
     at = 0
     while at < len(log):
-        end = at + int(rng.integers(1, len(log) + 1))
+        end = at + int(rng.integers(1, 9))
         for record, event in log[at:end]:
             now[0] = record.timestamp_ms
             house.send(event)
