@@ -29,7 +29,8 @@ from recsys.features.feast_repository import plan_of_store
 from recsys.features.plan import Plan
 from recsys.features.redis.client import RedisClient
 from recsys.features.redis.commands import hmgets
-from recsys.features.service_reader import EntityRequest, ServiceReader, make_group
+from recsys.features.row_groups import make_group
+from recsys.features.service_reader import EntityRequest, ServiceReader
 
 CANDIDATES = 500
 

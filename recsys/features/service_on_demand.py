@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from recsys.errors import FeatureError
+from recsys.features.feature_rows import Column, FeatureRows
 from recsys.features.on_demand import AS_OF_MS, OnDemandView, evaluate
 from recsys.features.plan import Plan
 from recsys.features.value_columns import Mask, RaggedColumn
-
-if TYPE_CHECKING:
-    from recsys.features.service_reader import Column, FeatureRows
 
 
 class ServiceOnDemand(NamedTuple):
@@ -63,7 +61,6 @@ def with_on_demand(
     """
     if not made.views:
         return rows
-    from recsys.features.service_reader import Column
 
     inputs: dict[str, npt.NDArray[Any]] = {
         AS_OF_MS: np.full(rows.num_rows, now_us // 1000, dtype=np.int64)

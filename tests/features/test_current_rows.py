@@ -14,7 +14,7 @@ from recsys.features import names
 from recsys.features.hashes import MemoryHashes
 from recsys.features.online import MemoryOnlineReader
 from recsys.features.plan import View
-from recsys.features.service_reader import decode_group, make_group
+from recsys.features.row_groups import decode_group, make_group
 from recsys.features.stream import FeatureStream
 from recsys.features.value_columns import Mask, RaggedColumn
 from tests.features.generated_logs import EXAMPLES, Log, logs, of_examples
