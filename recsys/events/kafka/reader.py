@@ -24,6 +24,7 @@ from recsys.events.kafka.config import (
     explanation,
     is_tansu,
 )
+from recsys.events.kafka.record_batches import as_records, take_apart
 from recsys.events.log import Record, TopicPartition
 from recsys.settings import Settings
 
@@ -105,6 +106,7 @@ class KafkaEventReader:
         partitions: Sequence[TopicPartition],
         group: str,
     ) -> None:
+        take_apart(consumer)
         self._consumer = consumer
         self._endpoints = endpoints
         self._partitions: tuple[TopicPartition, ...] = tuple(partitions)
@@ -146,9 +148,7 @@ class KafkaEventReader:
         taken: list[Record] = []
         for client, records in batches.items():
             topic, partition = client
-            taken += [
-                Record(topic, partition, r.offset, r.key, r.value, r.timestamp) for r in records
-            ]
+            taken += as_records(topic, partition, records)
             self._positions[TopicPartition(topic, partition)] = records[-1].offset + 1
         return taken
 
