@@ -148,12 +148,18 @@ class PartitionSinks(Generic[T]):
         """Write everything that is buffered."""
         self._each(lambda sink: sink.flush())
 
+    def is_retry_due(self) -> bool:
+        """Say whether ``retry`` has something to try by now."""
+        return bool(self._stalled) and self._monotonic_s() - self._tried_s >= self._retry_s
+
     def retry(self) -> list[TopicPartition]:
-        """Try stalled sinks again; gives the partitions to be read once more from ``position``."""
-        now_s = self._monotonic_s()
-        if not self._stalled or now_s - self._tried_s < self._retry_s:
+        """Try stalled sinks again; gives the partitions to be read once more from ``position``.
+
+        The next records they are given must be those: one further on would leave a hole.
+        """
+        if not self.is_retry_due():
             return []
-        self._tried_s = now_s
+        self._tried_s = self._monotonic_s()
         revived = [at for at in sorted(self._stalled) if self._revive(at)]
         self._show()
         return revived

@@ -27,7 +27,7 @@ from functools import partial
 
 from recsys.clock import Clock
 from recsys.errors import EventError, ServerError
-from recsys.events.codec import decode_logged
+from recsys.events.codec import decode_all_logged, decode_logged
 from recsys.events.dead_letters import send_dead_letter
 from recsys.events.log import EventReader, EventWriter, Record, SharedReader, TopicPartition
 from recsys.events.schema import LoggedEvent
@@ -142,9 +142,10 @@ class WorkerRun:
             return 0
 
     def _step(self) -> int:
-        if again := self._sinks.retry():
+        if self._sinks.is_retry_due():
+            # First what is under way is written: a sink that goes on wants what it missed first.
             self._batches.finish()
-            self._go_on(again)
+            self._go_on(self._sinks.retry())
         records = self._behaviour.poll(
             # Who has something to wait for does that instead.
             timeout_ms=0 if self._batches.is_under_way else self._config.poll_timeout_ms,
@@ -314,7 +315,7 @@ class WorkerRun:
 
     def _decode(self, records: Sequence[Record]) -> Sequence[LoggedEvent | None]:
         try:
-            return [decode_logged(record.value) for record in records]
+            return decode_all_logged([record.value for record in records])
         except EventError:
             return self._decode_each(records)
 

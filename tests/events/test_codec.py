@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from recsys.errors import EventError
 from recsys.events.batch import MAX_BATCH_EVENTS, decode_batch
-from recsys.events.codec import decode, decode_logged, encode
+from recsys.events.codec import decode, decode_all_logged, decode_logged, encode
 from recsys.events.event_columns import to_events, to_frame
 from recsys.events.log import Record
 from recsys.events.schema import (
@@ -18,6 +19,7 @@ from recsys.events.schema import (
     Event,
     ForgetEvent,
     ImpressionEvent,
+    LoggedEvent,
 )
 from tests.events.samples import DAY, click, events
 
@@ -59,6 +61,40 @@ def test_the_log_may_hold_what_a_product_may_not_send() -> None:
         decode_logged(encode(ForgetEvent(event_id="f1", event_time_ms=DAY, user_id="u\n")))
     (back,) = to_events(to_frame([(Record("t", 0, 7, b"u", data, DAY), forget)]))
     assert back == forget
+
+
+WRONG = [
+    b"",
+    b"{}",
+    b"null",
+    bytes_of(GOOD, user_id="u\n"),
+    bytes_of(GOOD, type="No Name"),
+    bytes_of(GOOD, context={"a": "x" * MAX_EVENT_BYTES}),
+    bytes_of(SHOWN, propensities=[0.5]),
+    bytes_of(SHOWN, propensities=[0.5, 0.5]),
+]
+"""All but the last, which shares its fields with a wrong one."""
+
+
+def alone(data: bytes) -> LoggedEvent | str:
+    """Give the event, or what is wrong with it."""
+    try:
+        return decode_logged(data)
+    except EventError as error:
+        return str(error)
+
+
+@given(st.lists(events.map(encode), max_size=6), st.lists(st.sampled_from(WRONG), max_size=2))
+def test_a_batch_is_decoded_as_each_of_it(good: list[bytes], wrong: list[bytes]) -> None:
+    """The same events, or the first one's error; wrong ones are looked for with few looks."""
+    data = good + wrong
+    each = [alone(one) for one in data]
+    faults = [one for one in each if isinstance(one, str)]
+    if faults:
+        with pytest.raises(EventError, match=re.escape(faults[0])):
+            decode_all_logged(data)
+    else:
+        assert decode_all_logged(data) == each
 
 
 _json = st.recursive(

@@ -298,6 +298,30 @@ def test_a_full_disk_delays_the_event_log_but_no_feature(
     assert house.counts() == [4.0]
 
 
+@pytest.mark.parametrize("num_before", [0, 2])
+def test_a_sink_that_is_had_late_leaves_no_hole(house: House, num_before: int) -> None:
+    """The batch that is under way just then comes after others that were left out."""
+    house.send(*map(click, range(num_before)))
+    house.run()
+    house.config = WorkerConfig(poll_timeout_ms=1, max_records=2)
+    run = house.begin()
+    run.start()
+    run._sinks.close()
+    partitions = [TopicPartition(TOPICS.behaviour, n) for n in (0, 1)]
+    another = EventSink(house.folder, partitions)
+    run._sinks.take(partitions)
+    house.send(*map(click, range(num_before, 12)))
+    for _ in range(4):
+        run.step()
+    another.close()
+    while run.step():
+        pass
+    run.close()
+    report = verify(house.folder)
+    assert (report.is_sound, report.num_rows) == (True, 12), report.problems
+    assert house.counts() == [12.0]
+
+
 def test_a_store_that_changed_under_the_worker_is_read_again(house: House) -> None:
     house.send(click(0), click(1))
     run = house.begin()

@@ -42,7 +42,7 @@ def as_records(topic: str, partition: int, polled: Sequence[Any]) -> Sequence[Re
     """Give what a consumer polled of one partition, whoever took it apart."""
     if isinstance(polled[0], Record):
         return polled
-    return [Record(topic, partition, r.offset, r.key, r.value, r.timestamp) for r in polled]
+    return [Record(topic, partition, r.offset, r.key, r.value or b"", r.timestamp) for r in polled]
 
 
 class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
@@ -91,11 +91,14 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
             self.records_read += 1
             self.bytes_read += one.size_in_bytes
             self.next_fetch_offset = one.offset + 1
-            yield Record(tp.topic, tp.partition, one.offset, one.key, one.value, one.timestamp)
+            value = one.value or b""
+            yield Record(tp.topic, tp.partition, one.offset, one.key, value, one.timestamp)
 
 
 def records_of(batch: DefaultRecordBatch, topic: str, partition: int) -> list[Record]:
     """Give the records of a batch of format 2. Their headers are left out.
+
+    A record without a value has an empty one.
 
     Raises:
         CorruptRecordError: when they are not as long as they say, or there are fewer or more.
@@ -148,7 +151,7 @@ def records_of(batch: DefaultRecordBatch, topic: str, partition: int) -> list[Re
                 size += (more - 1) << 7
                 if more >= 0x80:
                     size, at = _number(body, at, size, 14)
-            value = None
+            value = b""  # none at all is no event, either
             if not size & 1:
                 size >>= 1
                 value = body[at : at + size]
