@@ -7,9 +7,11 @@ Usage::
 Needs a Kafka and a Redis (``recsys up --only redis,kafka``, or addresses in the environment). Makes
 topics and features in a namespace of its own and removes them. Both sides read the same topics in
 turns, in this process; the rate is per second of this process's CPU time, which does not count what
-the broker and the store do. Shares are the least, the median and the greatest of the rounds: a
-processor that changes its clock changes both sides, not by the same factor. ``--profile FILE``
-writes a profile of one more turn of the worker. Prints a line of JSON for each number of users.
+the broker and the store do. ``bare`` is kafka-python as it comes, ``our_reader`` the reader of the
+worker, which takes record batches apart itself. Shares are the least, the median and the greatest
+of the rounds: a processor that changes its clock changes both sides, not by the same factor.
+``--profile FILE`` writes a profile of one more turn of the worker. Prints a line of JSON for each
+number of users.
 """
 
 from __future__ import annotations
@@ -28,12 +30,15 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from kafka import KafkaConsumer
+from kafka import TopicPartition as ClientPartition
 
 from recsys.clock import now_ms
 from recsys.endpoints import Endpoints, resolve
 from recsys.errors import ConfigurationError, RecsysError
-from recsys.events.codec import decode, encode
+from recsys.events.codec import decode, decode_all_logged, encode
 from recsys.events.kafka import connect_reader, connect_writer, delete_topics, ensure_topics
+from recsys.events.kafka.config import client_options
 from recsys.events.log import FixedShare, TopicPartition
 from recsys.events.schema import Event, ImpressionEvent, InteractionEvent, ItemEvent
 from recsys.events.sink import EventSink
@@ -107,10 +112,18 @@ def measure(
         fill(settings, endpoints, topics, arguments.events, num_users)
         for _ in range(arguments.rounds):
             bare = bare_seconds(settings, endpoints, topics)
+            reader = reader_seconds(settings, endpoints, topics)
             with tempfile.TemporaryDirectory() as folder:
                 ours = worker_seconds(settings, endpoints, plan, Path(folder))
             half = worker_seconds(settings, endpoints, plan, None)
-            rounds.append({"bare": bare, "worker": ours, "worker_without_event_log": half})
+            rounds.append(
+                {
+                    "bare": bare,
+                    "our_reader": reader,
+                    "worker": ours,
+                    "worker_without_event_log": half,
+                }
+            )
         if arguments.profile:
             profile = cProfile.Profile()
             with tempfile.TemporaryDirectory() as folder:
@@ -130,14 +143,17 @@ def measure(
         "events_per_second": {name: round(count / value) for name, value in wall.items()},
         "share_of_bare": _shares(rounds, "worker"),
         "share_of_bare_without_event_log": _shares(rounds, "worker_without_event_log"),
+        "share_of_our_reader": _shares(rounds, "worker", of="our_reader"),
         "cores": os.cpu_count(),
         "load_average": os.getloadavg()[0],
     }
 
 
-def _shares(rounds: list[dict[str, tuple[float, float]]], name: str) -> list[float]:
-    """Give the least, the median and the greatest share of the bare rate, of CPU time, by round."""
-    shares = sorted(r["bare"][0] / r[name][0] for r in rounds)
+def _shares(
+    rounds: list[dict[str, tuple[float, float]]], name: str, *, of: str = "bare"
+) -> list[float]:
+    """Give the least, the median and the greatest share of a rate, of CPU time, by round."""
+    shares = sorted(r[of][0] / r[name][0] for r in rounds)
     return [round(shares[n], 3) for n in (0, len(shares) // 2, -1)]
 
 
@@ -186,7 +202,30 @@ def fill(
 
 
 def bare_seconds(settings: Settings, endpoints: Endpoints, topics: Topics) -> tuple[float, float]:
-    """Give CPU and wall seconds of consuming and decoding everything."""
+    """Give CPU and wall seconds of consuming everything with kafka-python and decoding it."""
+    options = client_options(settings, endpoints, timeout_ms=10_000)
+    consumer = KafkaConsumer(**options, enable_auto_commit=False, metrics_enabled=False)
+    every = [
+        ClientPartition(topic, number)
+        for topic in (topics.items, topics.behaviour)
+        for number in consumer.partitions_for_topic(topic)
+    ]
+    consumer.assign(every)
+    consumer.seek_to_beginning(*every)
+    left = sum(consumer.end_offsets(every).values())
+    cpu_s, wall_s = time.process_time(), time.perf_counter()
+    while left > 0:
+        for records in consumer.poll(timeout_ms=500, max_records=_AT_ONCE).values():
+            for record in records:
+                decode(record.value)
+            left -= len(records)
+    spent = time.process_time() - cpu_s, time.perf_counter() - wall_s
+    consumer.close()
+    return spent
+
+
+def reader_seconds(settings: Settings, endpoints: Endpoints, topics: Topics) -> tuple[float, float]:
+    """Give CPU and wall seconds of the same with the worker's reader and decoder."""
     reader = connect_reader(
         settings, endpoints, topics=[topics.items, topics.behaviour], group=uuid.uuid4().hex
     )
@@ -194,8 +233,7 @@ def bare_seconds(settings: Settings, endpoints: Endpoints, topics: Topics) -> tu
     cpu_s, wall_s = time.process_time(), time.perf_counter()
     while left > 0:
         records = reader.poll(timeout_ms=500, max_records=_AT_ONCE)
-        for record in records:
-            decode(record.value)
+        decode_all_logged([record.value for record in records])
         left -= len(records)
     spent = time.process_time() - cpu_s, time.perf_counter() - wall_s
     reader.close()

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -72,7 +71,6 @@ _CLASSES: dict[str, type[Any]] = {
     "feedback": FeedbackEvent,
     "forget": ForgetEvent,
 }
-T = TypeVar("T")
 _KIND_OF: dict[type[Any], str] = {cls: kind for kind, cls in _CLASSES.items()}
 _to_lines = msgspec.json.Encoder().encode_lines
 _from_json = msgspec.json.Decoder(dict[str, Any]).decode
@@ -87,66 +85,76 @@ def to_frame(rows: Sequence[tuple[Record, LoggedEvent]]) -> pl.DataFrame:
 def frame_of(records: Sequence[Record], events: Sequence[LoggedEvent]) -> pl.DataFrame:
     """Give one row per event, in the given order.
 
-    A column at a time, of all events of a kind: nothing is looked at twice or built for one event.
+    A column at a time, of all events: nothing is looked at twice or built for one event.
     """
-    types = list(map(type, events))
-    present = set(types)
-    if len(present) == 1:
-        return _with_all_columns(_kind_frame(_KIND_OF[present.pop()], records, events))
-    frames: list[pl.DataFrame] = []
-    places: list[int] = []
-    for kind, cls in _CLASSES.items():
-        if cls in present:
-            mine = [n for n, one in enumerate(types) if one is cls]
-            frames.append(_kind_frame(kind, _of(records, mine), _of(events, mine)))
-            places += mine
-    if not frames:
+    if not events:
         return pl.DataFrame(schema=SCHEMA)
-    frame = _with_all_columns(pl.concat(frames, how="diagonal"))
-    return frame[np.argsort(places)]
-
-
-def _of(rows: Sequence[T], places: Sequence[int]) -> list[T]:
-    return [rows[n] for n in places]
-
-
-def _with_all_columns(frame: pl.DataFrame) -> pl.DataFrame:
-    has = set(frame.columns)
-    return frame.select(
-        pl.col(name) if name in has else pl.lit(None, dtype).alias(name)
-        for name, dtype in SCHEMA.items()
-    )
-
-
-def _kind_frame(
-    kind: str, records: Sequence[Record], events: Sequence[LoggedEvent]
-) -> pl.DataFrame:
+    types: list[type[Any]] = list(map(type, events))
+    of_type = {kind: _Rows(kind, types, events) for kind in set(types)}
     columns = place_columns(records)
-    columns.append(pl.repeat(kind, len(events), dtype=pl.String(), eager=True).alias("kind"))
-    for name in _CLASSES[kind].__struct_fields__:
-        values = list(map(attrgetter(name), events))
-        columns.append(pl.Series(name, _plain(name, values), dtype=SCHEMA[name]))
+    columns.append(_column("kind", list(map(_KIND_OF.__getitem__, types))))
+    for name in list(SCHEMA)[len(columns) :]:
+        having = [rows for kind, rows in of_type.items() if name in kind.__struct_fields__]
+        if len(having) == len(of_type):
+            columns.append(_column(name, list(map(attrgetter(name), events))))
+        else:
+            columns.append(_column(name, _scattered(name, having, len(events))))
     return pl.DataFrame(columns)
+
+
+class _Rows:
+    """The events of one kind, and their places among all."""
+
+    def __init__(
+        self, kind: type[Any], types: Sequence[type[Any]], events: Sequence[LoggedEvent]
+    ) -> None:
+        self.places = [n for n, one in enumerate(types) if one is kind]
+        self.events = [events[n] for n in self.places]
+
+
+def _scattered(name: str, having: Sequence[_Rows], count: int) -> list[Any]:
+    """Give a column that only some kinds have."""
+    values: list[Any] = [None] * count
+    for rows in having:
+        own = list(map(attrgetter(name), rows.events))
+        for place, value in zip(rows.places, own, strict=True):
+            values[place] = value
+    return values
 
 
 def place_columns(records: Sequence[Record]) -> list[pl.Series]:
     """Give where records lie in the log: the first four columns."""
     fields = ("topic", "partition", "offset", "timestamp_ms")
     return [
-        pl.Series(name, list(map(attrgetter(field), records)), dtype=SCHEMA[name])
+        _column(name, list(map(attrgetter(field), records)))
         for name, field in zip(SCHEMA, fields, strict=False)
     ]
 
 
-def _plain(name: str, values: list[Any]) -> Any:
-    if name in _JSON_COLUMNS:  # one JSON text a line, and no line break within one
-        return _to_lines(values).decode().split("\n")[: len(values)]
-    if isinstance(SCHEMA[name], pl.List):
-        return list_column(values, SCHEMA[name])
-    return values
+def _column(name: str, values: list[Any]) -> pl.Series:
+    dtype = SCHEMA[name]
+    if isinstance(dtype, pl.List):
+        return pl.Series(name, list_column(values, dtype))
+    if name in _JSON_COLUMNS:
+        return _json_column(name, values)
+    if values and dtype != pl.Float64() and values.count(values[0]) == len(values):
+        # Most often topic, version and what a sender leaves out are one value. Equal floats may
+        # still be written otherwise: 0.0 and -0.0.
+        return pl.Series(name, values[:1], dtype=dtype).new_from_index(0, len(values))
+    return pl.Series(name, values, dtype=dtype)
 
 
-def list_column(values: list[list[Any]], dtype: pl.DataType) -> pl.Series:
+def _json_column(name: str, values: list[Any]) -> pl.Series:
+    if not any(values) and None not in values:
+        return pl.Series(name, ["{}"], dtype=pl.String()).new_from_index(0, len(values))
+    # One JSON text a line, and no line break within one.
+    texts: list[Any] = _to_lines(values).decode().split("\n")[: len(values)]
+    if None in values:
+        texts = [None if value is None else text for value, text in zip(values, texts, strict=True)]
+    return pl.Series(name, texts, dtype=pl.String())
+
+
+def list_column(values: list[Any], dtype: pl.DataType) -> pl.Series:
     """Give a column of lists; Polars would make a column of each list first."""
     inner = pa.large_string() if dtype == pl.List(pl.String()) else pa.float64()
     made = pl.from_arrow(pa.array(values, pa.large_list(inner)))

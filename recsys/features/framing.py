@@ -40,11 +40,16 @@ class Framed:
 def frame(framed: Framed) -> list[bytes]:
     """Put the parts together, one blob each."""
     times = framed.newest_ms.astype("<i8").tobytes()
+    heads = {
+        length: (length // _POSITION).to_bytes(_COUNT, "little")
+        for length in set(map(len, framed.positions))
+    }
     return [
-        (len(p) // _POSITION).to_bytes(_COUNT, "little") + p + times[n * _TIME : n * _TIME + _TIME]
-        + payload
-        for n, (p, payload) in enumerate(zip(framed.positions, framed.payloads, strict=True))
-    ]  # fmt: skip
+        heads[len(p)] + p + times[n : n + _TIME] + payload
+        for n, p, payload in zip(
+            range(0, len(times), _TIME), framed.positions, framed.payloads, strict=True
+        )
+    ]
 
 
 def unframe(blobs: Sequence[bytes | None]) -> Framed:

@@ -7,6 +7,8 @@ it. A feature is servable when its write returned, which is the same moment for 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +29,8 @@ from recsys.telemetry import (
 LATE_MS = 60_000
 """An event this far behind the newest of its partition is counted as late."""
 
+_received_ms_of = attrgetter("timestamp_ms")
+_event_time_ms_of = attrgetter("event_time_ms")
 _KIND_OF_VIEW = {
     names.USER_HISTORY: ("interaction",),
     names.USER_PROFILE: ("user",),
@@ -56,19 +60,22 @@ class Freshness:
 
     def observe(self, applied: Sequence[Run[LoggedEvent]], now_ms: int) -> None:
         """Take note that these records are servable from ``now_ms`` on."""
-        appended = np.array([r.timestamp_ms for run in applied for r in run.records], np.int64)
-        if not len(appended):
+        applied = [run for run in applied if len(run)]
+        if not applied:
             return
-        told = np.array([e.event_time_ms for run in applied for e in run.events], np.int64)
+        events = [event for run in applied for event in run.events]
+        records = [record for run in applied for record in run.records]
+        appended = np.fromiter(map(_received_ms_of, records), np.int64)
+        told = np.fromiter(map(_event_time_ms_of, events), np.int64)
         # No event happened after the log had it, whatever its sender's clock says.
         happened = np.minimum(told, appended)
         since_append_s = np.maximum(now_ms - appended, 0) / 1000
         since_event_s = np.maximum(now_ms - happened, 0) / 1000
         FRESHNESS_SECONDS.observe(float(since_append_s.max()))
-        by_kind: dict[type, list[int]] = {}
-        for n, kind in enumerate(type(event) for run in applied for event in run.events):
-            by_kind.setdefault(kind, []).append(n)
-        for kind, rows in by_kind.items():
+        code_of: dict[Any, int] = {kind: n for n, kind in enumerate(set(map(type, events)))}
+        codes = np.fromiter(map(code_of.__getitem__, map(type, events)), np.int64)
+        for kind, code in code_of.items():
+            rows = np.flatnonzero(codes == code)
             name = str(kind.__struct_config__.tag)
             STREAM_EVENTS.labels(kind=name).inc(len(rows))
             for view in self._views.get(name, ()):
@@ -76,8 +83,7 @@ class Freshness:
                 EVENT_TO_SERVABLE_SECONDS.observe(view, since_event_s[rows])
         begin = 0
         for run in applied:
-            if len(run):
-                self._passed(run.at, happened[begin : begin + len(run)])
+            self._passed(run.at, happened[begin : begin + len(run)])
             begin += len(run)
 
     def _passed(

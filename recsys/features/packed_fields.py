@@ -8,7 +8,7 @@ names and values, to put them together again when they are sent, is half of what
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
@@ -85,13 +85,24 @@ def pack_one(name: bytes, value: bytes) -> Packed:
     return _width(name) + _width(value), (name or _EMPTY) + (value or _EMPTY)
 
 
+def pack_same(name: bytes, values: Sequence[bytes]) -> list[Packed]:
+    """Lay out one field of many hashes."""
+    own, named = _width(name), name or _EMPTY
+    widths = {length: own + _width_of(length) for length in set(map(len, values))}
+    return [(widths[len(value)], named + (value or _EMPTY)) for value in values]
+
+
 def each_packed(fields: Mapping[bytes, bytes]) -> list[Packed]:
     """Lay out any number of fields, each by itself."""
     return [pack_one(name, value) for name, value in fields.items()]
 
 
 def _width(part: bytes) -> bytes:
-    return b"c%d" % len(part) if part else b"s"
+    return _width_of(len(part))
+
+
+def _width_of(length: int) -> bytes:
+    return b"c%d" % length if length else b"s"
 
 
 def pack_scalars(view: View, values: Float32s, newest_ms: Int64s) -> list[Packed]:

@@ -34,6 +34,11 @@ def calls_of(writes: Sequence[Write]) -> list[Encoded]:
             numbers += (version, -1)
             continue
         packed = fields.parts if isinstance(fields, PackedFields) else each_packed(fields)
+        if len(packed) == 1 and len(packed[0][0]) <= _MAX_WIDTHS_BYTES:  # most are
+            own, one = packed[0]
+            numbers += (version, 1, place_of.setdefault(own, len(place_of) + 1))
+            parts.append(one)
+            continue
         widths = _grouped([own for own, _ in packed])
         numbers += (version, len(widths))
         numbers += [place_of.setdefault(own, len(place_of) + 1) for own in widths]

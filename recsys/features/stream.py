@@ -38,7 +38,7 @@ from recsys.features.framing import Framed, frame, unframe
 from recsys.features.hashes import HashReader, Write
 from recsys.features.layout import ending_of_user
 from recsys.features.names import identity_hashes
-from recsys.features.packed_fields import Packed, PackedFields, pack, pack_one
+from recsys.features.packed_fields import Packed, PackedFields, pack, pack_same
 from recsys.features.plan import Plan
 from recsys.features.positions import Positions, Sources
 from recsys.features.quality.checker import ValueObserver
@@ -306,9 +306,9 @@ def _tell(
     for place, update in enumerate(group.updates):
         _tell_view(place, update, batch, update.log(batch, rows), states, fields)
     writes: list[Write] = []
-    for owner in sorted(fields):
+    for owner, own in sorted(fields.items()):
         state = states[owner]
-        writes.append(Write(state.key, PackedFields(fields[owner]), state.version))
+        writes.append(Write(state.key, PackedFields(own), state.version))
         state.version += 1  # as it will be when the write is done
     return writes
 
@@ -340,10 +340,9 @@ def _tell_view(
         log = log._replace(owner=local)
     told, feast = update.apply(batch, log, stored)
     blobs = frame(Framed(after, told.newest_ms, told.payloads))
-    field = update.view.state_field
-    for n, (owner, blob) in enumerate(zip(touched.tolist(), blobs, strict=True)):
+    each = pack_same(update.view.state_field, blobs)
+    for n, (owner, blob, packed) in enumerate(zip(touched.tolist(), blobs, each, strict=True)):
         states[owner].blobs[place] = blob
-        packed = pack_one(field, blob)
         own = fields.get(owner)
         if own is None:
             own = fields[owner] = [packed]

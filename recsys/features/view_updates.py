@@ -44,7 +44,7 @@ from recsys.features.layout import (
     encode_timestamps,
 )
 from recsys.features.names import tokens_of
-from recsys.features.packed_fields import Packed, pack, pack_one, pack_scalars
+from recsys.features.packed_fields import Packed, pack, pack_same, pack_scalars
 from recsys.features.plan import Feature, View
 from recsys.features.quality.checker import ValueObserver
 
@@ -126,8 +126,9 @@ def encode_lists(feature: Feature, lists: Ragged) -> list[bytes]:
 
 def _add_lists(fields: Fields, feature: Feature, lists: Ragged) -> None:
     name = feature.field_bytes
-    for own, value in zip(fields, encode_lists(feature, lists), strict=True):
-        own.append(pack_one(name, value))
+    each = pack_same(name, encode_lists(feature, lists))
+    for own, packed in zip(fields, each, strict=True):
+        own.append(packed)
 
 
 @dataclass
