@@ -34,7 +34,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from recsys.endpoints import Endpoints, resolve
 from recsys.errors import ConfigurationError, RecsysError
-from recsys.features import plan as plans
+from recsys.features import current_plan
 from recsys.features.backfill import Backfilled, backfill, views_folder, work_folder
 from recsys.features.entities import layout_of, streamed_views
 from recsys.features.guarded_writer import GuardedWriter
@@ -69,9 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         endpoints = resolve(settings)
         endpoints.require_redis()
-        plan = plans.ensure(settings.state_dir, project=settings.namespace)
+        plan = current_plan.ensure(settings.state_dir, project=settings.namespace)
         history = PlanHistory(settings.state_dir)
-        with plans.compiling(settings.state_dir):
+        with current_plan.compiling(settings.state_dir):
             history.record(plan)
         kept = history.kept(plan.project)
         console = Console(stderr=True)

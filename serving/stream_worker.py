@@ -36,7 +36,7 @@ from recsys.events.log import FixedShare, SharedReader
 from recsys.events.schema import LoggedEvent
 from recsys.events.sink import EventSink
 from recsys.events.topics import Topics
-from recsys.features import collector
+from recsys.features import collector, current_plan
 from recsys.features import plan as plans
 from recsys.features.freshness import Freshness, views_of_kinds
 from recsys.features.guarded_writer import GuardedWriter, StoreChangedError
@@ -229,8 +229,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings()
     try:
         endpoints = resolve(settings)
-        plan = plans.ensure(settings.state_dir, project=settings.namespace)
-        with plans.compiling(settings.state_dir):
+        plan = current_plan.ensure(settings.state_dir, project=settings.namespace)
+        with current_plan.compiling(settings.state_dir):
             PlanHistory(settings.state_dir).record(plan)
         topics = Topics(namespace=settings.namespace)
         ensure_topics(settings, endpoints, topics.all())

@@ -15,7 +15,7 @@ import polars as pl
 
 from recsys.bundle.manifest import Objective
 from recsys.clock import DAY_MS, HOUR_MS, MINUTE_MS
-from recsys.features import plan as plans
+from recsys.features import current_plan
 from recsys.features.plan import Plan
 from training.bundle_run import Source, make_bundle
 from training.loop import NoCheckpoints, World
@@ -103,7 +103,7 @@ def make_debug_bundle(
     with ``BundleStore(bundle_dir).add(folder)``, or use ``out_dir`` as the bundle directory.
     """
     if plan is None:
-        plan = plans.ensure(state_dir or out_dir / ".plan", project="recsys")
+        plan = current_plan.ensure(state_dir or out_dir / ".plan", project="recsys")
     source = Source(
         log=made_up_log(seed=seed), plan=plan, dataset="made_up", objectives=OBJECTIVES,
         views=("new_items_only", "repeats_allowed"), k=10, relevant_type="purchase",

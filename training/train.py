@@ -29,6 +29,7 @@ from recsys.evaluation.report import as_table
 from recsys.events import event_log
 from recsys.events.topics import Topics
 from recsys.events.tracers import without_tracers
+from recsys.features import current_plan
 from recsys.features import plan as plans
 from recsys.settings import Settings
 from training.bundle_run import Made, Source, make_bundle
@@ -122,7 +123,7 @@ def read_source(args: argparse.Namespace, settings: Settings, progress: Progress
     Raises:
         InputError: when the log is empty.
     """
-    plan = plans.ensure(settings.state_dir, project=settings.namespace)
+    plan = current_plan.ensure(settings.state_dir, project=settings.namespace)
     with progress.stage("read the log"):
         if args.from_files:
             log = log_of_dataset(args.dataset, settings.data_dir, shift_ms=args.shift_ms)

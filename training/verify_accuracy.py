@@ -19,7 +19,7 @@ from pathlib import Path
 from recsys.clock import now_ms
 from recsys.errors import RecsysError
 from recsys.evaluation.report import as_table
-from recsys.features import plan as plans
+from recsys.features import current_plan
 from recsys.settings import Settings
 from training.bundle_run import make_bundle
 from training.dataset_log import log_of_dataset
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     missed: list[str] = []
     try:
         log = log_of_dataset(DATASET, settings.data_dir)
-        plan = plans.ensure(settings.state_dir, project=settings.namespace)
+        plan = current_plan.ensure(settings.state_dir, project=settings.namespace)
         source = source_of(log, plan, DATASET, shift_ms=0, test_from=None)
         for seed in args.seed or [7]:
             recipe = replace(find_recipe(args.recipe), seed=seed)

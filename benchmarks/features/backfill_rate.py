@@ -31,7 +31,7 @@ from recsys.errors import RecsysError
 from recsys.events.event_columns import SCHEMA
 from recsys.events.log_files import Commit, Part, commit_path, date_of, part_name
 from recsys.events.topics import Topics
-from recsys.features import plan as plans
+from recsys.features import current_plan
 from recsys.features.backfill import backfill
 from recsys.features.hashes import MemoryHashes, Write
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            plan = plans.ensure(folder / "state", project="month")
+            plan = current_plan.ensure(folder / "state", project="month")
             if arguments.views:
                 chosen = tuple(plan.view(name) for name in arguments.views.split(","))
                 plan = msgspec.structs.replace(plan, views=chosen, services={})

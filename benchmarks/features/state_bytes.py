@@ -29,7 +29,7 @@ from recsys.errors import RecsysError
 from recsys.events.log import Record
 from recsys.events.schema import Event
 from recsys.events.topics import Topics
-from recsys.features import plan as plans
+from recsys.features import current_plan
 from recsys.features.batch import Int64s
 from recsys.features.hashes import VERSION_FIELD, MemoryHashes
 from recsys.features.layout import EntityKeys
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = Settings()
         with tempfile.TemporaryDirectory() as folder:
-            plan = plans.ensure(Path(folder), project=PROJECT)
+            plan = current_plan.ensure(Path(folder), project=PROJECT)
         events = iter_events(load_mapping(arguments.dataset), settings.data_dir)
         hashes = applied(plan, events)
         report = {"benchmark": "state_bytes", "dataset": arguments.dataset} | measure(plan, hashes)

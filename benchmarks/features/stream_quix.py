@@ -32,7 +32,9 @@ from recsys.endpoints import resolve
 from recsys.errors import RecsysError, ServerError
 from recsys.events.kafka import delete_topics, ensure_topics
 from recsys.events.topics import Topics
-from recsys.features.plan import Aggregate, Feature, Plan, View
+from recsys.features.aggregation import Aggregate
+from recsys.features.plan import Plan
+from recsys.features.view import Feature, View
 from recsys.settings import Settings
 
 WINDOWS = (

@@ -43,8 +43,7 @@ from recsys.events.log import FixedShare, TopicPartition
 from recsys.events.schema import Event, ImpressionEvent, InteractionEvent, ItemEvent
 from recsys.events.sink import EventSink
 from recsys.events.topics import Topics
-from recsys.features import collector
-from recsys.features import plan as plans
+from recsys.features import collector, current_plan
 from recsys.features.freshness import Freshness, views_of_kinds
 from recsys.features.guarded_writer import GuardedWriter
 from recsys.features.layout import project_of_key
@@ -80,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for num_users in arguments.users:
             settings = Settings(RECSYS_NAMESPACE=f"bench{uuid.uuid4().hex[:8]}")
             with tempfile.TemporaryDirectory() as folder:
-                plan = plans.ensure(Path(folder), project=settings.namespace)
+                plan = current_plan.ensure(Path(folder), project=settings.namespace)
             if arguments.views:
                 chosen = tuple(plan.view(name) for name in arguments.views.split(","))
                 plan = msgspec.structs.replace(plan, views=chosen, services={})

@@ -47,7 +47,7 @@ from recsys.events.codec import encode
 from recsys.events.kafka import connect_writer, delete_topics, ensure_topics
 from recsys.events.schema import InteractionEvent
 from recsys.events.topics import Topics
-from recsys.features import plan as plans
+from recsys.features import current_plan
 from recsys.features.lag import measure_lag
 from recsys.features.plan import Plan
 from recsys.features.quality.probe import Probe, Trace
@@ -92,7 +92,7 @@ def measure(
 ) -> dict[str, object]:
     """Find the greatest rate, then measure at a share of it."""
     topics = Topics(namespace=settings.namespace)
-    plan = plans.ensure(settings.state_dir, project=settings.namespace)
+    plan = current_plan.ensure(settings.state_dir, project=settings.namespace)
     ensure_topics(settings, endpoints, topics.all())
     worker: subprocess.Popen[bytes] | None = None
     try:

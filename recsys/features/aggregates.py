@@ -30,13 +30,14 @@ from numpy.typing import ArrayLike, NDArray
 from recsys.errors import FeatureError
 from recsys.features import distinct, sessions, tile_codec
 from recsys.features import newest as lists
+from recsys.features.aggregation import Aggregate
 from recsys.features.batch import Bools, Float32s, Int64s, Ragged
 from recsys.features.distinct import Sets
 from recsys.features.functions import COMPONENTS_OF, SESSION_FUNCTIONS, Component
 from recsys.features.newest import Newest
-from recsys.features.plan import Aggregate, View
 from recsys.features.records import join_sections, split_sections
 from recsys.features.sessions import Runs
+from recsys.features.view import View
 
 QUANTUM = 2.0**-16
 """Resolution of an event's value (0.000015). A window's sum is exact while it stays below 1.4e14,

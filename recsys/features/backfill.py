@@ -46,8 +46,9 @@ from recsys.features.hashes import (
 from recsys.features.log_shuffle import SIDES, LogSpan, batches, shuffle
 from recsys.features.names import identity_hashes
 from recsys.features.packed_fields import merged
-from recsys.features.plan import Plan, View
+from recsys.features.plan import Plan
 from recsys.features.stream import FeatureStream
+from recsys.features.view import View
 
 PART_EVENTS = 2_000_000
 """Events to aim at for one part: those of some 100,000 shoppers in a month, about 1 GB."""

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.features.aggregation import Aggregate
 from recsys.features.batch import Float32s, Int64s
-from recsys.features.plan import Aggregate, View
 from recsys.features.records import join_records, split_records, starts_of_groups
+from recsys.features.view import View
 
 EXACT = 32
 PRECISION = 9

@@ -12,8 +12,9 @@ from recsys.features import names
 from recsys.features.categories import Said
 from recsys.features.hashes import VERSION_FIELD, version_of
 from recsys.features.layout import EntityKeys
-from recsys.features.plan import Plan, View
+from recsys.features.plan import Plan
 from recsys.features.quality.checker import ValueObserver
+from recsys.features.view import View
 from recsys.features.view_updates import Update, update_of
 
 CATEGORIES_FIELD = b"~c"

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from recsys.errors import InputError
 from recsys.features.layout import key_prefix
-from recsys.features.plan import KeyType, View
+from recsys.features.view import KeyType, View
 
 _CODES: dict[KeyType, int] = {"bytes": 1, "string": 2, "int32": 3, "int64": 4, "timestamp": 8}
 """``feast.types.ValueType`` of a join key."""

@@ -26,9 +26,10 @@ from recsys.features.aggregates import (
     window_start_ms,
     with_ratios,
 )
+from recsys.features.aggregation import Aggregate
 from recsys.features.batch import Float32s, Int64s, Ragged
 from recsys.features.functions import COMPONENTS_OF, Component
-from recsys.features.plan import Aggregate, View
+from recsys.features.view import View
 
 _CHUNK = 2_000_000
 """Events looked at in one step: bounds memory to some 300 MB whatever is asked."""

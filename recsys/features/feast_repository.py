@@ -33,6 +33,8 @@ import msgspec
 from recsys.endpoints import resolve
 from recsys.errors import FeatureError, RecsysError
 from recsys.features import names
+from recsys.features.aggregation import Aggregate
+from recsys.features.current_plan import compiling, default_repository, definitions_hash
 from recsys.features.entities import check_keys
 from recsys.features.on_demand import (
     FUNCTION_TAG,
@@ -41,22 +43,11 @@ from recsys.features.on_demand import (
     OnDemandView,
     parameters_of,
 )
-from recsys.features.plan import (
-    PLAN_FILE,
-    Aggregate,
-    Feature,
-    KeyType,
-    Plan,
-    ValueType,
-    View,
-    compiling,
-    default_repository,
-    definitions_hash,
-    load,
-)
+from recsys.features.plan import PLAN_FILE, Plan, load
 from recsys.features.plan_history import PlanHistory
 from recsys.features.quality.expectations import Expectation, of_field, of_view
 from recsys.features.redis.address import parse
+from recsys.features.view import Feature, KeyType, ValueType, View
 from recsys.settings import Settings
 
 STORED_TAG = "stored"

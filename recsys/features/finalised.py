@@ -15,7 +15,7 @@ from recsys.features.aggregates import finalise, finalise_lists, state_of_blobs
 from recsys.features.batch import Bools, Float32s, Int64s, Ragged
 from recsys.features.framing import unframe
 from recsys.features.layout import EntityKeys
-from recsys.features.plan import View
+from recsys.features.view import View
 
 Keys = Mapping[str, Sequence[str]]
 """Join key to its value of each entity."""

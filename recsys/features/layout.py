@@ -17,7 +17,7 @@ import numpy as np
 
 from recsys.errors import FeatureError
 from recsys.features.batch import Float32s, Int64s
-from recsys.features.plan import ValueType, View
+from recsys.features.view import ValueType, View
 
 Value = (
     float | int | bool | str | bytes

@@ -24,7 +24,7 @@ from recsys.features.duplicates import HORIZON
 from recsys.features.event_times import with_times
 from recsys.features.forgotten import without_forgotten
 from recsys.features.names import identity_hashes, token_hashes, tokens_of
-from recsys.features.plan import View
+from recsys.features.view import View
 
 _DEFAULTS: dict[str, pl.DataType] = {
     "kind": pl.String(),

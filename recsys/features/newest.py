@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.features.aggregation import Aggregate
 from recsys.features.batch import Int64s, Ragged
-from recsys.features.plan import Aggregate, View
 from recsys.features.records import join_records, split_records, starts_of_groups
+from recsys.features.view import View
 
 ENTRY_DTYPE = np.dtype([("series", "u1"), ("time_ms", "<i8"), ("identity", "<i8")])
 

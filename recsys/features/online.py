@@ -38,10 +38,11 @@ from recsys.features.framing import unframe
 from recsys.features.hashes import Found, MemoryHashes, Wanted
 from recsys.features.history_values import values_of
 from recsys.features.layout import Value, decode_timestamp, decode_value
-from recsys.features.plan import Plan, View
+from recsys.features.plan import Plan
 from recsys.features.progress import stored_layout, wanted_layout
 from recsys.features.recency import RecentEvents
 from recsys.features.redis_hashes import TIMEOUT_S, AsyncRedisHashes, RedisHashes
+from recsys.features.view import View
 
 
 class Status(StrEnum):

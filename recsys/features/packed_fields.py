@@ -15,7 +15,7 @@ import numpy as np
 
 from recsys.features.batch import Float32s, Int64s
 from recsys.features.layout import encode_timestamps
-from recsys.features.plan import View
+from recsys.features.view import View
 
 _EMPTY = b"\0"
 _MAX_PARTS = 64

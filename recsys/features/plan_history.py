@@ -19,7 +19,8 @@ import msgspec
 
 from recsys.errors import ConfigurationError
 from recsys.features.entities import streamed_views
-from recsys.features.plan import PLAN_FILE, Plan, View, load
+from recsys.features.plan import PLAN_FILE, Plan, load
+from recsys.features.view import View
 
 FOLDER = "plans"
 _RETIRED_FILE = "retired.json"
@@ -50,7 +51,7 @@ class PlanHistory:
     def record(self, plan: Plan) -> None:
         """Take note that ``plan`` is in force; one that is there already changes nothing.
 
-        Call it with ``plan.compiling`` held.
+        Call it with ``current_plan.compiling`` held.
         """
         paths = self._paths()
         if any(path.stem.endswith(f"-{plan.schema_hash}") for path in paths):

@@ -14,7 +14,7 @@ import numpy as np
 from recsys.features.aggregates import Rows
 from recsys.features.batch import Bools, Int64s
 from recsys.features.event_index import EventIndex
-from recsys.features.plan import View
+from recsys.features.view import View
 
 _CHUNK = 2_000_000
 """Rows gathered in one step: bounds memory to some 200 MB whatever is asked."""

@@ -17,7 +17,6 @@ from recsys.features.batch import Int64s
 from recsys.features.current_rows import Places, current
 from recsys.features.entity_keys import EntityKeyColumns
 from recsys.features.feature_rows import Column, FeatureRows, ViewTimes
-from recsys.features.plan import Feature, View
 from recsys.features.redis.regular_rows import (
     FRAMED_FLOAT,
     RegularRows,
@@ -36,6 +35,7 @@ from recsys.features.value_columns import (
     decode_vectors,
     vector_head,
 )
+from recsys.features.view import Feature, View
 
 
 class Group(NamedTuple):

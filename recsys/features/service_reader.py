@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from recsys.errors import InputError
 from recsys.features.feature_rows import FeatureRows
-from recsys.features.plan import Feature, Plan, View
+from recsys.features.plan import Plan
 from recsys.features.redis.async_client import AsyncRedisClient
 from recsys.features.redis.client import TIMEOUT_S, RedisClient
 from recsys.features.redis.commands import Hmgets
@@ -34,6 +34,7 @@ from recsys.features.redis.regular_rows import part_of
 from recsys.features.redis_hashes import checked
 from recsys.features.row_groups import Group, decode_group, make_group
 from recsys.features.service_on_demand import ServiceOnDemand, of_service, with_on_demand
+from recsys.features.view import Feature, View
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.features.aggregation import Aggregate
 from recsys.features.batch import Bools, Int64s
 from recsys.features.functions import Component
-from recsys.features.plan import Aggregate, View
 from recsys.features.records import join_records, split_records, starts_of_groups
+from recsys.features.view import View
 
 RUN_DTYPE = np.dtype(
     [("series", "u1"), ("start_ms", "<i8"), ("length_ms", "<u4"), ("count", "<u4"), ("sum", "<i8")]

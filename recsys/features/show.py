@@ -21,8 +21,7 @@ from recsys.data.vocabulary import Vocabulary
 from recsys.endpoints import resolve
 from recsys.errors import RecsysError
 from recsys.events.topics import Topics
-from recsys.features import names
-from recsys.features import plan as plans
+from recsys.features import current_plan, names
 from recsys.features.framing import unframe
 from recsys.features.history import ItemHistory, UserHistory
 from recsys.features.layout import EntityKeys, decode_timestamp, decode_value
@@ -54,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings()
     try:
         moment_ms = parse_moment(options.at or "now")
-        plan = plans.ensure(settings.state_dir, project=settings.namespace)
+        plan = current_plan.ensure(settings.state_dir, project=settings.namespace)
         redis_url = resolve(settings).require_redis()
         log = log_of(settings.event_log_dir, plan, options.kind, options.id, moment_ms)
         categories = sorted({c for c in log["category"].drop_nulls() if c})

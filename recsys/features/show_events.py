@@ -13,7 +13,8 @@ from recsys.features import names
 from recsys.features.event_times import with_times
 from recsys.features.forgotten import without_forgotten
 from recsys.features.log_rows import without_duplicates
-from recsys.features.plan import Plan, View
+from recsys.features.plan import Plan
+from recsys.features.view import View
 
 
 def log_of(event_log_dir: Path, plan: Plan, kind: str, id_: str, moment_ms: int) -> pl.DataFrame:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from recsys.errors import FeatureError
 from recsys.features.batch import Int64s
 from recsys.features.functions import Component
-from recsys.features.plan import View
+from recsys.features.view import View
 
 FORMATS = (("<u4", "u1", "<i4"), ("<u4", "<u2", "<i4"), ("<u8", "<u4", "<i8"))
 """Types of place, count and the other components, narrowest first."""

@@ -24,8 +24,8 @@ from recsys.features.layout import (
     list_head,
     varint,
 )
-from recsys.features.plan import Feature, ValueType
 from recsys.features.value_columns import element_type
+from recsys.features.view import Feature, ValueType
 
 Bytes = npt.NDArray[np.uint8]
 _LENGTH = struct.Struct("<I")

@@ -27,6 +27,7 @@ from recsys.bundle.manifest import Manifest
 from recsys.bundle.store import BundleStore
 from recsys.endpoints import resolve
 from recsys.errors import ConfigurationError, RecsysError
+from recsys.features import current_plan
 from recsys.features import plan as plans
 from recsys.features.backfill import states_of_job, views_folder
 from recsys.features.entities import layout_of
@@ -133,7 +134,7 @@ def retire(settings: Settings, url: str, label: str, *, force: bool = False) -> 
     lease = Lease(client, rebuild_lease(settings.namespace))
     try:
         lease.acquire(stop=lambda: False)
-        with plans.compiling(settings.state_dir):
+        with current_plan.compiling(settings.state_dir):
             history.set_retired([*history.retired(), state])
         if writer.begin():
             known = layout_of(history.plans(settings.namespace))

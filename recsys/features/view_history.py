@@ -18,8 +18,8 @@ from recsys.features.batch import Float32s, Int64s, Ragged
 from recsys.features.entities import check_keys
 from recsys.features.event_index import EventIndex, lists_at, values_at
 from recsys.features.log_rows import LogRows, codes_of
-from recsys.features.plan import View
 from recsys.features.received import Received
+from recsys.features.view import View
 
 _Answer = TypeVar("_Answer")
 

@@ -45,8 +45,8 @@ from recsys.features.layout import (
 )
 from recsys.features.names import tokens_of
 from recsys.features.packed_fields import Packed, pack, pack_same, pack_scalars
-from recsys.features.plan import Feature, View
 from recsys.features.quality.checker import ValueObserver
+from recsys.features.view import Feature, View
 
 Fields = list[list[Packed]]
 """What each entity's hash is told besides the state."""

@@ -16,7 +16,9 @@ from recsys.bundle.load import load_serving_model
 from recsys.bundle.manifest import read_manifest
 from recsys.bundle.store import BundleStore
 from recsys.errors import BundleError, InputError
-from recsys.features.plan import Aggregate, Feature, Plan, View
+from recsys.features.aggregation import Aggregate
+from recsys.features.plan import Plan
+from recsys.features.view import Feature, View
 from recsys.models.serving_model import ServingModel
 from training.debug_bundle import make_debug_bundle
 

@@ -9,7 +9,7 @@ import pytest
 
 from recsys.clock import now_ms
 from recsys.events.schema import InteractionEvent, ItemEvent
-from recsys.features import plan as plans
+from recsys.features import current_plan
 from tests.end_to_end.system import start_system
 from tests.serving.untrained_bundle import add_untrained_bundle, item_id
 
@@ -22,7 +22,7 @@ def test_a_click_changes_the_next_answer_on_tansu(tmp_path_factory: pytest.TempP
     try:
         said = system.run("up")
         assert any(s["version"].startswith("Tansu") for s in system.status()["servers"]), said
-        plan = plans.ensure(system.settings.state_dir, project=system.settings.namespace)
+        plan = current_plan.ensure(system.settings.state_dir, project=system.settings.namespace)
         add_untrained_bundle(system.settings.bundle_dir, plan, num_items=100)
         system.run("publish")
         with system.client() as client:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.features.aggregates import QUANTUM
+from recsys.features.aggregation import Aggregate
 from recsys.features.names import HISTORY_EVENTS, HISTORY_LENGTH, identity_hash
-from recsys.features.plan import Aggregate, View
+from recsys.features.view import View
 
 DERIVED = ("ratio", "last_n")
 

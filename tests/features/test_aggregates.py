@@ -21,8 +21,9 @@ from recsys.features.aggregates import (
     trim,
     units_of,
 )
+from recsys.features.aggregation import Aggregate
 from recsys.features.event_index import EventIndex, values_at
-from recsys.features.plan import Aggregate, View
+from recsys.features.view import View
 from tests.features.generated_logs import EXAMPLES
 from tests.features.oracle import Seen, value_at
 from tests.features.worlds import aggregate_view, aggregates, as_int64

@@ -19,8 +19,9 @@ from recsys.features.framing import unframe
 from recsys.features.hashes import MemoryHashes
 from recsys.features.layout import EntityKeys
 from recsys.features.log_rows import read_rows
-from recsys.features.plan import Plan, View
+from recsys.features.plan import Plan
 from recsys.features.stream import FeatureStream
+from recsys.features.view import View
 from recsys.features.view_history import ViewHistory
 from tests.features.generated_logs import (
     SPANS,

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from recsys.features import names
 from recsys.features.hashes import MemoryHashes
 from recsys.features.online import MemoryOnlineReader
-from recsys.features.plan import View
 from recsys.features.row_groups import decode_group, make_group
 from recsys.features.stream import FeatureStream
 from recsys.features.value_columns import Mask, RaggedColumn
+from recsys.features.view import View
 from tests.features.generated_logs import EXAMPLES, Log, logs, of_examples
 from tests.features.test_every_function import IDS, PLAN, TTL_MS, VIEWS, moments
 from tests.features.worlds import TOPICS, small_plan, vocabulary

@@ -22,11 +22,12 @@ from recsys.events.kafka import connect_reader
 from recsys.events.log import Record
 from recsys.events.schema import Event, ItemEvent
 from recsys.features import names, versions_cli
+from recsys.features.aggregation import Aggregate
 from recsys.features.backfill import views_folder
 from recsys.features.entities import streamed_views
 from recsys.features.hashes import VERSION_FIELD, MemoryHashes
 from recsys.features.online import OnlineReader
-from recsys.features.plan import PLAN_FILE, Aggregate, Plan
+from recsys.features.plan import PLAN_FILE, Plan
 from recsys.features.plan_history import PlanHistory
 from recsys.features.progress import progress_key
 from recsys.features.stream import FeatureStream

@@ -28,11 +28,12 @@ from recsys.events.schema import Event, ImpressionEvent, InteractionEvent, ItemE
 from recsys.events.topics import Topics
 from recsys.features import names
 from recsys.features import plan as plans
+from recsys.features.current_plan import default_repository
 from recsys.features.hashes import VERSION_FIELD, MemoryHashes
 from recsys.features.layout import EntityKeys, decode_value
 from recsys.features.online import OnlineReader
 from recsys.features.packed_fields import PackedFields, pack_scalars
-from recsys.features.plan import Plan, default_repository
+from recsys.features.plan import Plan
 from recsys.features.request_time import REQUEST_TIME_FEATURES, request_time
 from recsys.features.service_reader import EntityRequest, ServiceReader
 from recsys.features.stream import FeatureStream

@@ -25,10 +25,11 @@ from recsys.features.aggregates import (
     trim,
     units_of,
 )
+from recsys.features.aggregation import Aggregate
 from recsys.features.event_index import EventIndex, lists_at, values_at
 from recsys.features.functions import parse
 from recsys.features.names import identity_hash
-from recsys.features.plan import Aggregate, View
+from recsys.features.view import View
 from tests.features.oracle import Seen, list_at, values_of
 from tests.features.worlds import aggregate_view, as_int64
 

@@ -29,8 +29,9 @@ from recsys.features.layout import is_keyed_by_user
 from recsys.features.log_rows import LogRows, read_rows
 from recsys.features.names import USER_HISTORY, USER_PROFILE, token_hashes, tokens_of
 from recsys.features.online import MemoryOnlineReader
-from recsys.features.plan import Plan, View
+from recsys.features.plan import Plan
 from recsys.features.progress import progress_key
+from recsys.features.view import View
 from recsys.features.view_history import ViewHistory
 from recsys.features.worker import WorkerConfig
 from tests.features import oracle

@@ -6,10 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from recsys.errors import ConfigurationError, FeatureError
+from recsys.errors import FeatureError
 from recsys.features import names
 from recsys.features import plan as plans
 from recsys.features.plan import Plan
@@ -43,42 +42,6 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         small_plan().view("nothing")
     with pytest.raises(FeatureError, match=r'"user_profile" has no feature "x" \(found 1: tokens'):
         small_plan().view(names.USER_PROFILE).feature("x")
-
-
-def test_state_of_another_layout_has_another_name() -> None:
-    view = small_plan().view(names.USER_ACTIVITY)
-    fewer = msgspec.structs.replace(view, aggregates=view.aggregates[1:])
-    finer = msgspec.structs.replace(
-        view,
-        aggregates=(
-            msgspec.structs.replace(view.aggregates[0], slide_ms=60_000),
-            *view.aggregates[1:],
-        ),
-    )
-    renamed = msgspec.structs.replace(
-        view,
-        aggregates=(msgspec.structs.replace(view.aggregates[0], name="x"), *view.aggregates[1:]),
-    )
-    assert finer.state_field != view.state_field
-    assert renamed.state_field == view.state_field, "a name is not part of the bytes"
-    assert fewer.state_field == view.state_field, "the other functions still need the same tiles"
-
-
-def test_ensure_gives_what_is_compiled_already(tmp_path: Path) -> None:
-    """Compiling is covered with Feast itself; here it must not happen."""
-    repository = tmp_path / "repository"
-    repository.mkdir()
-    (repository / "definitions.py").write_text("raise SystemExit('imported')")
-    plan = msgspec.structs.replace(
-        small_plan("shop"), definitions_hash=plans.definitions_hash(repository)
-    )
-    plan.dump(tmp_path / plans.PLAN_FILE)
-    assert plans.ensure(tmp_path, project="shop", repository=repository) == plan
-
-
-def test_declarations_that_are_absent_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="wanted Feast declarations"):
-        plans.definitions_hash(tmp_path)
 
 
 def test_serving_and_the_worker_import_neither_feast_nor_pandas_nor_torch() -> None:

@@ -22,11 +22,12 @@ from recsys.events.log import EventWriter
 from recsys.events.log_verify import verify
 from recsys.events.schema import Event, InteractionEvent, ItemEvent
 from recsys.events.topics import Topics
+from recsys.features.current_plan import default_repository, definitions_hash
 from recsys.features.hashes import VERSION_FIELD
 from recsys.features.history import ItemHistory, UserHistory
 from recsys.features.lease import rebuild_lease, worker_lease
 from recsys.features.online import OnlineReader
-from recsys.features.plan import PLAN_FILE, Plan, default_repository, definitions_hash
+from recsys.features.plan import PLAN_FILE, Plan
 from recsys.features.progress import BACKFILL_FIELD, EPOCH_FIELD
 from recsys.features.redis_hashes import connect
 from recsys.features.worker_files import ready_pids

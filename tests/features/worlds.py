@@ -19,9 +19,11 @@ from recsys.events.schema import (
 )
 from recsys.events.topics import Topics
 from recsys.features import names
+from recsys.features.aggregation import Aggregate
 from recsys.features.batch import UserFeatures
 from recsys.features.hashes import VERSION_FIELD
-from recsys.features.plan import Aggregate, Feature, Plan, ValueType, View
+from recsys.features.plan import Plan
+from recsys.features.view import Feature, ValueType, View
 
 _FUNCTIONS = ("count", "sum", "mean", "min", "max", "first", "last")
 

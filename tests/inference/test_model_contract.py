@@ -17,7 +17,7 @@ from recsys.bundle.store import BundleStore
 from recsys.deadline import Deadline
 from recsys.endpoints import Endpoints
 from recsys.errors import DeadlineExceededError, StageError
-from recsys.features import plan as plans
+from recsys.features import current_plan
 from recsys.inference.local import LocalModel
 from recsys.inference.model import NUMPY_DTYPES, Arrays, Model
 from recsys.inference.triton import TritonModel, TritonServer, model_name
@@ -71,7 +71,7 @@ def case(
         RECSYS_STATE_DIR=tmp_path_factory.mktemp("contract") / "var",
         RECSYS_NAMESPACE=f"t{uuid.uuid4().hex[:8]}",
     )
-    plan = plans.ensure(settings.state_dir, project=settings.namespace)
+    plan = current_plan.ensure(settings.state_dir, project=settings.namespace)
     bundle_id = add_untrained_bundle(settings.bundle_dir, plan, num_items=NUM_ITEMS, seed=5)
     store = BundleStore(settings.bundle_dir)
     manifest = read_manifest(store.path(bundle_id))

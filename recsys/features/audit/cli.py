@@ -28,7 +28,7 @@ from recsys.endpoints import resolve
 from recsys.errors import BundleError, ConfigurationError, InputError, RecsysError
 from recsys.events import event_log
 from recsys.events.topics import Topics
-from recsys.features import plan as plans
+from recsys.features import current_plan
 from recsys.features.audit.classify import AuditConfig, AuditedBundle, Auditor, Judged, Verdict
 from recsys.features.plan import Plan
 from recsys.features.quality.moments import parse_moment
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if (since_ms is None or e.now_ms >= since_ms)
             and (until_ms is None or e.now_ms < until_ms)
         ][-options.limit :]  # fmt: skip
-        plan = plans.ensure(settings.state_dir, project=settings.namespace)
+        plan = current_plan.ensure(settings.state_dir, project=settings.namespace)
         log = _log_for(settings, plan, exposures)
         config = AuditConfig(in_flight_ms=round(options.in_flight * 1000))
         auditor = Auditor(log, plan, bundles_of(settings.bundle_dir, exposures), config)

@@ -27,8 +27,8 @@ from recsys.features.log_rows import LogRows, Timeline, codes_of, read_rows, wit
 from recsys.features.offline_store.asof import Int64s
 from recsys.features.offline_store.computed import Computes
 from recsys.features.offline_store.interactions import Interactions
-from recsys.features.plan import View
 from recsys.features.recency import HistoryIndex
+from recsys.features.view import View
 from recsys.features.view_history import ViewHistory
 
 

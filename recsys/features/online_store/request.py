@@ -15,10 +15,10 @@ from feast.utils import _get_cached_request_context
 from recsys.errors import FeatureError, InputError
 from recsys.features.feast_repository import compile_view
 from recsys.features.feature_rows import FeatureRows
-from recsys.features.plan import Feature, ValueType, View
 from recsys.features.redis.commands import Hmgets
 from recsys.features.redis.regular_rows import part_of
 from recsys.features.row_groups import Group, decode_group, make_group
+from recsys.features.view import Feature, ValueType, View
 
 _LEFT_TO_FEAST: tuple[ValueType, ...] = ("timestamp", "timestamp_list")
 """Types whose Python values Feast makes in ways of its own."""

@@ -39,12 +39,12 @@ from recsys.features.layout import decode_timestamp_us, encode_timestamp_us
 from recsys.features.online_store.address import url_of
 from recsys.features.online_store.request import Pending, Requests, decode
 from recsys.features.online_store.response import ColumnarResponse
-from recsys.features.plan import View
 from recsys.features.redis.async_client import AsyncRedisClient
 from recsys.features.redis.client import RedisClient
 from recsys.features.redis.commands import hmgets
 from recsys.features.redis_hashes import checked
 from recsys.features.value_encoding import frame
+from recsys.features.view import View
 
 _TYPE: Literal["recsys.features.online_store.BulkRedisOnlineStore"] = (
     "recsys.features.online_store.BulkRedisOnlineStore"

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys.errors import RecsysError
-from recsys.features import plan as plans
+from recsys.features import current_plan
 from recsys.features.quality.check import Finding, check
 from recsys.features.quality.moments import parse_moment, spelt
 from recsys.features.quality.snapshot import values_at
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings()
     try:
         moment_ms = parse_moment(options.at)
-        plan = plans.ensure(settings.state_dir, project=settings.namespace)
+        plan = current_plan.ensure(settings.state_dir, project=settings.namespace)
         snapshot = values_at(settings.event_log_dir, plan, moment_ms)
         findings = check(plan, snapshot, moment_ms)
     except RecsysError as error:

@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 
 from recsys.features.batch import Bools, Float32s
-from recsys.features.plan import Plan, View
+from recsys.features.plan import Plan
+from recsys.features.view import View
 from recsys.telemetry import FEATURE_VALUES, FEATURE_VIOLATIONS
 
 

@@ -23,9 +23,10 @@ from recsys.features.framing import NEVER_MS, unframe
 from recsys.features.hashes import Found
 from recsys.features.history_values import values_of
 from recsys.features.layout import Value, decode_timestamp, decode_value, key_prefix
-from recsys.features.plan import Plan, ValueType, View
+from recsys.features.plan import Plan
 from recsys.features.quality.snapshot import ViewValues, columns_of
 from recsys.features.redis_hashes import RedisHashes, connect
+from recsys.features.view import ValueType, View
 
 _READ = 500
 """Hashes of one round trip: some hundred KB."""

@@ -30,8 +30,9 @@ from recsys.features import names
 from recsys.features.entities import streamed_views
 from recsys.features.framing import unframe
 from recsys.features.layout import EntityKeys, decode_timestamp
-from recsys.features.plan import Plan, View
+from recsys.features.plan import Plan
 from recsys.features.redis_hashes import RedisHashes
+from recsys.features.view import View
 from recsys.telemetry import (
     PROBE_APPEND_TO_SERVABLE_SECONDS,
     PROBE_EVENT_TO_SERVABLE_SECONDS,

@@ -24,7 +24,7 @@ from rich.table import Table
 from recsys.endpoints import resolve
 from recsys.errors import ConfigurationError, RecsysError
 from recsys.events.kafka.writer import connect_writer
-from recsys.features import plan as plans
+from recsys.features import current_plan
 from recsys.features.quality.moments import age
 from recsys.features.quality.probe import Probe, ProbeConfig, Trace
 from recsys.features.redis_hashes import RedisHashes
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                      f"{options.timeout:g}")  # fmt: skip
     settings = Settings()
     try:
-        plan = plans.ensure(settings.state_dir, project=settings.namespace)
+        plan = current_plan.ensure(settings.state_dir, project=settings.namespace)
         endpoints = resolve(settings)
         hashes = RedisHashes(endpoints.require_redis(), from_replicas=True)
         try:

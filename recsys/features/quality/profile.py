@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 import msgspec
 import polars as pl
 
-from recsys.features.plan import Plan, View
+from recsys.features.plan import Plan
 from recsys.features.quality.check import Finding, check
 from recsys.features.quality.expectations import Expectation
 from recsys.features.quality.online_sample import dtype_of
 from recsys.features.quality.snapshot import ViewValues
 from recsys.features.quality.statistics import FeatureProfile, Plot, plot, profile_feature
+from recsys.features.view import View
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from recsys.endpoints import resolve
 from recsys.errors import ConfigurationError, RecsysError
-from recsys.features import plan as plans
-from recsys.features.plan import Plan, View
+from recsys.features import current_plan
+from recsys.features.plan import Plan
 from recsys.features.quality.moments import parse_moment
 from recsys.features.quality.online_sample import sample
 from recsys.features.quality.profile import Source, profile
 from recsys.features.quality.profile_page import page
 from recsys.features.quality.snapshot import values_at
+from recsys.features.view import View
 from recsys.settings import Settings
 
 _SAMPLE, _SCANNED = 10_000, 1_000_000
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings()
     try:
         moment_ms = parse_moment(options.at or "now")
-        plan = plans.ensure(settings.state_dir, project=settings.namespace)
+        plan = current_plan.ensure(settings.state_dir, project=settings.namespace)
         views = [plan.view(name) for name in options.view or ()] or list(plan.views)
         chosen = options.source or ("log" if options.at else "store")
         sources: list[Source] = []

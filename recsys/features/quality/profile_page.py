@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from importlib import resources
 
-from recsys.features.plan import Aggregate
+from recsys.features.aggregation import Aggregate
 from recsys.features.quality.bars import figure, number
 from recsys.features.quality.check import Finding
 from recsys.features.quality.moments import age, spelt

@@ -20,8 +20,9 @@ from recsys.features.batch import Float32s, Ragged
 from recsys.features.event_times import with_times
 from recsys.features.history import UserHistory, open_rows
 from recsys.features.log_rows import LogRows
-from recsys.features.plan import Plan, View
+from recsys.features.plan import Plan
 from recsys.features.quality.moments import spelt
+from recsys.features.view import View
 from recsys.features.view_history import EveryEntity, ViewHistory
 
 _CHUNK = 20_000

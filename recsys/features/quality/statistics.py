@@ -15,8 +15,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recsys.features.plan import Feature
 from recsys.features.quality.check import cardinality, numbers_of
+from recsys.features.view import Feature
 
 Floats = NDArray[np.float64]
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)

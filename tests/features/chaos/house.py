@@ -20,7 +20,8 @@ from recsys.endpoints import Endpoints
 from recsys.events.kafka import ensure_topics
 from recsys.events.log import TopicPartition
 from recsys.events.topics import Topics
-from recsys.features.plan import PLAN_FILE, Plan, default_repository, definitions_hash
+from recsys.features.current_plan import default_repository, definitions_hash
+from recsys.features.plan import PLAN_FILE, Plan
 from recsys.features.progress import StoredProgress
 from recsys.features.redis_hashes import RedisHashes
 from recsys.settings import Settings

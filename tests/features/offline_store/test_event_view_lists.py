@@ -12,9 +12,10 @@ from recsys.events.log import Record, TopicPartition
 from recsys.events.schema import ForgetEvent, InteractionEvent, LoggedEvent, UserEvent
 from recsys.events.sink import EventSink
 from recsys.features import names
+from recsys.features.aggregation import Aggregate
 from recsys.features.names import identity_hash
 from recsys.features.offline_store.event_views import EventViews
-from recsys.features.plan import Aggregate, View
+from recsys.features.view import View
 from tests.features.worlds import TOPICS, feature, in_log, small_plan
 
 T0 = 1_700_000_000_000

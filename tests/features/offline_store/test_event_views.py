@@ -19,11 +19,12 @@ from recsys.events.schema import Event, InteractionEvent, ItemEvent
 from recsys.events.sink import EventSink
 from recsys.features import names
 from recsys.features import plan as plans
+from recsys.features.current_plan import default_repository
 from recsys.features.hashes import MemoryHashes
 from recsys.features.history import ItemHistory, UserHistory, open_rows
 from recsys.features.names import token_hashes
 from recsys.features.online import OnlineReader
-from recsys.features.plan import Plan, default_repository
+from recsys.features.plan import Plan
 from recsys.features.stream import FeatureStream
 from recsys.settings import Settings
 from tests.features.worlds import TOPICS, assert_equal_users, in_log, random_events, vocabulary

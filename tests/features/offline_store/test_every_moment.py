@@ -29,10 +29,11 @@ from recsys.features.feast_repository import plan_of_store
 from recsys.features.feature_rows import FeatureRows
 from recsys.features.hashes import MemoryHashes
 from recsys.features.names import USER_HISTORY
-from recsys.features.plan import Plan, View
+from recsys.features.plan import Plan
 from recsys.features.row_groups import Group, decode_group, make_group
 from recsys.features.stream import FeatureStream
 from recsys.features.value_columns import Mask, RaggedColumn
+from recsys.features.view import View
 from tests.features.generated_logs import (
     EXAMPLES,
     Log,

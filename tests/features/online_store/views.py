@@ -6,7 +6,8 @@ from typing import get_args
 
 import mmh3
 
-from recsys.features.plan import Feature, KeyType, Plan, ValueType, View
+from recsys.features.plan import Plan
+from recsys.features.view import Feature, KeyType, ValueType, View
 
 ALL_TYPES: tuple[ValueType, ...] = get_args(ValueType)
 

@@ -26,12 +26,13 @@ from recsys.events.kafka import connect_reader
 from recsys.events.log import TopicPartition
 from recsys.events.schema import Event, InteractionEvent, ItemEvent
 from recsys.events.sink import LogSink
+from recsys.features.aggregation import Aggregate
 from recsys.features.audit import cli
 from recsys.features.batch import UserFeatures
 from recsys.features.lag_cli import wait_for_worker
 from recsys.features.layout import EntityKeys
 from recsys.features.online import OnlineReader
-from recsys.features.plan import PLAN_FILE, Aggregate, Plan
+from recsys.features.plan import PLAN_FILE, Plan
 from recsys.feedback.exposure import Exposure, encode_exposure
 from recsys.feedback.exposure_log import EXPOSURES, exposure_of
 from recsys.models.encode import encode_users

@@ -15,9 +15,10 @@ from recsys.errors import ConfigurationError
 from recsys.events.event_columns import to_frame
 from recsys.events.log import TopicPartition
 from recsys.events.sink import EventSink
+from recsys.features.current_plan import default_repository, definitions_hash
 from recsys.features.hashes import MemoryHashes
 from recsys.features.online import MemoryOnlineReader
-from recsys.features.plan import PLAN_FILE, Plan, default_repository, definitions_hash
+from recsys.features.plan import PLAN_FILE, Plan
 from recsys.features.quality import check_cli
 from recsys.features.quality.check import Finding, check
 from recsys.features.quality.expectations import Expectation

@@ -12,9 +12,11 @@ import redis as redis_py
 from recsys.clock import DAY_MS, HOUR_MS
 from recsys.events.schema import FeedbackEvent, ImpressionEvent, InteractionEvent, UserEvent
 from recsys.features import show
+from recsys.features.aggregation import Aggregate
+from recsys.features.current_plan import default_repository, definitions_hash
 from recsys.features.hashes import MemoryHashes
 from recsys.features.names import identity_hash
-from recsys.features.plan import PLAN_FILE, Aggregate, Plan, default_repository, definitions_hash
+from recsys.features.plan import PLAN_FILE, Plan
 from recsys.features.stream import FeatureStream
 from tests.features.quality.test_check import END, world, write_log
 from tests.features.worlds import TOPICS, aggregate_view, small_plan

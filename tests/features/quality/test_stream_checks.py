@@ -15,11 +15,12 @@ from recsys.clock import DAY_MS, now_ms
 from recsys.errors import ConfigurationError
 from recsys.events.schema import InteractionEvent
 from recsys.features.hashes import MemoryHashes
-from recsys.features.plan import PLAN_FILE, View
+from recsys.features.plan import PLAN_FILE
 from recsys.features.quality import freshness_cli
 from recsys.features.quality.expectations import Expectation
 from recsys.features.quality.freshness_cli import freshness_of, own_pages, quantile
 from recsys.features.stream import FeatureStream
+from recsys.features.view import View
 from recsys.settings import Settings
 from tests.features.test_stream_worker import World, wait_told, world
 from tests.features.worlds import TOPICS, in_log, random_events, small_plan

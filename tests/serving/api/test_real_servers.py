@@ -25,6 +25,7 @@ from recsys.clock import now_ms
 from recsys.endpoints import BrokerProfile, Endpoints
 from recsys.events.kafka import connect_reader, ensure_topics
 from recsys.events.topics import Topics
+from recsys.features import current_plan
 from recsys.features import plan as plans
 from recsys.features.progress import progress_key
 from recsys.feedback.exposure import decode_exposure
@@ -84,7 +85,7 @@ def running(
         triton_grpc_url=triton.grpc_url,
     )
     endpoints.write(settings, where)
-    plan = plans.ensure(settings.state_dir, project=settings.namespace)
+    plan = current_plan.ensure(settings.state_dir, project=settings.namespace)
     first = add_untrained_bundle(settings.bundle_dir, plan, seed=1)
     second = add_untrained_bundle(settings.bundle_dir, plan, seed=2)
     ensure_topics(settings, where, Topics(namespace=settings.namespace).all())
