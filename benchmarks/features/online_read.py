@@ -25,7 +25,7 @@ from benchmarks.features.online_repo import (
     run,
 )
 from recsys.features.column_writer import ColumnWriter, RowPacker
-from recsys.features.feast_repository import plan_of_store
+from recsys.features.feast_declarations import plan_of_store
 from recsys.features.plan import Plan
 from recsys.features.redis.client import RedisClient
 from recsys.features.redis.commands import hmgets

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.features.interleaved import ratio, summary, surroundings, time_in_turn
 from benchmarks.features.online_repo import FLOATS, frame, run
 from recsys.features.column_writer import ColumnWriter, RowPacker
-from recsys.features.feast_repository import plan_of_store
+from recsys.features.feast_declarations import plan_of_store
 from recsys.features.redis.client import RedisClient
 
 ROWS, COLUMNS, NUM_IDS = 1_000, 8, 20_000

@@ -414,7 +414,7 @@ def client_url(client: redis.Redis) -> str:
 def test_compiling_twice_gives_the_same_plan(
     applied: tuple[Any, Plan, redis.Redis], tmp_path: Path
 ) -> None:
-    from recsys.features.feast_repository import compile_plan
+    from recsys.features.feast_declarations import compile_plan
 
     _, plan, _ = applied
     assert all(view.stores_values for view in plan.views)

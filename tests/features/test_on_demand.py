@@ -57,7 +57,8 @@ def applied(folder: Path, tags: dict[str, str]) -> tuple[Any, Any]:
 
 
 def test_feast_online_feast_offline_and_ours_give_one_answer(tmp_path: Path) -> None:
-    from recsys.features.feast_repository import compile_on_demand, compile_view
+    from recsys.features.feast_on_demand import compile_on_demand
+    from recsys.features.feast_views import compile_view
 
     store, weighing = applied(tmp_path, TAGS)
     store.apply([weighing])
@@ -84,7 +85,8 @@ def test_feast_online_feast_offline_and_ours_give_one_answer(tmp_path: Path) -> 
 
 
 def test_what_cannot_be_evaluated_is_named(tmp_path: Path) -> None:
-    from recsys.features.feast_repository import compile_on_demand, compile_view
+    from recsys.features.feast_on_demand import compile_on_demand
+    from recsys.features.feast_views import compile_view
 
     def compiled(function: str, outputs: list[str]) -> OnDemandView:
         found = store, weighing = applied(tmp_path, on_demand.tags(function, outputs))

@@ -15,7 +15,7 @@ from recsys.events.schema import InteractionEvent, LoggedEvent
 from recsys.events.sink import EventSink, SinkConfig
 from recsys.features.categories import Timelines
 from recsys.features.duplicates import DuplicateWindow
-from recsys.features.feast_repository import feast_connection_string
+from recsys.features.feast_environment import feast_connection_string
 from recsys.features.hashes import ANY_VERSION, VERSION_FIELD, MemoryHashes, Write
 from recsys.features.names import identity_hash, token_hash, tokens_of
 from recsys.features.partition_sinks import PartitionSinks

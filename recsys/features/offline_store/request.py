@@ -17,7 +17,7 @@ from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_
 from feast.utils import _parse_feature_ref
 
 from recsys.errors import FeatureError, InputError
-from recsys.features.feast_repository import compile_view
+from recsys.features.feast_views import compile_view
 from recsys.features.names import STREAMED
 from recsys.features.offline_store.computed import ComputedView
 from recsys.features.offline_store.event_views import EventViews

@@ -13,7 +13,7 @@ from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.utils import _get_cached_request_context
 
 from recsys.errors import FeatureError, InputError
-from recsys.features.feast_repository import compile_view
+from recsys.features.feast_views import compile_view
 from recsys.features.feature_rows import FeatureRows
 from recsys.features.redis.commands import Hmgets
 from recsys.features.redis.regular_rows import part_of

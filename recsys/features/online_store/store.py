@@ -34,7 +34,7 @@ from recsys.features.column_writer import (
     RowPacker,
 )
 from recsys.features.current_rows import Places, current
-from recsys.features.feast_repository import STORED_TAG, compile_made
+from recsys.features.feast_views import STORED_TAG, compile_made
 from recsys.features.layout import decode_timestamp_us, encode_timestamp_us
 from recsys.features.online_store.address import url_of
 from recsys.features.online_store.request import Pending, Requests, decode

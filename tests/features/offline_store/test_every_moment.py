@@ -25,7 +25,7 @@ from recsys.clock import DAY_MS, HOUR_MS
 from recsys.events.log import TopicPartition
 from recsys.events.schema import ForgetEvent
 from recsys.events.sink import EventSink
-from recsys.features.feast_repository import plan_of_store
+from recsys.features.feast_declarations import plan_of_store
 from recsys.features.feature_rows import FeatureRows
 from recsys.features.hashes import MemoryHashes
 from recsys.features.names import USER_HISTORY

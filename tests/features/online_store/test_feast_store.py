@@ -22,7 +22,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
-    from recsys.features.feast_repository import plan_of_store
+    from recsys.features.feast_declarations import plan_of_store
     from recsys.features.online_store.address import url_of
     from recsys.features.online_store.response import ColumnarResponse
     from tests.features.online_store import feast_repo

@@ -11,7 +11,7 @@ import pytest
 from recsys.clock import DAY_MS, HOUR_MS
 from recsys.errors import FeatureError
 from recsys.features import plan as plans
-from recsys.features.feast_repository import compile_plan
+from recsys.features.feast_declarations import compile_plan
 from recsys.features.quality.checker import Checker
 from recsys.features.quality.expectations import Expectation, of_field, of_view
 from recsys.telemetry import FEATURE_VALUES, FEATURE_VIOLATIONS
