@@ -18,8 +18,8 @@ from recsys.events.schema import (
     LoggedEvent,
     UserEvent,
 )
-from recsys.features.aggregates import KINDS, Rows, units_of
 from recsys.features.batch import Int64s
+from recsys.features.event_rows import KINDS, Rows, units_of
 from recsys.features.event_times import effective_at_ms, known_at_ms
 from recsys.features.positions import Sources
 from recsys.features.runs import Run

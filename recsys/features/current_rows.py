@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recsys.features.aggregates import finalise, finalise_lists, state_of_blobs
+from recsys.features.aggregate_state import state_of_blobs
+from recsys.features.aggregates import finalise, finalise_lists
 from recsys.features.batch import Int64s
 from recsys.features.framing import NEVER_MS, unframe
 from recsys.features.history_values import encoded_lists

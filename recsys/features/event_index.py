@@ -13,21 +13,18 @@ import msgspec
 import numpy as np
 
 from recsys.errors import FeatureError
+from recsys.features.aggregate_state import State, merge, state_of_blobs, state_of_rows
 from recsys.features.aggregates import (
     DECAYED,
-    Rows,
-    State,
     finalise,
     finalise_lists,
-    merge,
-    state_of_blobs,
-    state_of_rows,
     value_of,
     window_start_ms,
     with_ratios,
 )
 from recsys.features.aggregation import Aggregate
 from recsys.features.batch import Float32s, Int64s, Ragged
+from recsys.features.event_rows import Rows
 from recsys.features.functions import COMPONENTS_OF, Component
 from recsys.features.view import View
 

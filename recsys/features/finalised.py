@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.errors import InputError
-from recsys.features.aggregates import finalise, finalise_lists, state_of_blobs
+from recsys.features.aggregate_state import state_of_blobs
+from recsys.features.aggregates import finalise, finalise_lists
 from recsys.features.batch import Bools, Float32s, Int64s, Ragged
 from recsys.features.framing import unframe
 from recsys.features.layout import EntityKeys

@@ -8,9 +8,9 @@ import pyarrow as pa
 
 from recsys.events.event_columns import to_events
 from recsys.events.schema import ItemEvent, UserEvent
-from recsys.features.aggregates import KINDS, Rows, units_of
 from recsys.features.batch import Int64s
 from recsys.features.batch_columns import BatchColumns, Told
+from recsys.features.event_rows import KINDS, Rows, units_of
 from recsys.features.event_times import with_times
 
 LOG_COLUMNS = (

@@ -17,10 +17,10 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from recsys.features.aggregates import KINDS, NO_CATEGORY, Rows, units_of
 from recsys.features.batch import Int64s, Ragged
 from recsys.features.categories import Timelines
 from recsys.features.duplicates import HORIZON
+from recsys.features.event_rows import KINDS, NO_CATEGORY, Rows, units_of
 from recsys.features.event_times import with_times
 from recsys.features.forgotten import without_forgotten
 from recsys.features.names import identity_hashes, token_hashes, tokens_of

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from recsys.features.aggregates import Rows
 from recsys.features.batch import Bools, Int64s
 from recsys.features.event_index import EventIndex
+from recsys.features.event_rows import Rows
 from recsys.features.view import View
 
 _CHUNK = 2_000_000

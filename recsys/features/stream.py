@@ -21,7 +21,6 @@ import numpy as np
 from recsys.events.log import Record, TopicPartition
 from recsys.events.schema import ItemEvent, LoggedEvent
 from recsys.events.topics import Topics
-from recsys.features.aggregates import NO_CATEGORY
 from recsys.features.batch import Int64s
 from recsys.features.batch_columns import BatchColumns, columns_of
 from recsys.features.categories import Said, Timelines, with_said
@@ -34,6 +33,7 @@ from recsys.features.entities import (
     groups_of,
     layout_of,
 )
+from recsys.features.event_rows import NO_CATEGORY
 from recsys.features.framing import Framed, frame, unframe
 from recsys.features.hashes import HashReader, Write
 from recsys.features.layout import ending_of_user

@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 
 from recsys.errors import InputError
-from recsys.features.aggregates import Rows
 from recsys.features.batch import Float32s, Int64s, Ragged
 from recsys.features.entities import check_keys
 from recsys.features.event_index import EventIndex, lists_at, values_at
+from recsys.features.event_rows import Rows
 from recsys.features.log_rows import LogRows, codes_of
 from recsys.features.received import Received
 from recsys.features.view import View

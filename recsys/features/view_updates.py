@@ -16,18 +16,17 @@ import numpy as np
 
 from recsys.events.schema import ItemEvent, UserEvent
 from recsys.features import names
-from recsys.features.aggregates import (
-    Rows,
+from recsys.features.aggregate_state import (
     blobs_of_state,
-    finalise,
-    finalise_lists,
     merge,
     state_of_blobs,
     state_of_rows,
     trim,
 )
+from recsys.features.aggregates import finalise, finalise_lists
 from recsys.features.batch import Int64s, Ragged
 from recsys.features.batch_columns import BatchColumns, Told
+from recsys.features.event_rows import Rows
 from recsys.features.framing import Framed
 from recsys.features.history_codec import Interactions
 from recsys.features.history_updates import added

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.features.aggregates import QUANTUM
 from recsys.features.aggregation import Aggregate
+from recsys.features.event_rows import QUANTUM
 from recsys.features.names import HISTORY_EVENTS, HISTORY_LENGTH, identity_hash
 from recsys.features.view import View
 

@@ -9,20 +9,18 @@ from hypothesis import strategies as st
 
 from recsys.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from recsys.errors import FeatureError
-from recsys.features.aggregates import (
-    KINDS,
-    Rows,
+from recsys.features.aggregate_state import (
     _place_of_each,
     blobs_of_state,
-    finalise,
     merge,
     state_of_blobs,
     state_of_rows,
     trim,
-    units_of,
 )
+from recsys.features.aggregates import finalise
 from recsys.features.aggregation import Aggregate
 from recsys.features.event_index import EventIndex, values_at
+from recsys.features.event_rows import KINDS, Rows, units_of
 from recsys.features.view import View
 from tests.features.generated_logs import EXAMPLES
 from tests.features.oracle import Seen, value_at

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from recsys.errors import FeatureError
 from recsys.events.event_columns import to_frame
-from recsys.features.aggregates import finalise, state_of_blobs
+from recsys.features.aggregate_state import state_of_blobs
+from recsys.features.aggregates import finalise
 from recsys.features.entities import KEYS, layout_of
 from recsys.features.framing import unframe
 from recsys.features.hashes import MemoryHashes

@@ -13,20 +13,17 @@ from hypothesis import strategies as st
 from recsys.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from recsys.errors import FeatureError
 from recsys.features import distinct
-from recsys.features.aggregates import (
-    KINDS,
-    Rows,
+from recsys.features.aggregate_state import (
     blobs_of_state,
-    finalise,
-    finalise_lists,
     merge,
     state_of_blobs,
     state_of_rows,
     trim,
-    units_of,
 )
+from recsys.features.aggregates import finalise, finalise_lists
 from recsys.features.aggregation import Aggregate
 from recsys.features.event_index import EventIndex, lists_at, values_at
+from recsys.features.event_rows import KINDS, Rows, units_of
 from recsys.features.functions import parse
 from recsys.features.names import identity_hash
 from recsys.features.view import View
