@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.bundle.served import ServedBundle
-from recsys.features.online import ViewRecord
+from recsys.features.view_record import ViewRecord
 from recsys.inference.live import UserContext
 from recsys.ranking.ranked import RankedItems
 from recsys.wire import HistoryItem, Reasons, UserProfile, UserSummary

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys.features import names
-from recsys.features.online import Status
 from recsys.features.quality.moments import age, spelt
+from recsys.features.view_record import Status
 
 _FEW = 8
 """Elements of a list that are shown without ``--full``: the most recent."""

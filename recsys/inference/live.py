@@ -29,7 +29,7 @@ from recsys.errors import (
 )
 from recsys.features import names
 from recsys.features.batch import Int32s, UserFeatures
-from recsys.features.online import ViewRecord
+from recsys.features.view_record import ViewRecord
 from recsys.inference.batching import AdaptiveBatcher, BatchingConfig
 from recsys.inference.collate import split_rows, stack_arrays
 from recsys.inference.model import Array, Arrays, Model

@@ -25,11 +25,11 @@ from recsys.features.online import (
     MemoryOnlineReader,
     OnlineFeatures,
     OnlineReader,
-    Status,
 )
 from recsys.features.plan import Plan
 from recsys.features.progress import StoredProgress
 from recsys.features.stream import FeatureStream
+from recsys.features.view_record import Status
 from tests.features.worlds import TOPICS, assert_equal_users, small_plan, vocabulary
 
 T0 = 1_700_000_000_000 // DAY_MS * DAY_MS

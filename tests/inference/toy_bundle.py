@@ -15,8 +15,8 @@ from recsys.events.schema import InteractionEvent, UserEvent
 from recsys.events.topics import Topics
 from recsys.features import names
 from recsys.features.batch import Ragged, UserFeatures
-from recsys.features.online import Status, ViewRecord
 from recsys.features.request_time import REQUEST_TIME_FEATURES
+from recsys.features.view_record import Status, ViewRecord
 from recsys.models.encode import UserEncoding
 from recsys.models.signature import Dimensions
 

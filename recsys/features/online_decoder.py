@@ -1,0 +1,245 @@
+"""What the readers of the online store ask Redis for, and what the bytes found mean.
+
+No input or output: ``online.py`` reads the hashes named by a ``wanted_*`` method, blocking or on an
+event loop, and hands what it found to the method beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.data.vocabulary import Vocabulary
+from recsys.errors import FeatureError, InputError
+from recsys.features import names, on_demand
+from recsys.features.batch import Bools, Float32s, Int64s, ItemActivity, Ragged, UserFeatures
+from recsys.features.entities import DefaultViews
+from recsys.features.finalised import (
+    Keys,
+    ViewValues,
+    payloads_now,
+    values_now,
+    view_now,
+    wanted_states,
+)
+from recsys.features.framing import unframe
+from recsys.features.hashes import Found, Wanted
+from recsys.features.history_values import values_of
+from recsys.features.layout import Value, decode_timestamp, decode_value
+from recsys.features.plan import Plan
+from recsys.features.progress import stored_layout
+from recsys.features.recency import RecentEvents
+from recsys.features.view import View
+from recsys.features.view_record import Status, ViewRecord, record_at, status_at
+
+
+class OnlineDecoder:
+    """Which fields to read, and what the bytes found mean."""
+
+    def __init__(self, plan: Plan) -> None:
+        e = self._entities = DefaultViews(plan)
+        self._plan = plan
+        self._project = plan.project
+        tokens = e.user_profile.feature("tokens").field_bytes
+        self._user_fields = (
+            e.user_activity.state_field,
+            e.user_history.state_field,
+            tokens,
+            e.user_profile.timestamp_field,  # a profile is read as Feast has it
+        )
+        self._pair_fields = (e.pair_activity.state_field,)
+        self._item_fields = (e.item_activity.state_field, e.item_profile.timestamp_field)
+        self._profile_fields = tuple(f.field_bytes for f in e.user_profile.features)
+
+    def wanted_users(self, user_ids: Sequence[str], vocabulary: Vocabulary) -> Wanted:
+        """Name the hashes of users, then those of each user with each category."""
+        e = self._entities
+        wanted: list[tuple[bytes, Sequence[bytes]]] = [
+            (e.user_key(user_id), self._user_fields) for user_id in user_ids
+        ]
+        pair_fields = self._pair_fields
+        wanted += [
+            (e.pair_key(user_id, category), pair_fields)
+            for user_id in user_ids
+            for category in vocabulary.categories
+            if category
+        ]
+        return wanted
+
+    def users(
+        self, found: Found, num_users: int, vocabulary: Vocabulary, now_ms: int
+    ) -> UserFeatures:
+        """Give the features of users at ``now_ms``; an unknown one has ``known=False``, zeros."""
+        e = self._entities
+        rows = found[:num_users]
+        now = np.full(num_users, now_ms, dtype=np.int64)
+        activity = values_now(e.user_activity, [r[0] for r in rows], now)
+        events = RecentEvents.of_blobs(payloads_now(e.user_history, [r[1] for r in rows], now))
+        events = events.until(now)
+        recent = events.recent_items()
+        index = vocabulary.indexes(i.decode() for i in events.ids)[recent.item]
+        if not (index > 0).all():
+            recent = recent.take(index > 0)
+            index = index[index > 0]
+        columns = [g for g, category in enumerate(vocabulary.categories) if category]
+        category_activity = np.zeros(
+            (num_users, len(vocabulary.categories), len(e.pair_activity.features)),
+            dtype=np.float32,
+        )
+        if columns and num_users:
+            pairs = [r[0] for r in found[num_users:]]
+            values = values_now(e.pair_activity, pairs, np.full(len(pairs), now_ms, np.int64))
+            category_activity[:, columns] = values.reshape(num_users, len(columns), -1)
+        return UserFeatures(
+            as_of_ms=now,
+            known=np.array([any(v is not None for v in row) for row in rows], dtype=np.bool_),
+            token_hashes=self._tokens(rows, now_ms),
+            activity=activity,
+            history_index=Ragged(index, recent.offsets),
+            history_count=Ragged(recent.count, recent.offsets),
+            history_last_ms=Ragged(recent.last_ms, recent.offsets),
+            category_activity=category_activity,
+        )
+
+    def _tokens(self, rows: Found, now_ms: int) -> Ragged:
+        hashes: list[Int64s] = []
+        for row in rows:
+            at = _decoded(row[3])
+            present = status_at(self._entities.user_profile, at, now_ms) is Status.PRESENT
+            tokens = decode_value(row[2], "string_list") if present else None
+            hashes.append(names.token_hashes(tokens if isinstance(tokens, list) else ()))  # type: ignore[arg-type]
+        offsets = np.cumsum([0, *(len(h) for h in hashes)], dtype=np.int64)
+        values = np.concatenate(hashes) if hashes else np.empty(0, dtype=np.int64)
+        return Ragged(values, offsets)
+
+    def wanted_items(self, item_ids: Sequence[str]) -> Wanted:
+        """Name the hashes of items."""
+        key, fields = self._entities.item_key, self._item_fields
+        return [(key(item_id), fields) for item_id in item_ids]
+
+    def items(self, found: Found, now_ms: int) -> ItemActivity:
+        """Give the moving features of items at ``now_ms``."""
+        now = np.full(len(found), now_ms, dtype=np.int64)
+        view = self._entities.item_activity
+        known: Bools = np.array([any(v is not None for v in r) for r in found], dtype=np.bool_)
+        return ItemActivity(
+            as_of_ms=now_ms,
+            known=known,
+            activity=values_now(view, [r[0] for r in found], now),
+        )
+
+    def wanted_view(self, name: str, keys: Keys) -> Wanted:
+        """Name the hashes of a view's entities. Raises FeatureError when there is no such view."""
+        view = self._plan.view(name)
+        return wanted_states(view, self._project, keys)
+
+    def view(self, name: str, found: Found, now_ms: int) -> ViewValues:
+        """Give a view of aggregates at ``now_ms``."""
+        return view_now(self._plan.view(name), [row[0] for row in found], now_ms)
+
+    def wanted_on_demand(self, name: str, keys: Keys) -> Wanted:
+        """Name the hashes an on-demand view is made of: all entities of its first source, and on.
+
+        Raises:
+            InputError: when there are not as many of each key.
+            FeatureError: when the plan has no such view.
+        """
+        views = self._plan.sources_of(name)
+        used = {key for view in views for key in view.join_keys}
+        sizes = {key: len(keys[key]) for key in sorted(used) if key in keys}
+        if len(set(sizes.values())) > 1:
+            raise InputError(f'on-demand view "{name}": wanted as many of each key; found {sizes}')
+        return [one for view in views for one in wanted_states(view, self._project, keys)]
+
+    def on_demand(
+        self, name: str, found: Found, request: Mapping[str, Any], now_ms: int
+    ) -> dict[str, NDArray[Any]]:
+        """Give the features ``[Q]`` of an on-demand view at ``now_ms``, by name.
+
+        Raises:
+            InputError: when a field is absent, or they are not of one length.
+        """
+        view = self._plan.on_demand_view(name)
+        sources = view.source_views
+        sizes = {len(found) // len(sources)} if sources else {len(v) for v in request.values()}
+        if len(sizes) != 1:
+            raise InputError(
+                f'on-demand view "{name}": wanted inputs of one length; found {sorted(sizes)}'
+            )
+        (rows,) = sizes
+        read: dict[str, tuple[Sequence[str], NDArray[Any]]] = {}
+        for n, source in enumerate(sources):
+            values = self.view(source, found[n * rows : (n + 1) * rows], now_ms)
+            read[source] = (values.names, values.values)
+        moments = np.full(rows, now_ms, dtype=np.int64)
+        return on_demand.evaluate(view, on_demand.inputs_at(moments, request, read))
+
+    def check_layout(self, found: Found, namespace: str) -> None:
+        """Raise FeatureError unless the store of ``namespace`` has what the plan reads."""
+        stored, wanted = stored_layout(found), self._entities.layout
+        if stored is not None and not set(wanted.split("-")) <= set(stored.split("-")):
+            raise FeatureError(
+                f"wanted features of layout {wanted}, as in the plan of the bundle; found {stored} "
+                "in the store: the stream worker computes other declarations; run `recsys train` "
+                "and `recsys publish` on the present ones, or put feature_repo back as it was and "
+                "run `recsys backfill`"
+            )
+        if self._project != namespace:
+            raise FeatureError(
+                f'wanted features of project "{self._project}", as in the plan of the bundle; '
+                f'found a store written for "{namespace}"; run `recsys train` and `recsys publish` '
+                "in this namespace, or set RECSYS_NAMESPACE to the bundle's"
+            )
+
+    def wanted_profile(self, user_id: str, vocabulary: Vocabulary) -> Wanted:
+        """Name the hashes of one user, the values of the profile among the fields."""
+        user, *pairs = self.wanted_users([user_id], vocabulary)
+        return [(user[0], (*user[1], *self._profile_fields)), *pairs]
+
+    def profile(self, found: Found, vocabulary: Vocabulary, now_ms: int) -> dict[str, ViewRecord]:
+        """Give all that is known about a user, by view; a category's under ``view/category``."""
+        e = self._entities
+        user = found[0]
+        records = {
+            names.USER_PROFILE: record_at(e.user_profile, _decoded(user[3]), now_ms),
+            names.USER_ACTIVITY: record_at(e.user_activity, _newest(user[0]), now_ms),
+            names.USER_HISTORY: record_at(e.user_history, _newest(user[1]), now_ms),
+        }
+        told = user[4:]
+        if records[names.USER_HISTORY].status is Status.PRESENT:
+            records[names.USER_HISTORY].values.update(values_of(user[1]))
+        if records[names.USER_PROFILE].status is Status.PRESENT:
+            records[names.USER_PROFILE].values.update(
+                (feature.name, decode_value(value, feature.type))
+                for feature, value in zip(e.user_profile.features, told, strict=True)
+            )
+        now = np.full(1, now_ms, dtype=np.int64)
+        if records[names.USER_ACTIVITY].status is Status.PRESENT:
+            values = values_now(e.user_activity, [user[0]], now)[0]
+            records[names.USER_ACTIVITY].values.update(_named(e.user_activity, values))
+        categories = [category for category in vocabulary.categories if category]
+        for category, (state,) in zip(categories, found[1:], strict=True):
+            record = record_at(e.pair_activity, _newest(state), now_ms)
+            if record.status is Status.MISSING:
+                continue
+            if record.status is Status.PRESENT:
+                values = values_now(e.pair_activity, [state], now)[0]
+                record.values.update(_named(e.pair_activity, values))
+            records[f"{names.USER_CATEGORY_ACTIVITY}/{category}"] = record
+        return records
+
+
+def _named(view: View, values: Float32s) -> dict[str, Value]:
+    return dict(zip(view.feature_names, values.tolist(), strict=True))
+
+
+def _newest(state: bytes | None) -> int | None:
+    """Give the time of the newest event in a state."""
+    return None if state is None else int(unframe([state]).newest_ms[0])
+
+
+def _decoded(timestamp: bytes | None) -> int | None:
+    return None if timestamp is None else decode_timestamp(timestamp)
