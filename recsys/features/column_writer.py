@@ -22,8 +22,9 @@ from recsys.errors import InputError
 from recsys.features.batch import Int64s
 from recsys.features.entity_keys import EntityKeyColumns
 from recsys.features.redis.async_client import AsyncRedisClient
-from recsys.features.redis.client import RedisClient, unreachable
+from recsys.features.redis.client import RedisClient
 from recsys.features.redis.commands import bulk_heads, slot_of
+from recsys.features.redis.greeting import unreachable
 from recsys.features.redis.replies import ErrorReply
 from recsys.features.value_encoding import frame_column, frame_times, join_columns
 from recsys.features.view import View

@@ -15,7 +15,8 @@ from recsys.errors import RecsysError, ServerError
 from recsys.features.guard_nodes import Layout
 from recsys.features.patience import give_up, is_passing
 from recsys.features.progress import progress_key
-from recsys.features.redis.client import TIMEOUT_S, RedisClient
+from recsys.features.redis.client import RedisClient
+from recsys.features.redis.greeting import TIMEOUT_S
 from recsys.features.redis.replies import ErrorReply
 
 _ELSEWHERE = "non local key"

@@ -54,7 +54,8 @@ from recsys.features.guarded_store import GuardedStore
 from recsys.features.hashes import Write
 from recsys.features.patience import give_up
 from recsys.features.progress import owner_field
-from recsys.features.redis.client import TIMEOUT_S, Sent
+from recsys.features.redis.client import Sent
+from recsys.features.redis.greeting import TIMEOUT_S
 from recsys.features.script_calls import CHUNK_HASHES, Encoded, calls_of
 from recsys.features.sent_writes import SentWrites
 from recsys.telemetry import STREAM_REFUSED_WRITES

@@ -25,7 +25,8 @@ from recsys.features.hashes import MemoryHashes
 from recsys.features.online_decoder import OnlineDecoder
 from recsys.features.plan import Plan
 from recsys.features.progress import wanted_layout
-from recsys.features.redis_hashes import TIMEOUT_S, AsyncRedisHashes, RedisHashes
+from recsys.features.redis.greeting import TIMEOUT_S
+from recsys.features.redis_hashes import AsyncRedisHashes, RedisHashes
 from recsys.features.view_record import ViewRecord
 
 

@@ -14,8 +14,9 @@ from redis.retry import Retry
 from recsys.features.hashes import Found, Wanted
 from recsys.features.redis.address import parse
 from recsys.features.redis.async_client import MAX_CONNECTIONS, AsyncRedisClient
-from recsys.features.redis.client import TIMEOUT_S, RedisClient, unreachable
+from recsys.features.redis.client import RedisClient
 from recsys.features.redis.commands import pack_wanted
+from recsys.features.redis.greeting import TIMEOUT_S, unreachable
 from recsys.features.redis.replies import ErrorReply
 
 __all__ = ["TIMEOUT_S", "AsyncRedisHashes", "RedisHashes", "RedisKeys", "connect"]

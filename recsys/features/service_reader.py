@@ -28,8 +28,9 @@ from recsys.errors import InputError
 from recsys.features.feature_rows import FeatureRows
 from recsys.features.plan import Plan
 from recsys.features.redis.async_client import AsyncRedisClient
-from recsys.features.redis.client import TIMEOUT_S, RedisClient
+from recsys.features.redis.client import RedisClient
 from recsys.features.redis.commands import Hmgets
+from recsys.features.redis.greeting import TIMEOUT_S
 from recsys.features.redis.regular_rows import part_of
 from recsys.features.redis_hashes import checked
 from recsys.features.row_groups import Group, decode_group, make_group

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from recsys.features.redis.address import Address, Node, parse
-from recsys.features.redis.client import TIMEOUT_S, greeting, refused, unreachable
 from recsys.features.redis.commands import Hmgets
+from recsys.features.redis.greeting import TIMEOUT_S, greeting, refused, unreachable
 from recsys.features.redis.replies import ErrorReply, Replies
 from recsys.features.redis.routing import (
     Answer,

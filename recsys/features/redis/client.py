@@ -8,19 +8,17 @@ boxes close idle ones) is opened again once; a second failure is the caller's to
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
-import ssl
 import threading
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from recsys.errors import ServerError
-from recsys.features.redis.address import Address, Node, parse
-from recsys.features.redis.commands import Hmgets, pack
-from recsys.features.redis.replies import ErrorReply, Replies
+from recsys.features.redis.address import Node, parse
+from recsys.features.redis.commands import Hmgets
+from recsys.features.redis.connection import Connection
+from recsys.features.redis.greeting import TIMEOUT_S, unreachable
+from recsys.features.redis.replies import ErrorReply
 from recsys.features.redis.routing import (
     Answer,
     Route,
@@ -31,129 +29,12 @@ from recsys.features.redis.routing import (
     route_all,
 )
 
-TIMEOUT_S = 2.0
-"""Longest wait for Redis to connect and answer; callers with a deadline set their own."""
-_SAME_TIMEOUT = 0.02
-"""A socket's limit is set anew (a system call) when it is wrong by more than this part of it."""
-
-
-def greeting(address: Address, *, to_replica: bool) -> list[bytes]:
-    """Give the commands a new connection begins with."""
-    commands = []
-    if address.password is not None:
-        names = [address.username] if address.username else []
-        commands.append(pack(b"AUTH", *(name.encode() for name in [*names, address.password])))
-    if address.database:
-        commands.append(pack(b"SELECT", b"%d" % address.database))
-    if to_replica:
-        commands.append(pack(b"READONLY"))
-    return commands
-
-
-def refused(replies: list[Any]) -> None:
-    """Raise the first error among the replies to a greeting."""
-    for reply in replies:
-        if isinstance(reply, ErrorReply):
-            raise reply
-
-
-def unreachable(address: Address, error: Exception) -> ServerError:
-    """Give the error for a caller: which Redis, and what it did."""
-    return ServerError(
-        f"wanted features from Redis at {address}, found {type(error).__name__}: {error}; "
-        "see `recsys status`"
-    )
-
-
-class _Connection:
-    """One socket. Raises OSError when it breaks and TimeoutError when the time is up."""
-
-    def __init__(
-        self,
-        address: Address,
-        send: Send,
-        tls: ssl.SSLContext | None,
-        deadline: float,
-    ) -> None:
-        self.is_reused = False
-        self.replies = Replies()
-        self._socket = _connected(send.node, tls, deadline)
-        self._timeout_s = 0.0
-        try:
-            if hello := greeting(address, to_replica=send.to_replica):
-                first = Send(send.node, b"".join(hello), len(hello))
-                self.send(first.data, deadline)
-                refused(self.receive(first, deadline))
-        except BaseException:
-            self.close()
-            raise
-
-    def send(self, data: bytes, deadline: float) -> None:
-        self._limit(deadline)
-        self._socket.sendall(data)
-
-    def _limit(self, deadline: float) -> None:
-        left = _left(deadline)
-        if abs(left - self._timeout_s) > _SAME_TIMEOUT * self._timeout_s:
-            self._timeout_s = left
-            self._socket.settimeout(left)
-
-    def receive(self, send: Send, deadline: float) -> list[Any]:
-        replies, sock = self.replies, self._socket
-        replies.expect(send.num_replies, send.shapes)
-        while True:
-            self._limit(deadline)
-            length = sock.recv_into(replies.space())
-            if not length:
-                raise ConnectionError("Redis closed the connection")
-            taken = replies.received(length)
-            if taken is not None:
-                return taken
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._socket.close()
-
-
-def _close(begun: list[tuple[Send, _Connection | Exception]]) -> None:
-    for _, connection in begun:
-        if isinstance(connection, _Connection):
-            connection.close()
-
-
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("timed out")
-    return left
-
-
-def _connected(node: Node, tls: ssl.SSLContext | None, deadline: float) -> socket.socket:
-    if not node.port:
-        local = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            local.settimeout(_left(deadline))
-            local.connect(node.host)
-        except BaseException:
-            local.close()
-            raise
-        return local
-    plain = socket.create_connection((node.host, node.port), _left(deadline))
-    try:
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if tls is None:
-            return plain
-        return tls.wrap_socket(plain, server_hostname=node.host)
-    except BaseException:
-        plain.close()
-        raise
-
 
 class Sent:
     """Commands whose replies are still to come. Not thread-safe."""
 
     def __init__(
-        self, client: RedisClient, sent: list[tuple[Send, list[int], _Connection | Exception]]
+        self, client: RedisClient, sent: list[tuple[Send, list[int], Connection | Exception]]
     ) -> None:
         self._client = client
         self._sent = sent
@@ -178,7 +59,7 @@ class Sent:
         """Wait no longer: an answer on its way must not be taken for the next."""
         sent, self._sent = self._sent, []
         for _, _, connection in sent:
-            if isinstance(connection, _Connection):
+            if isinstance(connection, Connection):
                 connection.close()
 
 
@@ -194,7 +75,7 @@ class RedisClient:
         self.topology = Topology(self.address)
         self._timeout_s = timeout_s
         self._tls = self.address.tls.context() if self.address.tls else None
-        self._idle: dict[tuple[Node, bool], list[_Connection]] = {}
+        self._idle: dict[tuple[Node, bool], list[Connection]] = {}
         self._lock = threading.Lock()
         self._process = os.getpid()
 
@@ -230,7 +111,7 @@ class RedisClient:
         """
         self._know()
         deadline = time.monotonic() + self._timeout_s
-        sent: list[tuple[Send, list[int], _Connection | Exception]] = []
+        sent: list[tuple[Send, list[int], Connection | Exception]] = []
         for node, mine in self.topology.by_node(keys).items() if keys else ():
             data = b"".join([commands[place] for place in mine])
             send = Send(self.topology.nodes[node], data, len(mine))
@@ -294,7 +175,7 @@ class RedisClient:
             time.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
         if len(sends) == 1:
             return [self._one(sends[0], deadline)]
-        begun: list[tuple[Send, _Connection | Exception]] = []
+        begun: list[tuple[Send, Connection | Exception]] = []
         try:
             for send in sends:  # all are on their way before the first is waited for
                 begun.append((send, self._begin(send, deadline)))  # noqa: PERF401 (closed below)
@@ -304,7 +185,7 @@ class RedisClient:
         return self.finish_all(begun, deadline)
 
     def finish_all(
-        self, begun: list[tuple[Send, _Connection | Exception]], deadline: float
+        self, begun: list[tuple[Send, Connection | Exception]], deadline: float
     ) -> list[Answer]:
         """Take the answers of what was begun, each on its connection."""
         answers: list[Answer] = []
@@ -320,8 +201,8 @@ class RedisClient:
             raise
         return answers
 
-    def _begin(self, send: Send, deadline: float) -> _Connection | Exception:
-        connection: _Connection | None = None
+    def _begin(self, send: Send, deadline: float) -> Connection | Exception:
+        connection: Connection | None = None
         try:
             connection = self._acquire(send, deadline)
             connection.send(send.data, deadline)
@@ -339,7 +220,7 @@ class RedisClient:
                 connection.close()
             raise
 
-    def _finish(self, send: Send, connection: _Connection, deadline: float) -> Answer:
+    def _finish(self, send: Send, connection: Connection, deadline: float) -> Answer:
         try:
             replies = connection.receive(send, deadline)
         except OSError as error:
@@ -363,18 +244,24 @@ class RedisClient:
             return connection
         return self._finish(send, connection, deadline)
 
-    def _acquire(self, send: Send, deadline: float) -> _Connection:
+    def _acquire(self, send: Send, deadline: float) -> Connection:
         with self._lock:
             if self._process != os.getpid():  # a fork shares sockets, and must not
                 self._process, self._idle = os.getpid(), {}
             idle = self._idle.get((send.node, send.to_replica))
             if idle:
                 return idle.pop()
-        return _Connection(self.address, send, self._tls, deadline)
+        return Connection(self.address, send, self._tls, deadline)
 
     def _forget(self, send: Send) -> None:
         """Close the idle connections of a node: what broke one broke them all."""
         with self._lock:
             idle = self._idle.pop((send.node, send.to_replica), [])
         for connection in idle:
+            connection.close()
+
+
+def _close(begun: list[tuple[Send, Connection | Exception]]) -> None:
+    for _, connection in begun:
+        if isinstance(connection, Connection):
             connection.close()
