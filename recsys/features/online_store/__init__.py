@@ -9,6 +9,7 @@ In ``feature_store.yaml``::
 ``docs/online-store.md`` says what differs from ``type: redis``.
 """
 
-from recsys.features.online_store.store import BulkRedisOnlineStore, BulkRedisOnlineStoreConfig
+from recsys.features.online_store.config import BulkRedisOnlineStoreConfig
+from recsys.features.online_store.store import BulkRedisOnlineStore
 
 __all__ = ["BulkRedisOnlineStore", "BulkRedisOnlineStoreConfig"]
