@@ -9,7 +9,6 @@ In ``feature_store.yaml``::
 ``docs/online-store.md`` says what differs from ``type: redis``.
 """
 
-from recsys.features.online_store.config import BulkRedisOnlineStoreConfig
-from recsys.features.online_store.store import BulkRedisOnlineStore
+from recsys.features.online_store.store import BulkRedisOnlineStore, BulkRedisOnlineStoreConfig
 
 __all__ = ["BulkRedisOnlineStore", "BulkRedisOnlineStoreConfig"]

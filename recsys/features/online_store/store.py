@@ -1,7 +1,8 @@
 """The plug-in: Feast's Redis store with bulk reads, TTLs and atomic newer-wins writes.
 
 A subclass of Feast's own store: the bytes are the same, and what is not overridden (deleting,
-sentinels, precomputed vectors, document search) is Feast's.
+sentinels, precomputed vectors, document search) is Feast's. The configuration is beside it, where
+Feast looks for it: it finds a store's class in the module of its configuration's.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from feast import FeatureService, FeatureView, RepoConfig, utils
-from feast.infra.online_stores.redis import RedisOnlineStore
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.online_response import OnlineResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
 from recsys.errors import FeatureError
 from recsys.features.column_writer import AsyncColumnWriter, ColumnWriter
 from recsys.features.feast_views import compile_made
-from recsys.features.online_store.config import is_ours, stored_name, url_of_store
+from recsys.features.online_store.placement import is_ours, stored_name, url_of_store
 from recsys.features.online_store.read_rows import ReadRow, populate, rows_of, visible
 from recsys.features.online_store.request import Pending, Requests, decode
 from recsys.features.online_store.response import ColumnarResponse
@@ -28,6 +29,22 @@ from recsys.features.redis.async_client import AsyncRedisClient
 from recsys.features.redis.client import RedisClient
 from recsys.features.redis.commands import hmgets
 from recsys.features.redis_hashes import checked
+
+_TYPE: Literal["recsys.features.online_store.BulkRedisOnlineStore"] = (
+    "recsys.features.online_store.BulkRedisOnlineStore"
+)
+
+
+class BulkRedisOnlineStoreConfig(RedisOnlineStoreConfig):
+    """What ``type: redis`` takes, and:"""
+
+    type: Literal["recsys.features.online_store.BulkRedisOnlineStore"] = _TYPE  # type: ignore[assignment]
+    keep_expired_values: bool = False
+    """Give values older than their view's TTL (status OUTSIDE_MAX_AGE either way); else null."""
+    equal_time: Literal["replace", "keep"] = "replace"
+    """Of two rows of one event time: the one written later, or as Feast has it the first."""
+    timeout_seconds: float = 2.0
+    """Longest a read may take."""
 
 
 class BulkRedisOnlineStore(RedisOnlineStore):

@@ -14,7 +14,7 @@ from recsys.errors import ConfigurationError
 from recsys.features.column_writer import RowPacker
 from recsys.features.feast_views import STORED_TAG
 from recsys.features.layout import encode_timestamp_us
-from recsys.features.online_store.config import stored_name
+from recsys.features.online_store.placement import stored_name
 from recsys.features.value_encoding import frame
 from recsys.features.view import View
 

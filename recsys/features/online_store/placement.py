@@ -1,8 +1,6 @@
-"""What ``feature_store.yaml`` says: the store's options, where Redis is, and the names in it."""
+"""Where a store's rows lie, as ``feature_store.yaml`` has it: which Redis, and the names in it."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 from feast import FeatureView, RepoConfig
 from feast.infra.online_stores.helpers import compute_versioned_name
@@ -10,28 +8,11 @@ from feast.infra.online_stores.redis import (
     RedisClient as FeastRedisClient,
 )
 from feast.infra.online_stores.redis import (
-    RedisOnlineStoreConfig,
     RedisType,
 )
 
 from recsys.errors import ConfigurationError
 from recsys.features.online_store.address import url_of
-
-_TYPE: Literal["recsys.features.online_store.BulkRedisOnlineStore"] = (
-    "recsys.features.online_store.BulkRedisOnlineStore"
-)
-
-
-class BulkRedisOnlineStoreConfig(RedisOnlineStoreConfig):
-    """What ``type: redis`` takes, and:"""
-
-    type: Literal["recsys.features.online_store.BulkRedisOnlineStore"] = _TYPE  # type: ignore[assignment]
-    keep_expired_values: bool = False
-    """Give values older than their view's TTL (status OUTSIDE_MAX_AGE either way); else null."""
-    equal_time: Literal["replace", "keep"] = "replace"
-    """Of two rows of one event time: the one written later, or as Feast has it the first."""
-    timeout_seconds: float = 2.0
-    """Longest a read may take."""
 
 
 def is_ours(config: RepoConfig) -> bool:
