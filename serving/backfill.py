@@ -34,7 +34,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from recsys.endpoints import Endpoints, resolve
 from recsys.errors import ConfigurationError, RecsysError
-from recsys.features import current_plan
+from recsys.features import collector, current_plan
 from recsys.features.backfill import Backfilled, backfill, views_folder, work_folder
 from recsys.features.entities import layout_of, streamed_views
 from recsys.features.guarded_writer import GuardedWriter
@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     views: list[str] = parser.parse_args(argv).views
     settings = Settings()
+    collector.calm()
     began_s = time.monotonic()
     try:
         endpoints = resolve(settings)

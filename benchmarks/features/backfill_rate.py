@@ -31,7 +31,7 @@ from recsys.errors import RecsysError
 from recsys.events.event_columns import SCHEMA
 from recsys.events.log_files import Commit, Part, commit_path, date_of, part_name
 from recsys.events.topics import Topics
-from recsys.features import current_plan
+from recsys.features import collector, current_plan
 from recsys.features.backfill import backfill
 from recsys.features.hashes import MemoryHashes, Write
 
@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             profile = cProfile.Profile()
             if arguments.profile:
                 profile.enable()
+            collector.calm()
             wall_s, cpu_s = time.monotonic(), time.process_time()
             result = backfill(folder / "log", plan, hashes, hashes, folder / "work")
             wall_s, cpu_s = time.monotonic() - wall_s, time.process_time() - cpu_s

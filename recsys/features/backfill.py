@@ -255,10 +255,10 @@ class _Seen:
     def read(self, wanted: Wanted) -> Found:
         if not self.anew:
             return self.store.read(wanted)
-        if self.place == "item":
-            return [[None] * len(fields) for _, fields in wanted]
         some = [(key, [CATEGORIES_FIELD]) for key, names in wanted if CATEGORIES_FIELD in names]
-        said = iter(self.store.read(some) if some else [])
+        if self.place == "item" or not some:
+            return [[None] * len(names) for _, names in wanted]
+        said = iter(self.store.read(some))
         found: Found = []
         for _, names in wanted:
             seen: list[bytes | None] = [None] * len(names)
@@ -293,7 +293,7 @@ def _told(stream: FeatureStream, source: Iterator[BatchColumns]) -> list[Write]:
 def _write(writes: list[Write], store: HashReader, writer: HashWriter, anew: bool) -> Int64s:
     """Write a part; gives the hashes of its keys, sorted."""
     if anew:
-        writes = [write._replace(version=ANY_VERSION) for write in writes]
+        writes = [Write(key, fields, ANY_VERSION, remove) for key, fields, _, remove in writes]
     else:
         # What items are called is in the store already, from more of the log than this.
         writes = [write._replace(fields=_without_categories(write.fields)) for write in writes]

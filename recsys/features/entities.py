@@ -45,7 +45,7 @@ class KeyGroup:
     def __init__(self, join_keys: tuple[str, ...], updates: Sequence[Update], project: str) -> None:
         self.join_keys = join_keys
         self.updates = tuple(updates)
-        self._key_of = EntityKeys(join_keys, project).of
+        self._keys = EntityKeys(join_keys, project)
         self.states: dict[Ids, EntityState] = {}
         """What is remembered."""
         self._ids_of_key: dict[bytes, Ids] = {}
@@ -60,21 +60,25 @@ class KeyGroup:
         """Whether its entities are the items, whose categories are kept with them."""
         return self.join_keys == ("item_id",)
 
-    def key_of(self, ids: Ids) -> bytes:
-        """Give the name of the hash."""
-        return self._key_of(*ids)
+    def keys_of(self, ids: Sequence[Ids]) -> list[bytes]:
+        """Give the names of the hashes."""
+        return self._keys.of_all(ids)
 
-    def remember(self, ids: Ids, key: bytes, loaded: Sequence[bytes | None]) -> None:
-        """Take in what was read under ``fields``."""
-        first = self._first_state
-        said = loaded[1] if self.is_items else None
-        self.states[ids] = EntityState(
-            key,
-            version_of(loaded[0]),
-            list(loaded[first : first + len(self.updates)]),
-            _timeline.decode(said) if said else [],
-        )
-        self._ids_of_key[key] = ids
+    def remember(
+        self, ids: Sequence[Ids], keys: Sequence[bytes], found: Sequence[Sequence[bytes | None]]
+    ) -> None:
+        """Take in what was read of entities under ``fields``."""
+        first, last = self._first_state, self._first_state + len(self.updates)
+        states = [
+            EntityState(key, version_of(loaded[0]), list(loaded[first:last]), [])
+            for key, loaded in zip(keys, found, strict=True)
+        ]
+        if self.is_items:
+            for state, loaded in zip(states, found, strict=True):
+                if said := loaded[1]:
+                    state.timeline = _timeline.decode(said)
+        self.states.update(zip(ids, states, strict=True))
+        self._ids_of_key.update(zip(keys, ids, strict=True))
 
     def forget(self, keys: Iterable[bytes] | None = None) -> None:
         """Drop what is remembered of these hashes; ``None`` for all."""

@@ -197,10 +197,9 @@ class FeatureStream:
         remembered = group.states
         missing = [one for one in ids if one not in remembered]
         if missing:
-            keys = [group.key_of(one) for one in missing]
+            keys = group.keys_of(missing)
             found = self._store.read([(key, group.fields) for key in keys])
-            for one, key, loaded in zip(missing, keys, found, strict=True):
-                group.remember(one, key, loaded)
+            group.remember(missing, keys, found)
         return [remembered[one] for one in ids]
 
 
@@ -306,9 +305,9 @@ def _tell(
     for place, update in enumerate(group.updates):
         _tell_view(place, update, batch, update.log(batch, rows), states, fields)
     writes: list[Write] = []
-    for owner, own in sorted(fields.items()):
+    for owner in sorted(fields):
         state = states[owner]
-        writes.append(Write(state.key, PackedFields(own), state.version))
+        writes.append(Write(state.key, PackedFields(fields[owner]), state.version))
         state.version += 1  # as it will be when the write is done
     return writes
 
