@@ -13,9 +13,9 @@ from recsys.datasets.columns import (
     attribute_columns,
     required_type,
 )
-from recsys.datasets.mapping import (
+from recsys.datasets.mapping import DatasetMapping
+from recsys.datasets.mapping_events import (
     Behaviour,
-    DatasetMapping,
     FromImpression,
     FromRow,
     Impressions,

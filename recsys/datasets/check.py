@@ -13,7 +13,8 @@ from typing import Any, get_args
 
 import polars as pl
 
-from recsys.datasets.mapping import CheckName, DatasetMapping
+from recsys.datasets.mapping import DatasetMapping
+from recsys.datasets.mapping_use import CheckName
 from recsys.datasets.readers import table_files
 from recsys.datasets.tables import DatasetTables, to_tables
 from recsys.events.schema import EVENT_KINDS, MAX_CLOCK_SKEW_MS

@@ -8,7 +8,9 @@ import polars as pl
 
 from recsys.datasets import limits
 from recsys.datasets.columns import as_identifier, as_text, attribute_columns, required_type
-from recsys.datasets.mapping import CategoryRule, DatasetMapping, Items, TimeColumn, Users
+from recsys.datasets.mapping import DatasetMapping
+from recsys.datasets.mapping_events import CategoryRule, Items, Users
+from recsys.datasets.mapping_tables import TimeColumn
 from recsys.datasets.readers import FILE_COLUMN, ROW_COLUMN
 from recsys.datasets.sources import Sources
 from recsys.datasets.times import epoch_ms

@@ -11,7 +11,8 @@ import msgspec
 import polars as pl
 
 from recsys.datasets import conditions
-from recsys.datasets.mapping import DatasetMapping, Table
+from recsys.datasets.mapping import DatasetMapping
+from recsys.datasets.mapping_tables import Table
 from recsys.errors import MappingError
 
 FILE_COLUMN = "__file"

@@ -8,16 +8,16 @@ import polars as pl
 
 from recsys.datasets import conditions
 from recsys.datasets.limits import Rule
-from recsys.datasets.mapping import (
+from recsys.datasets.mapping import DatasetMapping
+from recsys.datasets.mapping_events import (
     Behaviour,
     CategoryRule,
-    DatasetMapping,
     Impressions,
     Items,
-    TimeColumn,
     TypeColumn,
     Users,
 )
+from recsys.datasets.mapping_tables import TimeColumn
 from recsys.datasets.readers import keep, read_table, table_files
 from recsys.errors import MappingError
 

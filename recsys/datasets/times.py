@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from recsys.datasets.mapping import TimeColumn, TimeDefaults
+from recsys.datasets.mapping_tables import TimeColumn, TimeDefaults
 from recsys.errors import MappingError
 
 _PER_MS = {"us": 1_000, "ns": 1_000_000}

@@ -8,7 +8,8 @@ from typing import get_args
 
 from recsys.datasets import cli
 from recsys.datasets.check import MEANINGS
-from recsys.datasets.mapping import CheckName, DatasetMapping
+from recsys.datasets.mapping import DatasetMapping
+from recsys.datasets.mapping_use import CheckName
 from recsys.settings import Settings
 from tests.datasets.conftest import FIXTURES
 

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime
 import polars as pl
 import pytest
 
-from recsys.datasets.mapping import TimeColumn, TimeDefaults
+from recsys.datasets.mapping_tables import TimeColumn, TimeDefaults
 from recsys.datasets.times import epoch_ms
 from recsys.errors import MappingError
 
