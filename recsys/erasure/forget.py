@@ -21,15 +21,15 @@ import redis
 
 from recsys.clock import now_ms
 from recsys.endpoints import Endpoints
+from recsys.erasure.arrival import ends_of, not_past
 from recsys.erasure.files import (
     erase_from_tables,
     remove_folder,
-    tables_with,
-    training_folder,
     work_folders,
 )
 from recsys.erasure.online import OnlineStore
 from recsys.erasure.proof import Place, Proof
+from recsys.erasure.search import Search, compared, log_name
 from recsys.errors import ConfigurationError, InputError, ServerError
 from recsys.events.codec import decode_logged, encode
 from recsys.events.dead_letters import withdraw
@@ -42,13 +42,11 @@ from recsys.events.kafka import (
     retention_of,
 )
 from recsys.events.log import TopicPartition
-from recsys.events.log_erasure import Until, erase_user, find_forget, num_rows_of
+from recsys.events.log_erasure import Until, erase_user, find_forget
 from recsys.events.log_files import topics_of
 from recsys.events.log_rewrite import RewriterBusyError
-from recsys.events.partitioning import partition_of
 from recsys.events.schema import EVENT_KINDS, ForgetEvent
 from recsys.events.topics import Topics
-from recsys.features.lag import measure_lag, positions_on_disk
 from recsys.features.lease import Lease, rebuild_lease
 from recsys.features.redis.address import parse
 from recsys.features.redis_hashes import connect
@@ -98,6 +96,7 @@ class Forgetting:
             settings.namespace,
             is_cluster=parse(endpoints.require_redis()).is_cluster,
         )
+        self._search = Search(settings, self._topics, self._online)
         self._deadline = 0.0
 
     def close(self) -> None:
@@ -114,7 +113,7 @@ class Forgetting:
         """
         _event_of(user_id)
         places = (
-            *self._places(user_id, self._logged_topics(), None),
+            *self._search.places(user_id, self._search.logged_topics(), None),
             self._letters(user_id, dry_run=True),
         )
         return Proof(
@@ -134,8 +133,8 @@ class Forgetting:
         """
         event = _event_of(user_id)
         self._say("looking for what there is")
-        logged = self._logged_topics()
-        before = self._places(user_id, logged, None)
+        logged = self._search.logged_topics()
+        before = self._search.places(user_id, logged, None)
         ends = self._publish(event)
         # The patience is for others; what we searched ourselves does not count.
         self._deadline = time.monotonic() + self._config.timeout_s
@@ -158,9 +157,9 @@ class Forgetting:
         erase_from_tables(self._settings.state_dir, user_id)
         note = self._online.rewrite_file(timeout_s=self._config.timeout_s)
         self._say("searching once more")
-        after = self._places(user_id, logged, until)
+        after = self._search.places(user_id, logged, until)
         places = [
-            _compared(one, other, erased.get(one.name, 0))
+            compared(one, other, erased.get(one.name, 0))
             for one, other in zip(before, after, strict=True)
         ]
         places[0] = replace(self._told_apart(places[0], user_id, until), note=note)
@@ -182,17 +181,11 @@ class Forgetting:
         topics = [topic]
         if self._topics.exposures in topics_of(self._settings.event_log_dir):
             topics.append(self._topics.exposures)
-        ends = latest_positions(self._settings, self._endpoints, topics)
-        mine: dict[TopicPartition, int] = {}
-        for name in topics:
-            num_partitions = sum(at.topic == name for at in ends)
-            at = TopicPartition(name, partition_of(key, num_partitions))
-            mine[at] = ends[at]
-        return mine
+        return ends_of(self._settings, self._endpoints, topics, key)
 
     def _await(self, ends: dict[TopicPartition, int]) -> None:
         self._say("waiting for the workers to be past it")
-        while late := self._late(ends):
+        while late := not_past(self._settings, self._endpoints, ends):
             if time.monotonic() > self._deadline:
                 raise ServerError(
                     f"wanted the workers past the forget record within "
@@ -203,19 +196,6 @@ class Forgetting:
             ask_to_store(self._settings)
             time.sleep(_POLL_S)
 
-    def _late(self, ends: dict[TopicPartition, int]) -> list[str]:
-        late: list[str] = []
-        lags = {lag.at: lag for lag in measure_lag(self._settings, self._endpoints)}
-        topics = sorted({at.topic for at in ends})
-        on_disk = positions_on_disk(self._settings.event_log_dir, topics)
-        for at, end in ends.items():
-            name = f"{at.topic}[{at.partition}]"
-            if at in lags and lags[at].applied < end:
-                late.append(f"{name} applied to {lags[at].applied} of {end}")
-            if on_disk.get(at, 0) < end:
-                late.append(f"{name} in the event log to {on_disk.get(at, 0)} of {end}")
-        return late
-
     def _erase_log(self, user_id: str, logged: Sequence[str], until: Until) -> dict[str, int]:
         """Give the rows removed by name of the place."""
         rows: dict[str, int] = {}
@@ -224,7 +204,7 @@ class Forgetting:
             while True:
                 try:
                     erased = erase_user(self._settings.event_log_dir, topic, user_id, until)
-                    rows[_log_name(topic)] = erased.num_rows
+                    rows[log_name(topic)] = erased.num_rows
                     break
                 except RewriterBusyError:
                     if time.monotonic() > self._deadline:
@@ -232,10 +212,6 @@ class Forgetting:
                     time.sleep(_POLL_S)
 
         return rows
-
-    def _logged_topics(self) -> list[str]:
-        there = topics_of(self._settings.event_log_dir)
-        return [t for t in (self._topics.behaviour, self._topics.exposures) if t in there]
 
     def _remove_folders(self) -> None:
         """Remove work in progress; a backfill under way is waited for."""
@@ -276,40 +252,14 @@ class Forgetting:
             note="marked, so that no replay sends them; their bytes stay while Kafka keeps them",
         )
 
-    def _places(self, user_id: str, logged: Sequence[str], until: Until | None) -> list[Place]:
-        """Count; with ``until`` only what is older."""
-        num_keys = self._online.num_keys()
-        num_hashes = len(self._online.keys_of(user_id))
-        places = [_found("online store (Redis)", f"{num_keys} keys", "hashes", num_hashes)]
-        log_dir = self._settings.event_log_dir
-        for topic in logged:
-            log = num_rows_of(log_dir, topic, user_id, until)
-            found = _found(_log_name(topic), f"{log.num_files} files", "rows", log.num_rows)
-            places.append(found)
-        state_dir = self._settings.state_dir
-        tables = tables_with(state_dir, user_id)
-        searched = f"{tables.num_files} files with a user_id"
-        places.append(_found("Parquet tables", searched, "rows", tables.num_rows))
-        folders = work_folders(state_dir)
-        is_training = training_folder(state_dir) in folders
-        for name, num, note in (
-            ("interrupted training runs", int(is_training), "hold no ids: removed as a whole"),
-            ("backfills' work", len(folders) - is_training, "removed as a whole, made again"),
-        ):
-            place = _found(name, f"{num} folders", "folders", num)
-            places.append(replace(place, note=note))
-        return places
-
     def _told_apart(self, online: Place, user_id: str, until: Until) -> Place:
         """Say whether hashes that are there again come from what the user did since."""
         if not online.num_left:
             return online
         behaviour = self._topics.behaviour
-        ends = latest_positions(self._settings, self._endpoints, [behaviour])
-        number = sum(at.topic == behaviour for at in ends)
-        at = TopicPartition(behaviour, partition_of(user_id.encode(), number))
+        ends = ends_of(self._settings, self._endpoints, [behaviour], user_id.encode())
         self._deadline = time.monotonic() + self._config.timeout_s
-        self._await({at: ends[at]})
+        self._await(ends)
         rows = scan(self._settings.event_log_dir, [behaviour], kinds=EVENT_KINDS).filter(
             pl.col("user_id") == user_id,
             pl.col("partition") == until.partition,
@@ -341,19 +291,3 @@ def _event_of(user_id: str) -> ForgetEvent:
     except InputError as error:
         raise InputError(f"--user: {error}", field="user_id") from error
     return event
-
-
-def _found(name: str, searched: str, unit: str, num: int) -> Place:
-    return Place(
-        name=name, searched=searched, unit=unit, num_found=num, num_removed=0, num_left=num
-    )
-
-
-def _log_name(topic: str) -> str:
-    return f"event log {topic}"
-
-
-def _compared(before: Place, after: Place, num_erased: int) -> Place:
-    """Say what went; rows that reached the disk meanwhile were found only when they were erased."""
-    num_found = max(before.num_found, after.num_found, num_erased + after.num_left)
-    return replace(after, num_found=num_found, num_removed=num_found - after.num_left)
