@@ -19,15 +19,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
-from urllib.parse import quote
+from typing import Any, Self
 
 import httpx
 import msgspec
 
+from recsys import api_calls
+from recsys.api_calls import Answer, Call, EventLike
 from recsys.errors import DeadlineExceededError, InputError, RecsysError, ServerError, StageError
-from recsys.events.codec import encode
-from recsys.events.schema import Event
 from recsys.wire import (
     ErrorResponse,
     EventsResponse,
@@ -35,18 +34,12 @@ from recsys.wire import (
     RankRequest,
     RankResponse,
     Readiness,
-    RecommendRequest,
     RecommendResponse,
     SimilarResponse,
     UserResponse,
 )
 
-Answer = TypeVar("Answer")
-EventLike = Event | Mapping[str, Any]
-"""An event, or the mapping that would be its JSON."""
-
 _RETRIED_STATUS = frozenset({429, 502, 503, 504})
-_encode = msgspec.json.Encoder().encode
 _NO_FILTERS = Filters()
 
 
@@ -70,83 +63,6 @@ class NotFoundError(InputError):
 
 class NothingPublishedError(ServerError):
     """No bundle is live, so nothing can be recommended yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Call(Generic[Answer]):
-    """One call: what to send, and what its answer is."""
-
-    method: str
-    path: str
-    answer: type[Answer]
-    body: bytes | None = None
-    also_good: int = 0
-    """A further status that carries the answer."""
-
-    def read(self, response: httpx.Response) -> Answer:
-        """Give the answer. Raises RecsysError when it is an error."""
-        status = response.status_code
-        if status < 400 or status == self.also_good:
-            try:
-                return msgspec.json.decode(response.content, type=self.answer)
-            except msgspec.MsgspecError as error:
-                raise ServerError(
-                    f"wanted {self.answer.__name__} from {self.method} {self.path}, found another "
-                    f"body ({error}); is this the API, and of this version?"
-                ) from error
-        raise _error_of(self, response)
-
-
-class _Calls:
-    """Builds the calls both clients make."""
-
-    @staticmethod
-    def recommend(request: RecommendRequest) -> _Call[RecommendResponse]:
-        return _Call("POST", "/v1/recommendations", RecommendResponse, _encode(request))
-
-    @staticmethod
-    def rank(request: RankRequest) -> _Call[RankResponse]:
-        return _Call("POST", "/v1/rank", RankResponse, _encode(request))
-
-    @staticmethod
-    def similar(item_id: str, k: int) -> _Call[SimilarResponse]:
-        path = f"/v1/items/{quote(item_id, safe='')}/similar?k={k}"
-        return _Call("GET", path, SimilarResponse)
-
-    @staticmethod
-    def events(events: Iterable[EventLike]) -> _Call[EventsResponse]:
-        encoded = [e if isinstance(e, Mapping) else msgspec.Raw(encode(e)) for e in events]
-        return _Call("POST", "/v1/events", EventsResponse, _encode(encoded))
-
-    @staticmethod
-    def user(user_id: str) -> _Call[UserResponse]:
-        return _Call("GET", f"/v1/users/{quote(user_id, safe='')}", UserResponse)
-
-    @staticmethod
-    def ready() -> _Call[Readiness]:
-        return _Call("GET", "/readyz", Readiness, also_good=503)
-
-
-def _recommend_request(
-    user_id: str,
-    k: int,
-    exclude_item_ids: Sequence[str],
-    exclude_seen: bool,
-    filters: Filters,
-    context: Mapping[str, str],
-    explain: bool,
-    options: Mapping[str, Any],
-) -> RecommendRequest:
-    return RecommendRequest(
-        user_id=user_id,
-        k=k,
-        exclude_item_ids=list(exclude_item_ids),
-        exclude_seen=exclude_seen,
-        filters=filters,
-        context=dict(context),
-        explain=explain,
-        **options,
-    )
 
 
 class Client:
@@ -188,19 +104,19 @@ class Client:
             ServerError: when the API cannot be reached or nothing is published.
             StageError: when a stage of it failed.
         """
-        request = _recommend_request(
+        request = api_calls.recommend_request(
             user_id, k, exclude_item_ids, exclude_seen, filters, context, explain, options
         )
-        return self._send(_Calls.recommend(request))
+        return self._send(api_calls.recommend(request))
 
     def rank(self, user_id: str, item_ids: Sequence[str], **options: Any) -> RankResponse:
         """Put items in order for a user; ``options`` are further ``RankRequest`` fields."""
         request = RankRequest(user_id=user_id, item_ids=list(item_ids), **options)
-        return self._send(_Calls.rank(request))
+        return self._send(api_calls.rank(request))
 
     def similar(self, item_id: str, k: int = 10) -> SimilarResponse:
         """Give the nearest other items. Raises NotFoundError for an unknown item."""
-        return self._send(_Calls.similar(item_id, k))
+        return self._send(api_calls.similar(item_id, k))
 
     def send_events(self, events: Iterable[EventLike]) -> EventsResponse:
         """Send events; returns once the log has acknowledged the good ones.
@@ -208,21 +124,21 @@ class Client:
         Raises:
             InputError: when none was taken. Look at ``refusals`` of the answer otherwise.
         """
-        return self._send(_Calls.events(events))
+        return self._send(api_calls.events(events))
 
     def user(self, user_id: str) -> UserResponse:
         """Give what the system knows about a user now."""
-        return self._send(_Calls.user(user_id))
+        return self._send(api_calls.user(user_id))
 
     def ready(self) -> Readiness:
         """Give whether requests can be served, part by part."""
-        return self._send(_Calls.ready())
+        return self._send(api_calls.ready())
 
     def close(self) -> None:
         """Let go of the connections."""
         self._http.close()
 
-    def _send(self, call: _Call[Answer]) -> Answer:
+    def _send(self, call: Call[Answer]) -> Answer:
         for pause_s in _pauses(self._config):
             try:
                 response = self._http.request(call.method, call.path, content=call.body)
@@ -231,7 +147,7 @@ class Client:
                     raise _unreachable(self._http, error) from error
             else:
                 if pause_s is None or not _is_worth_a_retry(call, response):
-                    return call.read(response)
+                    return _read(call, response)
             time.sleep(pause_s)
         raise AssertionError("the last try returns or raises")
 
@@ -269,37 +185,37 @@ class AsyncClient:
         **options: Any,
     ) -> RecommendResponse:
         """See ``Client.recommend``."""
-        request = _recommend_request(
+        request = api_calls.recommend_request(
             user_id, k, exclude_item_ids, exclude_seen, filters, context, explain, options
         )
-        return await self._send(_Calls.recommend(request))
+        return await self._send(api_calls.recommend(request))
 
     async def rank(self, user_id: str, item_ids: Sequence[str], **options: Any) -> RankResponse:
         """See ``Client.rank``."""
         request = RankRequest(user_id=user_id, item_ids=list(item_ids), **options)
-        return await self._send(_Calls.rank(request))
+        return await self._send(api_calls.rank(request))
 
     async def similar(self, item_id: str, k: int = 10) -> SimilarResponse:
         """See ``Client.similar``."""
-        return await self._send(_Calls.similar(item_id, k))
+        return await self._send(api_calls.similar(item_id, k))
 
     async def send_events(self, events: Iterable[EventLike]) -> EventsResponse:
         """See ``Client.send_events``."""
-        return await self._send(_Calls.events(events))
+        return await self._send(api_calls.events(events))
 
     async def user(self, user_id: str) -> UserResponse:
         """See ``Client.user``."""
-        return await self._send(_Calls.user(user_id))
+        return await self._send(api_calls.user(user_id))
 
     async def ready(self) -> Readiness:
         """See ``Client.ready``."""
-        return await self._send(_Calls.ready())
+        return await self._send(api_calls.ready())
 
     async def close(self) -> None:
         """Let go of the connections."""
         await self._http.aclose()
 
-    async def _send(self, call: _Call[Answer]) -> Answer:
+    async def _send(self, call: Call[Answer]) -> Answer:
         for pause_s in _pauses(self._config):
             try:
                 response = await self._http.request(call.method, call.path, content=call.body)
@@ -308,7 +224,7 @@ class AsyncClient:
                     raise _unreachable(self._http, error) from error
             else:
                 if pause_s is None or not _is_worth_a_retry(call, response):
-                    return call.read(response)
+                    return _read(call, response)
             await asyncio.sleep(pause_s)
         raise AssertionError("the last try returns or raises")
 
@@ -330,14 +246,28 @@ def _pauses(config: ClientConfig) -> list[float | None]:
     return [*(config.backoff_s * 2**attempt for attempt in range(config.retries)), None]
 
 
-def _is_worth_a_retry(call: _Call[Any], response: httpx.Response) -> bool:
+def _is_worth_a_retry(call: Call[Any], response: httpx.Response) -> bool:
     if response.status_code not in _RETRIED_STATUS or response.status_code == call.also_good:
         return False
     # Waiting does not publish a bundle.
     return not isinstance(_error_of(call, response), NothingPublishedError)
 
 
-def _error_of(call: _Call[Any], response: httpx.Response) -> RecsysError:
+def _read(call: Call[Answer], response: httpx.Response) -> Answer:
+    """Give the answer. Raises RecsysError when it is an error."""
+    status = response.status_code
+    if status < 400 or status == call.also_good:
+        try:
+            return msgspec.json.decode(response.content, type=call.answer)
+        except msgspec.MsgspecError as error:
+            raise ServerError(
+                f"wanted {call.answer.__name__} from {call.method} {call.path}, found another "
+                f"body ({error}); is this the API, and of this version?"
+            ) from error
+    raise _error_of(call, response)
+
+
+def _error_of(call: Call[Any], response: httpx.Response) -> RecsysError:
     try:
         error = msgspec.json.decode(response.content, type=ErrorResponse).error
     except msgspec.MsgspecError:

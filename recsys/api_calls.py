@@ -1,0 +1,101 @@
+"""The calls of the HTTP API as data: what is sent where, and what its answer is.
+
+Nothing is sent here. ``client.py`` does that, blocking and on an event loop; both of its clients
+make the same calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from recsys.events.codec import encode
+from recsys.events.schema import Event
+from recsys.wire import (
+    EventsResponse,
+    Filters,
+    RankRequest,
+    RankResponse,
+    Readiness,
+    RecommendRequest,
+    RecommendResponse,
+    SimilarResponse,
+    UserResponse,
+)
+
+Answer = TypeVar("Answer")
+EventLike = Event | Mapping[str, Any]
+"""An event, or the mapping that would be its JSON."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Answer]):
+    """One call: what to send, and what its answer is."""
+
+    method: str
+    path: str
+    answer: type[Answer]
+    body: bytes | None = None
+    also_good: int = 0
+    """A further status that carries the answer."""
+
+
+def recommend_request(
+    user_id: str,
+    k: int,
+    exclude_item_ids: Sequence[str],
+    exclude_seen: bool,
+    filters: Filters,
+    context: Mapping[str, str],
+    explain: bool,
+    options: Mapping[str, Any],
+) -> RecommendRequest:
+    """Give the request that the arguments of ``Client.recommend`` make."""
+    return RecommendRequest(
+        user_id=user_id,
+        k=k,
+        exclude_item_ids=list(exclude_item_ids),
+        exclude_seen=exclude_seen,
+        filters=filters,
+        context=dict(context),
+        explain=explain,
+        **options,
+    )
+
+
+def recommend(request: RecommendRequest) -> Call[RecommendResponse]:
+    """Ask for the next best items of a user."""
+    return Call("POST", "/v1/recommendations", RecommendResponse, _encode(request))
+
+
+def rank(request: RankRequest) -> Call[RankResponse]:
+    """Ask for items in order for a user."""
+    return Call("POST", "/v1/rank", RankResponse, _encode(request))
+
+
+def similar(item_id: str, k: int) -> Call[SimilarResponse]:
+    """Ask for the nearest other items."""
+    path = f"/v1/items/{quote(item_id, safe='')}/similar?k={k}"
+    return Call("GET", path, SimilarResponse)
+
+
+def events(given: Iterable[EventLike]) -> Call[EventsResponse]:
+    """Send events to the log; those that are structs are encoded as the log has them."""
+    encoded = [e if isinstance(e, Mapping) else msgspec.Raw(encode(e)) for e in given]
+    return Call("POST", "/v1/events", EventsResponse, _encode(encoded))
+
+
+def user(user_id: str) -> Call[UserResponse]:
+    """Ask for what is known about a user."""
+    return Call("GET", f"/v1/users/{quote(user_id, safe='')}", UserResponse)
+
+
+def ready() -> Call[Readiness]:
+    """Ask whether requests can be served; not being ready is an answer too."""
+    return Call("GET", "/readyz", Readiness, also_good=503)
