@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from kafka import KafkaProducer
 
 from recsys.endpoints import Endpoints
 from recsys.errors import ServerError
@@ -19,6 +20,7 @@ from recsys.events.kafka import (
     connect_writer,
     ensure_topics,
 )
+from recsys.events.kafka.config import client_options
 from recsys.events.kafka.reader import share_of
 from recsys.events.log import TopicPartition
 from recsys.settings import Settings
@@ -67,6 +69,36 @@ def test_a_small_buffer_slows_the_writer_down_and_loses_nothing(
     writer.close()
     reader = real_log.reader(topics=[topic], group="g")
     assert [int(r.value) for r in read_all(reader, 2000)] == list(range(2000))
+    reader.close()
+
+
+@pytest.mark.servers
+def test_records_of_other_senders_are_read_as_they_are(
+    real_log: KafkaLog, new_name: Callable[[str], str], read_all: ReadAll
+) -> None:
+    """Compressed or not, with headers, without key; and without value, which reads as an empty one.
+
+    A broker that keeps the latest record of a key writes such records: they must not end a worker.
+    """
+    topic = new_name("foreign")
+    real_log.ensure_topics([topic])
+    wanted: list[tuple[bytes | None, bytes]] = []
+    for n, codec in enumerate([None, "gzip", "lz4", "zstd"]):
+        producer = KafkaProducer(
+            **client_options(real_log.settings, real_log.endpoints, timeout_ms=10_000),
+            compression_type=codec,
+        )
+        for k, value in enumerate([b"some value", b"", None, b"x" * 20_000]):
+            key = b"k%d" % n if k else None
+            headers = [("trace", b"1")] * k
+            producer.send(topic, value, key, headers=headers, partition=0, timestamp_ms=1)
+            wanted.append((key, value or b""))
+        producer.close()
+    reader = real_log.reader(topics=[topic], group="g")
+    found = read_all(reader, len(wanted))
+    assert [(record.key, record.value) for record in found] == wanted
+    assert [record.offset for record in found] == list(range(len(wanted)))
+    assert min(record.timestamp_ms for record in found) > 1  # the broker's, not the sender's
     reader.close()
 
 
