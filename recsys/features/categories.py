@@ -8,7 +8,7 @@ of the two topics are read in, the answer follows from the log.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,6 +74,6 @@ class Timelines:
             question, place = question[~known], place[~known] + step
 
 
-def with_said(timeline: list[Said], more: Iterable[Said]) -> list[Said]:
+def with_said(timeline: Sequence[Said], more: Iterable[Said]) -> list[Said]:
     """Give a timeline with more entries; those it has already change nothing."""
     return sorted({*timeline, *more})

@@ -35,7 +35,7 @@ class EntityState:
     version: int
     blobs: list[bytes | None]
     """State of each view of the group."""
-    timeline: list[Said]
+    timeline: Sequence[Said]
     """What item events said of its category; empty for what is no item."""
 
 
@@ -48,7 +48,6 @@ class KeyGroup:
         self._keys = EntityKeys(join_keys, project)
         self.states: dict[Ids, EntityState] = {}
         """What is remembered."""
-        self._ids_of_key: dict[bytes, Ids] = {}
         fields = [VERSION_FIELD, CATEGORIES_FIELD] if self.is_items else [VERSION_FIELD]
         self._first_state = len(fields)
         fields += [update.view.state_field for update in self.updates]
@@ -70,7 +69,7 @@ class KeyGroup:
         """Take in what was read of entities under ``fields``."""
         first, last = self._first_state, self._first_state + len(self.updates)
         states = [
-            EntityState(key, version_of(loaded[0]), list(loaded[first:last]), [])
+            EntityState(key, version_of(loaded[0]), list(loaded[first:last]), ())
             for key, loaded in zip(keys, found, strict=True)
         ]
         if self.is_items:
@@ -78,18 +77,15 @@ class KeyGroup:
                 if said := loaded[1]:
                     state.timeline = _timeline.decode(said)
         self.states.update(zip(ids, states, strict=True))
-        self._ids_of_key.update(zip(keys, ids, strict=True))
 
     def forget(self, keys: Iterable[bytes] | None = None) -> None:
         """Drop what is remembered of these hashes; ``None`` for all."""
         if keys is None:
             self.states.clear()
-            self._ids_of_key.clear()
             return
         for key in keys:
-            ids = self._ids_of_key.pop(key, None)
-            if ids is not None:
-                del self.states[ids]
+            if (ids := self._keys.values_of(key)) is not None:
+                self.states.pop(ids, None)
 
 
 def groups_of(

@@ -40,7 +40,9 @@ class EntityKeys:
     """Redis keys of the entities of a view, or of (sorted) join keys."""
 
     def __init__(self, view: View | Sequence[str], project: str) -> None:
-        self._prefix = key_prefix(view.join_keys if isinstance(view, View) else view)
+        join_keys = view.join_keys if isinstance(view, View) else view
+        self._count = len(join_keys)
+        self._prefix = key_prefix(join_keys)
         self._project = project.encode()
 
     def of(self, *values: str) -> bytes:
@@ -52,6 +54,17 @@ class EntityKeys:
             parts.append(encoded)
         parts.append(self._project)
         return b"".join(parts)
+
+    def values_of(self, key: bytes) -> tuple[str, ...] | None:
+        """Give the values that ``of`` makes this key of; ``None`` for another entity's."""
+        if not key.startswith(self._prefix):
+            return None
+        at, values = len(self._prefix), []
+        for _ in range(self._count):
+            _, length = struct.unpack_from("<II", key, at)
+            at += 8 + length
+            values.append(key[at - length : at].decode())
+        return tuple(values)
 
     def of_all(self, many: Sequence[tuple[str, ...]]) -> list[bytes]:
         """Give the keys of many entities; half the time of one after the other."""
