@@ -22,7 +22,7 @@ from recsys.errors import InputError
 from recsys.features.batch import Int64s
 from recsys.features.entity_keys import EntityKeyColumns
 from recsys.features.redis.async_client import AsyncRedisClient
-from recsys.features.redis.client import RedisClient
+from recsys.features.redis.client import RedisClient, Sent
 from recsys.features.redis.commands import bulk_heads, slot_of
 from recsys.features.redis.greeting import unreachable
 from recsys.features.redis.replies import ErrorReply
@@ -35,12 +35,15 @@ WRITE_TIMEOUT_S = 10.0
 _ROWS_PER_CALL = 100
 """Rows of one script call: enough that its cost is shared, few enough that reads get in between."""
 _ROWS_PER_TRIP = 5_000
+_FIRST_ROWS = 250
+"""Of a batch that is packed while the server writes: soon sent, so that it begins early."""
 
 NEWER_WINS = """
 -- KEYS: entity hashes. ARGV: field of the event time, 'replace' or 'keep' for equal times,
--- seconds the hash lives (0: for ever), number of fields, their names, then for each key a row: its
--- event time and its values, each a u32 length and bytes. (Of one argument for each value, half the
--- time went into taking them in.) Gives the numbers of the keys that were left as they are.
+-- seconds the hash lives (0: for ever), number of fields, their names; then for each key a row:
+-- seconds and nanoseconds of its event time as doubles, the event time and its values, each a u32
+-- length and bytes. (Of one argument for each value, half the time went into taking them in.) Gives
+-- the numbers of the keys that were left as they are.
 local byte, unpack, call, parts = string.byte, unpack, redis.call, struct.unpack
 local function number(text, at)  -- a protobuf varint; ten bytes are a negative number
   local value, place, first = 0, 1, at
@@ -58,14 +61,6 @@ local function number(text, at)  -- a protobuf varint; ten bytes are a negative 
   return value, at
 end
 local function time(text)
-  local a, b, c, d, e, f, g, h, i, j, k, l = byte(text, 1, 12)
-  if a == 8 and f and b > 127 and c > 127 and d > 127 and e > 127 and f < 128 then
-    local seconds = b - 128 + (c - 128) * 128 + (d - 128) * 16384 + (e - 128) * 2097152
-      + f * 268435456
-    if not g then return seconds, 0 end
-    return seconds, (h or 0) % 128 + (i or 0) % 128 * 128 + (j or 0) % 128 * 16384
-      + (k or 0) % 128 * 2097152 + (l or 0) % 128 * 268435456
-  end
   local seconds, nanos, at = 0, 0, 1
   while at <= #text do
     local tag = byte(text, at)
@@ -78,15 +73,24 @@ end
 local stamp, replace, ttl, n = ARGV[1], ARGV[2] == 'replace', ARGV[3], tonumber(ARGV[4])
 local refused = {}
 -- names
-local format, at = '<' .. string.rep('I4c0', n + 1), 4 + n
+local format, at = '<dd' .. string.rep('I4c0', n + 1), 4 + n
 for k = 1, #KEYS do
   local key = KEYS[k]
   -- values
   local old = call('HGET', key, stamp)
   local write = not old or (old == new and replace)
   if old and old ~= new then
-    local s, x = time(new)
-    local t, y = time(old)
+    local a, b, c, d, e, f, g, h, i, j, k, l = byte(old, 1, 12)
+    local t, y
+    if a == 8 and f and b > 127 and c > 127 and d > 127 and e > 127 and f < 128 then
+      t = b - 128 + (c - 128) * 128 + (d - 128) * 16384 + (e - 128) * 2097152 + f * 268435456
+      if s == t then
+        y = g and (h or 0) % 128 + (i or 0) % 128 * 128 + (j or 0) % 128 * 16384
+          + (k or 0) % 128 * 2097152 + (l or 0) % 128 * 268435456 or 0
+      end
+    else
+      t, y = time(old)
+    end
     write = s > t or (s == t and (x > y or (x == y and replace)))
   end
   if write then
@@ -113,14 +117,16 @@ def newer_wins(num_features: int) -> tuple[bytes, bytes]:
         names = ", ".join(f"f{f}" for f in numbers)
         parts = {
             "names": f"local {names} = unpack(ARGV, 5, 4 + n)" if names else "",
-            "values": f"local new{values} = parts(format, ARGV[at + k])",
+            "values": f"local s, x, new{values} = parts(format, ARGV[at + k])",
             "set": f"call('HSET', key, stamp, new{''.join(f', f{f}, v{f}' for f in numbers)})",
         }
     else:
         parts = {
             "names": "local row = {stamp, ''} for f = 1, n do row[2 * f + 1] = ARGV[4 + f] end",
-            "values": "local values = {parts(format, ARGV[at + k])} local new = values[1]",
-            "set": "for f = 1, n + 1 do row[2 * f] = values[f] end call('HSET', key, unpack(row))",
+            "values": "local values = {parts(format, ARGV[at + k])} "
+            "local s, x, new = values[1], values[2], values[3]",
+            "set": "for f = 1, n + 1 do row[2 * f] = values[f + 2] end "
+            "call('HSET', key, unpack(row))",
         }
     text = NEWER_WINS
     for name, code in parts.items():
@@ -184,7 +190,7 @@ class RowPacker:
         columns: Mapping[str, Any],
         event_time_us: Int64s,
     ) -> tuple[list[bytes], list[bytes], list[bytes]]:
-        """Give keys, framed rows and the fields they have in this order.
+        """Give keys, rows of framed values and the fields they have in this order.
 
         Raises:
             InputError: a column is absent, unknown, of another length or another type.
@@ -203,7 +209,6 @@ class RowPacker:
         framed = [frame_column(features[name], column) for name, column in columns.items()]
         order, rows = join_columns(framed, len(keys))
         names = list(columns)
-        rows = list(map(add, frame_times(event_time_us), rows))
         return keys, rows, [features[names[i]].field_bytes for i in order]
 
     def calls(
@@ -211,17 +216,24 @@ class RowPacker:
         keys: Sequence[bytes],
         rows: Sequence[bytes],
         fields: Sequence[bytes],
+        event_time_us: Int64s,
         *,
         by_slot: bool,
+        first_rows: int = _ROWS_PER_TRIP,
     ) -> Iterator[list[_Call]]:
         """Pack rows as script calls, a round trip's worth at a time.
 
-        In a cluster (``by_slot``) the keys of one call have one slot.
+        First ``first_rows``, then twice as many, and so on. In a cluster (``by_slot``) the keys of
+        one call have one slot.
         """
         names = [self.view.timestamp_field, self._ties, self._ttl, b"%d" % len(fields), *fields]
         fixed = _arguments(names)
-        for begin in range(0, len(keys), _ROWS_PER_TRIP):
-            trip = range(begin, min(begin + _ROWS_PER_TRIP, len(keys)))
+        begin, size = 0, _ROWS_PER_TRIP if by_slot else first_rows
+        while begin < len(keys):
+            trip = range(begin, min(begin + size, len(keys)))
+            times = frame_times(event_time_us[begin : trip.stop])
+            timed = dict(zip(trip, map(add, times, rows[begin : trip.stop]), strict=True))
+            begin, size = trip.stop, min(2 * size, _ROWS_PER_TRIP)
             groups: list[list[int]] = [list(trip)]
             if by_slot:
                 slots: dict[int, list[int]] = {}
@@ -235,7 +247,7 @@ class RowPacker:
                     calls.append(
                         _Call(
                             keys=_arguments([keys[r] for r in part]),
-                            body=fixed + _arguments([rows[r] for r in part]),
+                            body=fixed + _arguments([timed[r] for r in part]),
                             num_arguments=len(names) + len(part),
                             num_features=len(fields),
                             first_key=keys[part[0]],
@@ -282,26 +294,71 @@ class ColumnWriter:
             InputError: a column is not what it should be; nothing was written.
             ServerError: Redis failed; some rows may be written, and may be written again.
         """
-        return self.write_packed(*self._packer.columns(entities, columns, event_time_us))
+        packed = self._packer.columns(entities, columns, event_time_us)
+        return self.write_packed(*packed, event_time_us)
 
     def write_packed(
-        self, keys: Sequence[bytes], rows: Sequence[bytes], fields: Sequence[bytes]
+        self,
+        keys: Sequence[bytes],
+        rows: Sequence[bytes],
+        fields: Sequence[bytes],
+        event_time_us: Int64s,
     ) -> Written:
-        """Write rows already framed, as ``RowPacker.columns`` gives them."""
+        """Write rows already framed, as ``RowPacker.columns`` gives them.
+
+        While the server writes some, the next are packed and sent, on another connection: not so
+        where the order matters, as it does to rows of one entity and time.
+        """
+        if self._client.address.is_cluster or len(set(keys)) < len(keys):
+            return self._write_in_turn(keys, rows, fields, event_time_us)
         refused: list[int] = []
-        client = self._client
-        by_slot = client.address.is_cluster
-        for calls in self._packer.calls(keys, rows, fields, by_slot=by_slot):
-            replies = client.call(*_by_sha(calls), timeout_s=WRITE_TIMEOUT_S)
-            if again := _unknown(replies):
-                texts = [calls[i].packed(by_sha=False) for i in again]
-                found = client.call(
-                    [calls[i].first_key for i in again], texts, timeout_s=WRITE_TIMEOUT_S
-                )
-                for i, reply in zip(again, found, strict=True):
-                    replies[i] = reply
-            refused += _refused(calls, replies, lambda e: unreachable(client.address, e))
+        under_way: tuple[list[_Call], Sent] | None = None
+        try:
+            for calls in self._packer.calls(
+                keys, rows, fields, event_time_us, by_slot=False, first_rows=_FIRST_ROWS
+            ):
+                sent = self._client.send(*_by_sha(calls))
+                before, under_way = under_way, (calls, sent)
+                if before is not None:
+                    refused += self._finish(*before)
+            if under_way is not None:
+                before, under_way = under_way, None
+                refused += self._finish(*before)
+        finally:
+            if under_way is not None:
+                under_way[1].drop()
         return Written(len(keys) - len(refused), np.array(sorted(refused), dtype=np.int64))
+
+    def _finish(self, calls: list[_Call], sent: Sent) -> list[int]:
+        replies = sent.replies(WRITE_TIMEOUT_S)
+        if replies is None:  # done or not: done twice, the rows are the same
+            replies = self._client.call(*_by_sha(calls), timeout_s=WRITE_TIMEOUT_S)
+        return self._understood(calls, replies)
+
+    def _write_in_turn(
+        self,
+        keys: Sequence[bytes],
+        rows: Sequence[bytes],
+        fields: Sequence[bytes],
+        event_time_us: Int64s,
+    ) -> Written:
+        refused: list[int] = []
+        by_slot = self._client.address.is_cluster
+        for calls in self._packer.calls(keys, rows, fields, event_time_us, by_slot=by_slot):
+            replies = self._client.call(*_by_sha(calls), timeout_s=WRITE_TIMEOUT_S)
+            refused += self._understood(calls, replies)
+        return Written(len(keys) - len(refused), np.array(sorted(refused), dtype=np.int64))
+
+    def _understood(self, calls: list[_Call], replies: list[Any]) -> list[int]:
+        client = self._client
+        if again := _unknown(replies):
+            texts = [calls[i].packed(by_sha=False) for i in again]
+            found = client.call(
+                [calls[i].first_key for i in again], texts, timeout_s=WRITE_TIMEOUT_S
+            )
+            for i, reply in zip(again, found, strict=True):
+                replies[i] = reply
+        return _refused(calls, replies, lambda e: unreachable(client.address, e))
 
 
 class AsyncColumnWriter:
@@ -318,16 +375,21 @@ class AsyncColumnWriter:
         event_time_us: Int64s,
     ) -> Written:
         """Write one row for each entity. See ``ColumnWriter.write``."""
-        return await self.write_packed(*self._packer.columns(entities, columns, event_time_us))
+        packed = self._packer.columns(entities, columns, event_time_us)
+        return await self.write_packed(*packed, event_time_us)
 
     async def write_packed(
-        self, keys: Sequence[bytes], rows: Sequence[bytes], fields: Sequence[bytes]
+        self,
+        keys: Sequence[bytes],
+        rows: Sequence[bytes],
+        fields: Sequence[bytes],
+        event_time_us: Int64s,
     ) -> Written:
         """Write rows already framed. See ``ColumnWriter.write_packed``."""
         refused: list[int] = []
         client = self._client
         by_slot = client.address.is_cluster
-        for calls in self._packer.calls(keys, rows, fields, by_slot=by_slot):
+        for calls in self._packer.calls(keys, rows, fields, event_time_us, by_slot=by_slot):
             replies = await client.call(*_by_sha(calls), timeout_s=WRITE_TIMEOUT_S)
             if again := _unknown(replies):
                 texts = [calls[i].packed(by_sha=False) for i in again]

@@ -28,7 +28,7 @@ from recsys.features.value_columns import element_type
 from recsys.features.view import Feature, ValueType
 
 Bytes = npt.NDArray[np.uint8]
-_LENGTH = struct.Struct("<I")
+_LENGTH, _TIME = struct.Struct("<I"), struct.Struct("<dd")
 _WIDE: dict[ValueType, tuple[str, bytes]] = {
     "float32": ("<f4", b"\x35"), "float64": ("<f8", b"\x29"), "bool": ("u1", b"\x38")
 }  # fmt: skip
@@ -139,26 +139,32 @@ def join_columns(columns: Sequence[Framed], num_rows: int) -> tuple[list[int], l
 
 
 def frame_times(times_us: Int64s) -> list[bytes]:
-    """Encode event times as ``google.protobuf.Timestamp``, and give each as a part of a row."""
+    """Encode event times as ``google.protobuf.Timestamp``, and give each as the begin of a row.
+
+    Its seconds and nanoseconds come before it, as float64: a server that compares need not decode.
+    """
     seconds, micros = np.divmod(times_us, 1_000_000)
     if not len(times_us):
         return []
     if seconds.min() < 1 << 28 or seconds.max() >= 1 << 35:  # before 1978
-        return frame(list(map(encode_timestamp_us, times_us.tolist())))
+        framed = frame(list(map(encode_timestamp_us, times_us.tolist())))
+        heads = map(_TIME.pack, seconds.tolist(), (micros * 1000).tolist())
+        return [head + one for head, one in zip(heads, framed, strict=True)]
     nanos = micros * 1000
-    cells = np.zeros((len(times_us), 16), dtype=np.uint8)
-    cells[:, 4], cells[:, 10] = 0x08, 0x10
+    cells = np.zeros((len(times_us), 32), dtype=np.uint8)
+    cells[:, :16] = np.stack([seconds, nanos], axis=1).astype("<f8").view(np.uint8)
+    cells[:, 20], cells[:, 26] = 0x08, 0x10
     shifts = np.int64(7) * np.arange(5, dtype=np.int64)
-    cells[:, 5:10] = (seconds[:, None] >> shifts) & 0x7F
-    cells[:, 5:9] |= 0x80
-    cells[:, 11:] = (nanos[:, None] >> shifts) & 0x7F
+    cells[:, 21:26] = (seconds[:, None] >> shifts) & 0x7F
+    cells[:, 21:25] |= 0x80
+    cells[:, 27:] = (nanos[:, None] >> shifts) & 0x7F
     sizes = 1 + np.searchsorted(np.int64(1) << shifts[1:], nanos, side="right")
-    cells[:, 11:][np.arange(5) < (sizes - 1)[:, None]] |= 0x80
+    cells[:, 27:][np.arange(5) < (sizes - 1)[:, None]] |= 0x80
     lengths = np.where(nanos > 0, 7 + sizes, 6)
-    cells[:, 0] = lengths  # a u32, of which the rest is zero
+    cells[:, 16] = lengths  # a u32, of which the rest is zero
     data = cells.tobytes()
-    starts = range(0, len(data), 16)
-    return [data[at : at + n] for at, n in zip(starts, (lengths + 4).tolist(), strict=True)]
+    starts = range(0, len(data), 32)
+    return [data[at : at + n] for at, n in zip(starts, (lengths + 20).tolist(), strict=True)]
 
 
 def _with_nulls(values: Any) -> tuple[Any, npt.NDArray[np.bool_] | None]:

@@ -241,8 +241,8 @@ class BulkRedisOnlineStore(RedisOnlineStore):
             super().online_write_batch(config, table, data, progress)
             return
         client = self._client_of(config)
-        for packer, keys, rows, fields in packed_rows(config, table, data):
-            ColumnWriter(client, packer).write_packed(keys, rows, fields)
+        for packer, keys, rows, fields, times_us in packed_rows(config, table, data):
+            ColumnWriter(client, packer).write_packed(keys, rows, fields, times_us)
             if progress:
                 progress(len(keys))
 
@@ -259,8 +259,8 @@ class BulkRedisOnlineStore(RedisOnlineStore):
             await super().online_write_batch_async(config, table, data, progress)
             return
         client = self._async_client_of(config)
-        for packer, keys, rows, fields in packed_rows(config, table, data):
-            await AsyncColumnWriter(client, packer).write_packed(keys, rows, fields)
+        for packer, keys, rows, fields, times_us in packed_rows(config, table, data):
+            await AsyncColumnWriter(client, packer).write_packed(keys, rows, fields, times_us)
             if progress:
                 progress(len(keys))
 

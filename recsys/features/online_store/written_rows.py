@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 from feast import FeatureView, RepoConfig, utils
 from feast.infra.online_stores.helpers import _mmh3, _redis_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 
 from recsys.errors import ConfigurationError
+from recsys.features.batch import Int64s
 from recsys.features.column_writer import RowPacker
 from recsys.features.feast_views import STORED_TAG
-from recsys.features.layout import encode_timestamp_us
 from recsys.features.online_store.placement import stored_name
 from recsys.features.value_encoding import frame
 from recsys.features.view import View
@@ -34,8 +35,8 @@ def check_is_written(table: FeatureView) -> None:
 
 def packed_rows(
     config: RepoConfig, table: FeatureView, data: Sequence[Row]
-) -> list[tuple[RowPacker, list[bytes], list[bytes], list[bytes]]]:
-    """Give keys and framed rows for each set of features that rows have (there is mostly one)."""
+) -> list[tuple[RowPacker, list[bytes], list[bytes], list[bytes], Int64s]]:
+    """Give what ``write_packed`` takes for each set of features of rows (there is mostly one)."""
     store = config.online_store
     stored = stored_name(config, table)
     packer = RowPacker(
@@ -44,9 +45,9 @@ def packed_rows(
         key_ttl_s=store.key_ttl_seconds or 0,
         ties=store.equal_time,
     )
-    groups: dict[tuple[str, ...], tuple[list[bytes], list[bytes]]] = {}
+    groups: dict[tuple[str, ...], tuple[list[bytes], list[int], list[bytes]]] = {}
     for entity_key, values, moment, _ in data:
-        keys, rows = groups.setdefault(tuple(values), ([], []))
+        keys, times_us, rows = groups.setdefault(tuple(values), ([], [], []))
         keys.append(
             _redis_key(
                 config.project, entity_key,
@@ -54,13 +55,15 @@ def packed_rows(
             )
         )  # fmt: skip
         aware = utils.make_tzaware(moment)
-        time_us = (aware - _EPOCH) // _MICROSECOND
-        encoded = [
-            encode_timestamp_us(time_us),
-            *(value.SerializeToString() for value in values.values()),
-        ]
-        rows.append(b"".join(frame(encoded)))
+        times_us.append((aware - _EPOCH) // _MICROSECOND)
+        rows.append(b"".join(frame([value.SerializeToString() for value in values.values()])))
     return [
-        (packer, keys, rows, [_mmh3(f"{stored}:{name}") for name in names])
-        for names, (keys, rows) in groups.items()
+        (
+            packer,
+            keys,
+            rows,
+            [_mmh3(f"{stored}:{name}") for name in names],
+            np.array(times_us, dtype=np.int64),
+        )
+        for names, (keys, times_us, rows) in groups.items()
     ]

@@ -189,6 +189,34 @@ def test_newer_wins_and_a_correction_arrives(
     assert keeps.write(one, {"n": [10]}, np.array([NOW + 2])).written == 1
 
 
+@pytest.mark.parametrize("interruption", ["none", "script flush", "kill"])
+def test_a_large_batch_is_sent_in_parts_and_says_of_each_row_what_became_of_it(
+    plan: Plan, client: RedisClient, redis_url: str, interruption: str
+) -> None:
+    """Every seventh row is older than what is stored; scripts and connections may be gone."""
+    writes = writer(client, PAIR, plan)
+    count = 9_000
+    numbers = np.arange(count)
+    keys = {"user": ["u"] * count, "item_id": numbers}
+    some = numbers % 7 == 0
+    part = {"user": ["u"] * int(some.sum()), "item_id": numbers[some]}
+    writes.write(part, {"n": numbers[some] * 0 - 1}, np.full(int(some.sum()), NOW + 1))
+    with connect(redis_url) as raw:
+        if interruption == "script flush":
+            raw.script_flush()
+        if interruption == "kill":
+            raw.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    result = writes.write(keys, {"n": numbers}, np.full(count, NOW))
+    assert (result.written, result.refused.tolist()) == (
+        count - int(some.sum()),
+        numbers[some].tolist(),
+    )
+    reader = ServiceReader(plan, redis_url)
+    (rows,) = reader.read([EntityRequest("all", keys)], now_us=NOW + 1)
+    reader.close()
+    assert rows.column("pair:n").values.tolist() == np.where(some, -1, numbers).tolist()
+
+
 moments = st.one_of(
     st.integers(NOW - 3, NOW + 3),
     st.sampled_from([-1, 0, 1, 999_999, 1_000_000, -1_000_000, 2**28 * 10**6, -(2**40) * 10**3]),

@@ -174,7 +174,9 @@ def test_event_times(all_us: list[int], with_gap: bool) -> None:
         Timestamp(seconds=us // 1_000_000, nanos=us % 1_000_000 * 1000).SerializeToString()
         for us in all_us
     ]
-    assert frame_times(np.array(all_us)) == frame(theirs)
+    numbers = [struct.pack("<dd", one // 10**6, one % 10**6 * 1000) for one in all_us]
+    found = frame_times(np.array(all_us))
+    assert found == [own + one for own, one in zip(numbers, frame(theirs), strict=True)]
     assert list(map(encode_timestamp_us, all_us)) == theirs
     assert list(map(decode_timestamp_us, theirs)) == all_us
     stored = [None, *theirs] if with_gap else theirs
