@@ -109,7 +109,7 @@ def records_of(batch: DefaultRecordBatch, topic: str, partition: int) -> list[Re
     # The broker's clock, where the topic asks for it; else the sender's.
     append_ms = batch.max_timestamp if batch.timestamp_type == batch.LOG_APPEND_TIME else None
     found: list[Record] = []
-    at = 0
+    at = 0  # Numbers are in zigzag: 0, -1, 1, -2, …
     try:
         for _ in range(batch.records_count):
             length = body[at]
@@ -120,7 +120,7 @@ def records_of(batch: DefaultRecordBatch, topic: str, partition: int) -> list[Re
                 length += (more - 1) << 7
                 if more >= 0x80:
                     length, at = _number(body, at, length, 14)
-            end = at + (length >> 1)
+            end = at + ((length >> 1) ^ -(length & 1))
             at += 1  # attributes, of which there are none yet
             delta_ms = body[at]
             at += 1
@@ -165,10 +165,9 @@ def records_of(batch: DefaultRecordBatch, topic: str, partition: int) -> list[Re
                     (
                         topic,
                         partition,
-                        base_offset + (offset >> 1),
+                        base_offset + ((offset >> 1) ^ -(offset & 1)),
                         key,
                         value,
-                        # Times alone may go back, in zigzag: 0, -1, 1, -2, …
                         first_ms + ((delta_ms >> 1) ^ -(delta_ms & 1))
                         if append_ms is None
                         else append_ms,
