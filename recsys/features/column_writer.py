@@ -275,6 +275,10 @@ def _unknown(replies: Sequence[Any]) -> list[int]:
     return [i for i, r in enumerate(replies) if isinstance(r, ErrorReply) and r.code == "NOSCRIPT"]
 
 
+def _by_text(calls: Sequence[_Call], again: Sequence[int]) -> tuple[list[bytes], list[bytes]]:
+    return [calls[i].first_key for i in again], [calls[i].packed(by_sha=False) for i in again]
+
+
 class ColumnWriter:
     """Writes rows of one view. Thread-safe."""
 
@@ -352,10 +356,7 @@ class ColumnWriter:
     def _understood(self, calls: list[_Call], replies: list[Any]) -> list[int]:
         client = self._client
         if again := _unknown(replies):
-            texts = [calls[i].packed(by_sha=False) for i in again]
-            found = client.call(
-                [calls[i].first_key for i in again], texts, timeout_s=WRITE_TIMEOUT_S
-            )
+            found = client.call(*_by_text(calls, again), timeout_s=WRITE_TIMEOUT_S)
             for i, reply in zip(again, found, strict=True):
                 replies[i] = reply
         return _refused(calls, replies, lambda e: unreachable(client.address, e))
@@ -392,10 +393,7 @@ class AsyncColumnWriter:
         for calls in self._packer.calls(keys, rows, fields, event_time_us, by_slot=by_slot):
             replies = await client.call(*_by_sha(calls), timeout_s=WRITE_TIMEOUT_S)
             if again := _unknown(replies):
-                texts = [calls[i].packed(by_sha=False) for i in again]
-                found = await client.call(
-                    [calls[i].first_key for i in again], texts, timeout_s=WRITE_TIMEOUT_S
-                )
+                found = await client.call(*_by_text(calls, again), timeout_s=WRITE_TIMEOUT_S)
                 for i, reply in zip(again, found, strict=True):
                     replies[i] = reply
             refused += _refused(calls, replies, lambda e: unreachable(client.address, e))

@@ -48,9 +48,8 @@ def wanted_states(view: View, project: str, keys: Keys) -> list[tuple[bytes, Seq
             f'view "{view.name}": wanted as many values of each of {", ".join(view.join_keys)}; '
             f"found {sizes}"
         )
-    key_of = EntityKeys(view, project).of
-    columns = [keys[name] for name in view.join_keys]
-    return [(key_of(*ids), (view.state_field,)) for ids in zip(*columns, strict=True)]
+    ids = list(zip(*(keys[name] for name in view.join_keys), strict=True))
+    return [(key, (view.state_field,)) for key in EntityKeys(view, project).of_all(ids)]
 
 
 def view_now(view: View, states: Sequence[bytes | None], now_ms: int) -> ViewValues:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,9 +41,7 @@ class EntityKeys:
     """Redis keys of the entities of a view, or of (sorted) join keys."""
 
     def __init__(self, view: View | Sequence[str], project: str) -> None:
-        join_keys = view.join_keys if isinstance(view, View) else view
-        self._count = len(join_keys)
-        self._prefix = key_prefix(join_keys)
+        self._prefix = key_prefix(view.join_keys if isinstance(view, View) else view)
         self._project = project.encode()
 
     def of(self, *values: str) -> bytes:
@@ -57,14 +56,8 @@ class EntityKeys:
 
     def values_of(self, key: bytes) -> tuple[str, ...] | None:
         """Give the values that ``of`` makes this key of; ``None`` for another entity's."""
-        if not key.startswith(self._prefix):
-            return None
-        at, values = len(self._prefix), []
-        for _ in range(self._count):
-            _, length = struct.unpack_from("<II", key, at)
-            at += 8 + length
-            values.append(key[at - length : at].decode())
-        return tuple(values)
+        parsed = _parse(key) if key.startswith(self._prefix) else None
+        return None if parsed is None else tuple(value.decode() for value in parsed.values)
 
     def of_all(self, many: Sequence[tuple[str, ...]]) -> list[bytes]:
         """Give the keys of many entities; half the time of one after the other."""
@@ -97,17 +90,25 @@ def ending_of_user(user_id: str, project: str) -> bytes:
 def is_keyed_by_user(key: bytes) -> bool:
     """Say whether ``user_id`` is among the join keys of an entity key."""
     parsed = _parse(key)
-    return parsed is not None and b"user_id" in parsed[0]
+    return parsed is not None and b"user_id" in parsed.join_keys
 
 
 def project_of_key(key: bytes) -> str | None:
     """Give the project an entity key belongs to; ``None`` for a key of another kind."""
     parsed = _parse(key)
-    return None if parsed is None else parsed[1]
+    return None if parsed is None else parsed.project
 
 
-def _parse(key: bytes) -> tuple[list[bytes], str] | None:
-    """Give the names of the join keys and the project; ``None`` for a key of another kind."""
+class _Parsed(NamedTuple):
+    """What an entity key is made of."""
+
+    join_keys: list[bytes]
+    values: list[bytes]
+    project: str
+
+
+def _parse(key: bytes) -> _Parsed | None:
+    """Take a key apart; ``None`` for a key of another kind."""
     try:
         (count,) = struct.unpack_from("<I", key)
         if not 1 <= count <= 16:
@@ -120,7 +121,7 @@ def _parse(key: bytes) -> tuple[list[bytes], str] | None:
             if kind > 64 or at > len(key):
                 return None
             parts.append(key[at - length : at])
-        return parts[:count], key[at:].decode()
+        return _Parsed(parts[:count], parts[count:], key[at:].decode())
     except (struct.error, UnicodeDecodeError):
         return None
 

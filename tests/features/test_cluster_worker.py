@@ -54,6 +54,17 @@ def features(world: World) -> dict[bytes, dict[bytes, bytes]]:
     return {k: v for k, v in content.items() if project_of_key(k) == world.settings.namespace}
 
 
+def undisturbed(world: World, redis_url: str, num_events: int) -> dict[bytes, dict[bytes, bytes]]:
+    """Give the features of the same log from one server, in a run that nobody disturbs."""
+    alone = World(world.settings, str(world.endpoints.kafka_bootstrap_servers), redis_url)
+    try:
+        alone.start_worker()
+        wait_told(alone, num_events)
+        return features(alone)
+    finally:
+        alone.close()
+
+
 def test_killed_between_nodes_and_begun_from_nothing_it_leaves_the_same_bytes(
     world: World, redis_url: str
 ) -> None:
@@ -89,14 +100,7 @@ def test_killed_between_nodes_and_begun_from_nothing_it_leaves_the_same_bytes(
     worker.terminate()
     assert worker.wait(20) == 0
 
-    # One server, and a run that nobody disturbs.
-    alone = World(world.settings, str(world.endpoints.kafka_bootstrap_servers), redis_url)
-    try:
-        alone.start_worker()
-        wait_told(alone, len(events))
-        assert features(alone) == killed
-    finally:
-        alone.close()
+    assert undisturbed(world, redis_url, len(events)) == killed
     writer.close()
 
 
@@ -236,11 +240,5 @@ def test_slots_dealt_out_anew_under_a_worker_have_all_computed_anew(
                 assert one.wait(20) == 0
         finally:
             give(1)
-    alone = World(world.settings, str(world.endpoints.kafka_bootstrap_servers), redis_url)
-    try:
-        alone.start_worker()
-        wait_told(alone, len(events))
-        assert features(alone) == found
-    finally:
-        alone.close()
+    assert undisturbed(world, redis_url, len(events)) == found
     writer.close()
