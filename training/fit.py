@@ -1,17 +1,22 @@
-"""What a worker does: towers, lists, ranker, and the sources again on all data before the test.
+"""What a worker does: towers, index, ranker, and the sources again on all data before the test.
 
 ::
 
-    early visits ──► towers A ─┐
-    early entries ─► neighbours A ─┴─► lists of the ranker's part ──► ranker
-    all visits ────► towers B (from A on) ─┐
-    all entries ───► neighbours B ─────────┴─► bundle
+    early visits ──► towers ──► index ──► lists of the ranker's part ──► ranker
+    early entries ──────────────┘ │
+    all visits ────► refit: towers (from the first on), index ──► bundle
+    all entries ───────────────┘
+
+Each box is a step: a function of what was prepared and of what the steps before it gave, so that it
+can be run in one go (``fit``), or one by one with their outputs kept between them, with the same
+result to the bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +35,9 @@ from training.recipes import Recipe
 from training.tower_steps import TowerSteps
 
 Weights = dict[str, Tensor]
+Output = dict[str, Any]
+"""What a step gives, on the CPU: weights, tensors and its part of the ``curve``."""
+OnEpoch = Callable[[str, int, int, float], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,51 +59,136 @@ def fit(
     *,
     world: World,
     checkpoints: Checkpoints,
-    on_epoch: Callable[[str, int, int, float], None] = lambda *_: None,
+    on_epoch: OnEpoch = lambda *_: None,
 ) -> Fitted:
-    """Fit everything. Workers all call this; what they return is the same."""
-    recipe = prepared.recipe
-    torch.manual_seed(recipe.seed)
-    run = Run(seed=recipe.seed, world=world, checkpoints=checkpoints, on_epoch=on_epoch)
-    table = ItemTable(prepared.statics)
-    towers = TwoTower(recipe.model, prepared.dimensions, table).to(world.device)
+    """Run all steps. Workers all call this; what they return is the same."""
+    run = Run(
+        seed=prepared.recipe.seed, world=world, checkpoints=checkpoints, on_epoch=on_epoch
+    )  # fmt: skip
+    done: dict[str, Output] = {}
+    for name, step in FIT_STEPS.items():
+        done[name] = step(prepared, done, run, world)
+    return fitted_of(done)
+
+
+def fit_step(
+    name: str,
+    prepared: Prepared,
+    given: Mapping[str, Output],
+    *,
+    world: World,
+    checkpoints: Checkpoints,
+    on_epoch: OnEpoch = lambda *_: None,
+) -> Output:
+    """Run the step ``name`` of ``FIT_STEPS`` alone, ``given`` what the steps before it gave."""
+    run = Run(
+        seed=prepared.recipe.seed, world=world, checkpoints=checkpoints, on_epoch=on_epoch
+    )  # fmt: skip
+    return FIT_STEPS[name](prepared, given, run, world)
+
+
+def fitted_of(done: Mapping[str, Output]) -> Fitted:
+    """Put what all steps gave together."""
+    final = done["refit"]
+    return Fitted(
+        towers=final["towers"],
+        ranker=done["ranker"]["ranker"],
+        item_vectors=final["item_vectors"],
+        neighbour_index=final["neighbour_index"],
+        neighbour_weight=final["neighbour_weight"],
+        curve=[row for name in FIT_STEPS for row in done[name].get("curve", ())],
+    )
+
+
+def _fit_towers(prepared: Prepared, given: Mapping[str, Output], run: Run, world: World) -> Output:
+    """Give the towers' weights after the visits before the ranker's part."""
+    del given
+    table, towers, _ = _models(prepared, world)
     early = prepared.visit_is_early.nonzero().flatten()
     dense = prepared.visit_context["user_dense"]
     towers.users.dense.fit((dense[early] if len(early) else dense).to(world.device))
-    ranker = Ranker(
-        recipe.ranker_model, prepared.dimensions, table, recipe.model.embedding_size
-    ).to(world.device)
-
-    _give_identities(table, prepared.early_edges, recipe)
+    _give_identities(table, prepared.early_edges, prepared.recipe)
     steps = TowerSteps(prepared, towers, early, prepared.early_edges.counts, world)
-    run.train(steps.phase("towers", recipe.towers.epochs))
-    item_vectors = _item_vectors(towers)
-    neighbours = fit_neighbours(prepared.early_edges, recipe, table.num_items)
+    run.train(steps.phase("towers", prepared.recipe.towers.epochs))
+    return {"towers": _weights(towers), "curve": _curve(run, "towers")}
 
+
+def _build_index(prepared: Prepared, given: Mapping[str, Output], run: Run, world: World) -> Output:
+    """Give item vectors and neighbours as they were before the ranker's part."""
+    del run
+    _, towers, _ = _models(prepared, world, towers=given["towers"]["towers"])
+    return _index(prepared, towers, prepared.early_edges)
+
+
+def _fit_ranker(prepared: Prepared, given: Mapping[str, Output], run: Run, world: World) -> Output:
+    """Give the ranker's weights after lists that the early towers and index retrieve."""
+    recipe, index = prepared.recipe, given["index"]
+    table, towers, ranker = _models(prepared, world, towers=given["towers"]["towers"])
+    item_vectors = index["item_vectors"].to(world.device)
     rounds = []
     for number, question in enumerate(prepared.rounds):
         model = assemble(
             prepared, towers=towers, ranker=ranker, item_vectors=item_vectors,
-            neighbours=neighbours, activity=question.activity, as_of_ms=question.as_of_ms,
+            neighbours=(index["neighbour_index"], index["neighbour_weight"]),
+            activity=question.activity, as_of_ms=question.as_of_ms,
             available=torch.arange(table.num_items + 1) > 0, device=world.device,
         )  # fmt: skip
         rounds.append(lists_of_round(prepared, question, model, ranker, seed=recipe.seed + number))
     run.train(RankerSteps(prepared, ranker, rounds, item_vectors, world).phase("ranker"))
-    del rounds
+    return {"ranker": _weights(ranker), "curve": _curve(run, "ranker")}
 
-    _give_identities(table, prepared.all_edges, recipe)
+
+def _refit(prepared: Prepared, given: Mapping[str, Output], run: Run, world: World) -> Output:
+    """Give towers that trained on over all visits before the test, and the index they make."""
+    table, towers, _ = _models(prepared, world, towers=given["towers"]["towers"])
+    _give_identities(table, prepared.all_edges, prepared.recipe)
     every = torch.arange(len(prepared.visit_is_early))
     steps = TowerSteps(prepared, towers, every, prepared.all_edges.counts, world)
-    run.train(steps.phase("towers again", recipe.towers.refit_epochs))
-    neighbours = fit_neighbours(prepared.all_edges, recipe, table.num_items)
-    return Fitted(
-        towers=_weights(towers),
-        ranker=_weights(ranker),
-        item_vectors=_item_vectors(towers).cpu(),
-        neighbour_index=neighbours[0],
-        neighbour_weight=neighbours[1],
-        curve=run.curve,
-    )
+    run.train(steps.phase("towers again", prepared.recipe.towers.refit_epochs))
+    return {
+        "towers": _weights(towers),
+        "curve": _curve(run, "towers again"),
+        **_index(prepared, towers, prepared.all_edges),
+    }
+
+
+FIT_STEPS: dict[str, Callable[[Prepared, Mapping[str, Output], Run, World], Output]] = {
+    "towers": _fit_towers,
+    "index": _build_index,
+    "ranker": _fit_ranker,
+    "refit": _refit,
+}
+"""In order; each may use what any before it gave."""
+
+
+def _models(
+    prepared: Prepared, world: World, *, towers: Weights | None = None
+) -> tuple[ItemTable, TwoTower, Ranker]:
+    """Give the models as they begin, always the same for a seed, or with the towers' weights."""
+    recipe = prepared.recipe
+    torch.manual_seed(recipe.seed)
+    table = ItemTable(prepared.statics)
+    two_tower = TwoTower(recipe.model, prepared.dimensions, table).to(world.device)
+    ranker = Ranker(
+        recipe.ranker_model, prepared.dimensions, table, recipe.model.embedding_size
+    ).to(world.device)
+    if towers is not None:
+        two_tower.load_state_dict(towers)
+        two_tower.eval()
+    return table, two_tower, ranker
+
+
+def _index(prepared: Prepared, towers: TwoTower, edges: Edges) -> Output:
+    neighbours = fit_neighbours(edges, prepared.recipe, len(prepared.available) - 1)
+    return {
+        "item_vectors": _item_vectors(towers).cpu(),
+        "neighbour_index": neighbours[0],
+        "neighbour_weight": neighbours[1],
+    }
+
+
+def _curve(run: Run, phase: str) -> list[tuple[str, int, float]]:
+    return [row for row in run.curve if row[0] == phase]
 
 
 def fit_neighbours(edges: Edges, recipe: Recipe, num_items: int) -> tuple[Tensor, Tensor]:
