@@ -26,8 +26,9 @@ from recsys.clock import DAY_MS
 from recsys.data.examples import labels_after
 from recsys.data.interactions import Interactions
 from recsys.evaluation.auc import auc
-from recsys.evaluation.calibration import expected_calibration_error, log_loss
+from recsys.evaluation.calibration import expected_calibration_error
 from recsys.evaluation.hits import hit_table, num_relevant
+from recsys.evaluation.log_loss import log_loss
 from recsys.evaluation.ndcg import ndcg_at_k
 from recsys.evaluation.recall import recall_at_k
 from recsys.evaluation.report import ListQuality, judge_lists

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from recsys.evaluation.average_precision import average_precision_at_k
 from recsys.evaluation.bootstrap import Interval, bootstrap_mean
-from recsys.evaluation.coverage import coverage_at_k, gini_at_k
+from recsys.evaluation.coverage import coverage_at_k
+from recsys.evaluation.gini import gini_at_k
 from recsys.evaluation.hit_rate import hit_rate_at_k
 from recsys.evaluation.hits import hit_table, num_relevant
 from recsys.evaluation.ndcg import ndcg_at_k

@@ -10,13 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import InputError
-from recsys.evaluation.auc import auc, grouped_auc
+from recsys.evaluation.auc import auc
 from recsys.evaluation.average_precision import average_precision_at_k
 from recsys.evaluation.bootstrap import bootstrap_mean
-from recsys.evaluation.calibration import expected_calibration_error, log_loss
-from recsys.evaluation.coverage import coverage_at_k, gini_at_k
+from recsys.evaluation.calibration import expected_calibration_error
+from recsys.evaluation.coverage import coverage_at_k
+from recsys.evaluation.gini import gini_at_k
+from recsys.evaluation.grouped_auc import grouped_auc
 from recsys.evaluation.hit_rate import hit_rate_at_k
 from recsys.evaluation.hits import hit_table, num_relevant
+from recsys.evaluation.log_loss import log_loss
 from recsys.evaluation.ndcg import ndcg_at_k
 from recsys.evaluation.novelty import novelty_at_k
 from recsys.evaluation.recall import recall_at_k
