@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recsys.compression.item_vectors import Float32Vectors
 from recsys.models.item_table import ItemTable
 from recsys.models.ranker import Ranker
 from recsys.models.serving import TorchServingModel
@@ -234,7 +235,7 @@ def assemble(
         ),
         mix=prepared.recipe.sources,
         objective_weights=torch.tensor([o.weight for o in prepared.objectives], device=device),
-        item_vectors=item_vectors.to(device),
+        item_vectors=Float32Vectors(item_vectors.to(device)),
         available=available.to(device),
         item_activity=activity.to(device),
         item_activity_as_of_ms=as_of_ms,

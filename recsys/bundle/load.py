@@ -10,6 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from recsys.bundle.manifest import Manifest, read_manifest, verify_files
+from recsys.compression.int8_linear import use_int8
+from recsys.compression.item_vectors import of_tensors
+from recsys.compression.weights import unpack
 from recsys.errors import BundleError
 from recsys.models.item_table import ItemTable
 from recsys.models.ranker import Ranker
@@ -21,8 +24,8 @@ from recsys.retrieval.mix import build_sources
 TOWERS_FILE = "towers.safetensors"
 RANKER_FILE = "ranker.safetensors"
 ITEMS_FILE = "items.safetensors"
-"""``vectors``, ``available``, ``activity``, ``neighbour_index``, ``neighbour_weight``,
-``popular_weights``, ``activity_as_of_ms``."""
+"""``vectors`` (with ``vector_scale`` in int8), ``available``, ``activity``, ``neighbour_index``,
+``neighbour_weight``, ``popular_weights``, ``activity_as_of_ms``."""
 
 
 def load_serving_model(path: Path, device: str = "cpu") -> ServingModel:
@@ -52,8 +55,12 @@ def _build(path: Path, manifest: Manifest, device: torch.device) -> TorchServing
     table = ItemTable.empty(manifest.num_items, manifest.towers.num_words)
     towers = TwoTower(manifest.towers, dimensions, table)
     ranker = Ranker(manifest.ranker, dimensions, table, manifest.towers.embedding_size)
-    _load(towers, load_file(path / TOWERS_FILE))
-    _load(ranker, load_file(path / RANKER_FILE), shared=("table.",))
+    _load(towers, unpack(load_file(path / TOWERS_FILE)))
+    _load(ranker, unpack(load_file(path / RANKER_FILE)), shared=("table.",))
+    if manifest.precision.towers == "int8":
+        use_int8(towers.users)
+    if manifest.precision.ranker == "int8":
+        use_int8(ranker)
     weights = torch.tensor([o.weight for o in manifest.objectives], device=device)
     return TorchServingModel(
         dimensions=dimensions,
@@ -67,7 +74,7 @@ def _build(path: Path, manifest: Manifest, device: torch.device) -> TorchServing
         ),
         mix=manifest.sources,
         objective_weights=weights,
-        item_vectors=items["vectors"],
+        item_vectors=of_tensors(items, manifest.precision.item_vectors),
         available=items["available"],
         item_activity=items["activity"],
         item_activity_as_of_ms=int(items["activity_as_of_ms"]),

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recsys.errors import BundleError
-from recsys.models.config import RankerConfig, SourceMix, TwoTowerConfig
+from recsys.models.config import Precision, RankerConfig, SourceMix, TwoTowerConfig
 from recsys.models.encode import UserEncoding
 from recsys.models.signature import Dimensions
 
@@ -84,6 +84,9 @@ class Manifest(BaseModel):
     towers: TwoTowerConfig
     ranker: RankerConfig
     sources: SourceMix
+    precision: Precision = Precision()
+    compressed_from: str | None = None
+    """Bundle whose numbers these are, in a smaller precision."""
     objectives: tuple[Objective, ...]
     num_items: int
     """N, padding not counted."""
@@ -95,7 +98,10 @@ class Manifest(BaseModel):
 
     def content_hash(self) -> str:
         """Give the id this manifest must have."""
-        absent = set() if self.views else {"views"}  # a bundle from before it keeps its id
+        # A bundle from before these fields keeps its id.
+        absent = set() if self.views else {"views"}
+        if self.precision == Precision():
+            absent |= {"precision", "compressed_from"}
         content = self.model_dump(mode="json", exclude=_UNHASHED | absent)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

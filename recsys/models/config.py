@@ -6,6 +6,10 @@ No torch here: the API process reads manifests too. Axes as in the modules these
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+VectorPrecision = Literal["float32", "float16", "int8"]
+WeightPrecision = Literal["float32", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,3 +67,12 @@ class SourceMix:
     """The same for ``item_to_item_recent``."""
     history_half_life_days: float = 120.0
     """The same for ``history``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """What a bundle's numbers are stored and computed in (``recsys/compression``)."""
+
+    item_vectors: VectorPrecision = "float32"
+    towers: WeightPrecision = "float32"
+    ranker: WeightPrecision = "float32"

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from recsys.compression.item_vectors import ItemVectors
 from recsys.errors import InputError
 from recsys.models.config import SourceMix
 from recsys.models.ranker import ItemHalf, Prices, Ranker
@@ -49,14 +50,14 @@ class TorchServingModel:
         sources: Sequence[CandidateSource],
         mix: SourceMix,
         objective_weights: Tensor,
-        item_vectors: Tensor,
+        item_vectors: ItemVectors,
         available: Tensor,
         item_activity: Tensor,
         item_activity_as_of_ms: int,
     ) -> None:
         """Take the parts, all on one device.
 
-        ``objective_weights`` ``[O]`` blend the objectives; ``item_vectors`` ``[N + 1, D]``;
+        ``objective_weights`` ``[O]`` blend the objectives; ``item_vectors`` of N + 1 items;
         ``available`` ``[N + 1]`` bool (row 0 False); ``item_activity`` ``[N + 1, Fi]`` as it was
         at ``item_activity_as_of_ms``.
         """
@@ -70,7 +71,7 @@ class TorchServingModel:
         self._available = available
         self._unavailable = ~available
         with torch.inference_mode():
-            self._item_attention = towers.users.item_attention(item_vectors)
+            self._item_attention = towers.users.item_attention(item_vectors.decoded())
             self._log_price = ranker.table.log_price()
         self._resident = self._prepare(item_activity, item_activity_as_of_ms)
 
@@ -109,7 +110,7 @@ class TorchServingModel:
         user = self._on_device(user)
         user = {**user, "history_index": user["history_index"].long()}
         prices = self._ranker.prices(user, self._log_price)
-        vectors = self._towers.users(user, self._item_vectors, self._item_attention)
+        vectors = self._user_vectors(user)
         return Prepared(user, vectors=vectors, prices=prices)
 
     @torch.inference_mode()
@@ -187,7 +188,8 @@ class TorchServingModel:
         An item 0 or outside the table has no neighbours: padding, -inf.
         """
         index = self._valid(item_index)
-        cosine = self._item_vectors[index] @ self._item_vectors.T
+        own = self._item_vectors.local(index)
+        cosine = self._item_vectors.scores(own.vectors[own.place])
         cosine = cosine.masked_fill(~self._available, -torch.inf)
         cosine[torch.arange(len(index), device=index.device), index] = -torch.inf
         cosine[index == 0] = -torch.inf
@@ -197,7 +199,18 @@ class TorchServingModel:
     def _prepare(self, activity: Tensor, as_of_ms: int) -> tuple[Tensor, ItemHalf, int]:
         with torch.inference_mode():
             resident = activity.to(self._item_vectors.device, torch.float32)
-            return resident, self._ranker.item_half(resident, self._item_vectors), as_of_ms
+            half = self._ranker.item_half(resident, self._item_vectors.decoded())
+            return resident, half, as_of_ms
+
+    def _user_vectors(self, user: UserContext) -> Tensor:
+        """Run the user tower over the vectors of its history alone, where they must be decoded."""
+        local = self._item_vectors.local(user["history_index"])
+        attention = self._item_attention
+        if local.row is not None:
+            user = {**user, "history_index": local.place}
+            attention = attention[local.row]
+        vectors: Tensor = self._towers.users(user, local.vectors, attention)
+        return vectors
 
     def _on_device(self, user: UserContext) -> UserContext:
         device = self._item_vectors.device

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from recsys.compression.item_vectors import ItemVectors
 from recsys.models.serving_model import UserContext
 
 
@@ -25,8 +26,8 @@ class SourceInputs:
     user: UserContext
     user_vectors: Tensor
     """``[B, D]`` from the user tower."""
-    item_vectors: Tensor
-    """``[N + 1, D]`` from the item tower."""
+    item_vectors: ItemVectors
+    """``[N + 1, D]`` from the item tower, in the bundle's precision."""
     item_activity: Tensor
     """``[N + 1, Fi]`` moving item features in force."""
     _shared: dict[object, tuple[Tensor, ...]] = field(default_factory=dict)

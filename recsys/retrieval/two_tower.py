@@ -19,6 +19,6 @@ class TwoTowerSource:
         Towers that are trained further spread their cosines wider; in standard deviations from the
         user's mean the score keeps its meaning for a ranker that learned from the towers before.
         """
-        cosine = inputs.user_vectors @ inputs.item_vectors.T
+        cosine = inputs.item_vectors.scores(inputs.user_vectors)
         deviation, mean = torch.std_mean(cosine[:, 1:], dim=1, keepdim=True, correction=0)
         return (cosine - mean) / deviation.clamp(min=1e-6)

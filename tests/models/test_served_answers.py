@@ -68,7 +68,7 @@ def scores_anew(model: TorchServingModel, user: UserContext) -> Tensor:
     inputs = [
         SourceInputs(
             user=user,
-            user_vectors=model._towers.users(user, model._item_vectors),
+            user_vectors=model._towers.users(user, model._item_vectors.decoded()),
             item_vectors=model._item_vectors,
             item_activity=model._resident[0].clone(),
         )
@@ -84,8 +84,8 @@ def rank_anew(model: TorchServingModel, user: UserContext, found: Candidates) ->
     """The ranker in one go: no half, price or vector from before."""
     output = model._ranker(
         user,
-        model._towers.users(user, model._item_vectors),
-        model._item_vectors,
+        model._towers.users(user, model._item_vectors.decoded()),
+        model._item_vectors.decoded(),
         model._resident[0],
         found,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from recsys.compression.item_vectors import Float32Vectors
 from recsys.errors import BundleError
 from recsys.models.config import SourceMix
 from recsys.retrieval.ease import fit_ease, strongest
@@ -30,7 +31,7 @@ def inputs(index: list[list[int]], age_days: list[list[float]], num_items: int =
             "history_age_s": torch.tensor(age_days) * DAY_S,
         },
         user_vectors=torch.ones(len(rows), 2),
-        item_vectors=torch.ones(num_items + 1, 2),
+        item_vectors=Float32Vectors(torch.ones(num_items + 1, 2)),
         item_activity=torch.zeros(num_items + 1, 1),
     )
 

@@ -1,0 +1,196 @@
+"""The item embeddings of a bundle in the precision it was made with.
+
+``float32`` is what training gives. ``float16`` halves the bytes; ``int8`` (``rowwise.py``) takes a
+quarter, and the product of a user with all items, which reads every byte of the table, gets that
+much faster where it is bound by memory.
+
+Axes: ``B`` users, ``H`` history, ``N`` items (row 0 is padding), ``D`` embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recsys.compression.rowwise import decode_rows, encode_rows, product
+from recsys.errors import BundleError
+from recsys.models.config import VectorPrecision
+
+
+class LocalVectors(NamedTuple):
+    """The vectors some items need, with places in them instead of rows of the whole table."""
+
+    place: Tensor
+    """Shaped as the items asked for, 0 where they are padding."""
+    vectors: Tensor
+    """``[U, D]`` float32; row 0 is padding's."""
+    row: Tensor | None
+    """``[U]`` rows of the whole table; None: all of them in their order."""
+
+
+class ItemVectors(Protocol):
+    """All items' embeddings."""
+
+    def __len__(self) -> int:
+        """Give ``N + 1``."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+
+    def scores(self, users: Tensor) -> Tensor:
+        """Give ``[B, N + 1]`` float32 inner products with ``[B, D]`` user vectors."""
+
+    def local(self, index: Tensor) -> LocalVectors:
+        """Give what is needed to look up the items ``index`` (any shape, 0 pads)."""
+
+    def decoded(self) -> Tensor:
+        """Give ``[N + 1, D]`` float32."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give what a bundle's file keeps; ``of_tensors`` reads it."""
+
+
+class Float32Vectors:
+    """As trained."""
+
+    def __init__(self, vectors: Tensor) -> None:
+        """Take ``[N + 1, D]``."""
+        self._vectors = vectors
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self._vectors.device
+
+    def scores(self, users: Tensor) -> Tensor:
+        """Give ``[B, N + 1]`` inner products."""
+        return users @ self._vectors.T
+
+    def local(self, index: Tensor) -> LocalVectors:
+        """Give the whole table: nothing has to be decoded."""
+        return LocalVectors(index, self._vectors, None)
+
+    def decoded(self) -> Tensor:
+        """Give ``[N + 1, D]``."""
+        return self._vectors
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give ``vectors`` float32."""
+        return {"vectors": self._vectors}
+
+
+class Float16Vectors:
+    """Half the bytes, rounded to eleven significant bits."""
+
+    def __init__(self, vectors: Tensor) -> None:
+        """Take ``[N + 1, D]`` of any float type."""
+        self._vectors = vectors.half()
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self._vectors.device
+
+    def scores(self, users: Tensor) -> Tensor:
+        """Give ``[B, N + 1]`` inner products, users rounded as well."""
+        return (users.half() @ self._vectors.T).float()
+
+    def local(self, index: Tensor) -> LocalVectors:
+        """Give the decoded rows of the items that appear."""
+        row, place = _appearing(index)
+        return LocalVectors(place, F.embedding(row, self._vectors).float(), row)
+
+    def decoded(self) -> Tensor:
+        """Give ``[N + 1, D]`` float32."""
+        return self._vectors.float()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give ``vectors`` float16."""
+        return {"vectors": self._vectors}
+
+
+class Int8Vectors:
+    """A quarter of the bytes, and one scale a row."""
+
+    def __init__(self, rows: Tensor, scale: Tensor) -> None:
+        """Take ``encode_rows``'s ``[N + 1, D]`` rows and ``[N + 1]`` scales."""
+        self._rows = rows
+        self._scale = scale
+
+    @classmethod
+    def encode(cls, vectors: Tensor) -> Int8Vectors:
+        """Encode ``[N + 1, D]`` floats."""
+        return cls(*encode_rows(vectors))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self._rows.device
+
+    def scores(self, users: Tensor) -> Tensor:
+        """Give ``[B, N + 1]`` inner products of encoded users and items."""
+        return product(users, self._rows, self._scale)
+
+    def local(self, index: Tensor) -> LocalVectors:
+        """Give the decoded rows of the items that appear."""
+        row, place = _appearing(index)
+        return LocalVectors(place, decode_rows(self._rows[row], self._scale[row]), row)
+
+    def decoded(self) -> Tensor:
+        """Give ``[N + 1, D]`` float32."""
+        return decode_rows(self._rows, self._scale)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give ``vectors`` int8 and ``vector_scale`` float32."""
+        return {"vectors": self._rows, "vector_scale": self._scale}
+
+
+def in_precision(vectors: Tensor, precision: VectorPrecision) -> ItemVectors:
+    """Give ``[N + 1, D]`` trained vectors in the wanted precision."""
+    match precision:
+        case "float32":
+            return Float32Vectors(vectors)
+        case "float16":
+            return Float16Vectors(vectors)
+        case "int8":
+            return Int8Vectors.encode(vectors)
+
+
+def of_tensors(tensors: Mapping[str, Tensor], precision: VectorPrecision) -> ItemVectors:
+    """Give the vectors a bundle's file keeps.
+
+    Raises:
+        BundleError: when the file's type is not the one the manifest says.
+    """
+    vectors = tensors["vectors"]
+    wanted = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}[precision]
+    if vectors.dtype != wanted:
+        raise BundleError(
+            f"item vectors: the manifest says {precision}, the file holds {vectors.dtype}; "
+            "roll back or train again"
+        )
+    if precision == "int8":
+        return Int8Vectors(vectors, tensors["vector_scale"])
+    return in_precision(vectors, precision)
+
+
+def _appearing(index: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the distinct rows, 0 first, and each index's place among them."""
+    index = index.long()
+    every = torch.cat([index.new_zeros(1), index.flatten()])
+    row, place = torch.unique(every, return_inverse=True)
+    return row, place[1:].view(index.shape)
