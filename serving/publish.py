@@ -80,12 +80,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("bundle_id", nargs="?", help="default: the newest bundle")
+    parser.add_argument(
+        "bundle_id", nargs="?", help="an id, or `challenger`; default: the newest bundle"
+    )
+    parser.add_argument(
+        "--fence", type=int,
+        help="number of the pipeline's run that asks; refused once a later one was here",
+    )  # fmt: skip
     args = parser.parse_args(argv)
     console = Console(stderr=True)
     settings = Settings()
     try:
-        published = publish(settings, resolve(settings), args.bundle_id, console=console)
+        published = publish(
+            settings, resolve(settings), args.bundle_id, console=console, fence=args.fence
+        )
     except RecsysError as error:
         sys.stderr.write(f"recsys publish: {error}\n")
         return 2
@@ -110,8 +118,9 @@ def publish(
     *,
     console: Console,
     config: PublishConfig | None = None,
+    fence: int | None = None,
 ) -> Published:
-    """Make a bundle live (``None``: the newest).
+    """Make a bundle live (``None``: the newest). ``fence``: see ``BundleStore.activate``.
 
     Raises:
         BundleError: when there is no such bundle, it is damaged or it answers nonsense.
@@ -119,7 +128,7 @@ def publish(
     """
     with _one_at_a_time(settings):
         return asyncio.run(
-            _publish(settings, endpoints, bundle_id, console, config or PublishConfig())
+            _publish(settings, endpoints, bundle_id, console, config or PublishConfig(), fence)
         )
 
 
@@ -129,6 +138,7 @@ async def _publish(
     bundle_id: str | None,
     console: Console,
     config: PublishConfig,
+    fence: int | None,
 ) -> Published:
     store = BundleStore(settings.bundle_dir)
     manifest = _wanted(store, bundle_id)
@@ -161,7 +171,7 @@ async def _publish(
         with step("try"):
             await _try(model, manifest, config)
         with step("activate"):
-            store.activate(manifest.bundle_id)
+            store.activate(manifest.bundle_id, fence=fence)
         if endpoints.api_url:
             with step("wait for the API"):
                 await _wait_for_api(endpoints.api_url, manifest.bundle_id, console, config)
@@ -180,7 +190,7 @@ async def _publish(
 
 def _wanted(store: BundleStore, bundle_id: str | None) -> Manifest:
     if bundle_id is not None:
-        return read_manifest(store.path(bundle_id))
+        return read_manifest(store.path(store.resolve(bundle_id)))
     bundles = store.list()
     if not bundles:
         raise BundleError(f"wanted a bundle in {store.bundle_dir}, found none; run `recsys train`")

@@ -1,4 +1,8 @@
-"""``recsys bundle list | show [ID] | activate ID | rollback``: see bundles, move the pointer."""
+"""``recsys bundle list | show [ID] | activate ID | rollback | alias [challenger [ID]]``.
+
+See bundles and what they are called, move the pointer. Wherever an id is asked for, ``champion``
+(the live one) or ``challenger`` will do.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys.bundle.manifest import Manifest, read_manifest, verify_files
-from recsys.bundle.store import BundleStore
+from recsys.bundle.store import ALIASES, CHAMPION, BundleStore
 from recsys.errors import BundleError
 from recsys.settings import Settings
 
@@ -25,12 +29,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="all bundles, newest first; * marks the live one")
+    commands.add_parser("list", help="all bundles, newest first, with their aliases")
     show = commands.add_parser("show", help="a bundle's manifest as JSON, its files verified")
     show.add_argument("bundle_id", nargs="?", help="default: the live one")
     activate = commands.add_parser("activate", help="make a bundle the live one")
     activate.add_argument("bundle_id")
     commands.add_parser("rollback", help="make the bundle that was live before live again")
+    alias = commands.add_parser("alias", help="show what aliases stand for, or set the challenger")
+    alias.add_argument("name", nargs="?", choices=ALIASES)
+    alias.add_argument("bundle_id", nargs="?", help="what it is to stand for")
+    alias.add_argument("--remove", action="store_true", help="it is to stand for nothing")
     args = parser.parse_args(argv)
     store = BundleStore(Settings().bundle_dir)
     try:
@@ -38,10 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             _list(store)
         elif args.command == "show":
             _show(store, args.bundle_id)
+        elif args.command == "alias":
+            _alias(store, args)
         else:
             if args.command == "activate":
-                store.activate(args.bundle_id)
-            bundle_id = args.bundle_id if args.command == "activate" else store.rollback()
+                bundle_id = store.resolve(args.bundle_id)
+                store.activate(bundle_id)
+            else:
+                bundle_id = store.rollback()
             sys.stdout.write(json.dumps({"live": bundle_id}) + "\n")
     except BundleError as error:
         sys.stderr.write(f"recsys bundle: {error}\n")
@@ -50,14 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _list(store: BundleStore) -> None:
-    live = store.live()
+    names = {bundle_id: alias for alias, bundle_id in store.aliases().items()}
     table = Table()
     for title in ("", "bundle", "created (UTC)", "recipe", "data set", "items", "headline"):
         table.add_column(title)
     for manifest in store.list():
         created = datetime.fromtimestamp(manifest.created_ms / 1000, UTC)
         table.add_row(
-            "*" if manifest.bundle_id == live else "",
+            names.get(manifest.bundle_id, ""),
             manifest.bundle_id,
             f"{created:%Y-%m-%d %H:%M:%S}",
             manifest.recipe,
@@ -66,6 +78,21 @@ def _list(store: BundleStore) -> None:
             headline(manifest),
         )
     Console().print(table)
+
+
+def _alias(store: BundleStore, args: argparse.Namespace) -> None:
+    if args.bundle_id is not None or args.remove:
+        if args.name == CHAMPION:
+            raise BundleError(
+                f"{CHAMPION} is whatever is live: run `recsys publish {args.bundle_id or 'ID'}` "
+                "or `recsys bundle rollback`"
+            )
+        if args.name is None or (args.remove and args.bundle_id is not None):
+            raise BundleError("wanted `challenger BUNDLE_ID` or `challenger --remove`")
+        store.set_challenger(None if args.remove else store.resolve(args.bundle_id))
+    aliases = store.aliases()
+    shown = {name: aliases.get(name) for name in ALIASES if args.name in (None, name)}
+    sys.stdout.write(json.dumps(shown) + "\n")
 
 
 def headline(manifest: Manifest) -> str:
@@ -79,7 +106,7 @@ def headline(manifest: Manifest) -> str:
 
 
 def _show(store: BundleStore, bundle_id: str | None) -> None:
-    wanted = bundle_id or store.live()
+    wanted = store.live() if bundle_id is None else store.resolve(bundle_id)
     if wanted is None:
         raise BundleError("no bundle is live; name one, or run `recsys publish`")
     folder = store.path(wanted)

@@ -1,26 +1,40 @@
-"""Where bundles lie, and which one is live.
+"""Where bundles lie, which one is live, and which one is to be.
 
-``<bundle_dir>/<bundle_id>/`` never changes once it is there; ``live.json`` names the one in force.
-Both appear by one rename after everything was flushed to disk, so a process killed at any
+``<bundle_dir>/<bundle_id>/`` never changes once it is there; ``live.json`` names the one in force,
+what was in force before it, and who put it there; ``challenger.json`` names the one to be compared
+with it. Each appears by one rename after everything was flushed to disk, so a process killed at any
 instruction leaves either the old state or the new one, at worst with an ``.incoming-…`` folder that
-the next ``add`` clears away.
+the next ``add`` clears away. Who changes a pointer holds a lock, so of two at once neither's change
+is lost.
+
+Aliases: ``champion`` *is* the live bundle, by definition, not by a second file that could disagree;
+``challenger`` is the newest that passed its gate and is not live. Elsewhere (a model registry) they
+are mirrored from here.
 """
 
 from __future__ import annotations
 
 import builtins
+import fcntl
 import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from recsys.bundle.manifest import MANIFEST_FILE, Manifest, read_manifest, verify_files
 from recsys.clock import HOUR_MS, now_ms
 from recsys.errors import BundleError
 
 LIVE_FILE = "live.json"
+CHALLENGER_FILE = "challenger.json"
 HISTORY_FILE = "activations.json"
+"""Where stores of before kept what ``live.json`` holds as ``before``; still read, not written."""
+CHAMPION, CHALLENGER = "champion", "challenger"
+ALIASES = (CHAMPION, CHALLENGER)
 _INCOMING = ".incoming-"
 _MAX_HISTORY = 100
 
@@ -63,23 +77,32 @@ class BundleStore:
         Raises:
             BundleError: when the pointer is damaged.
         """
-        path = self.bundle_dir / LIVE_FILE
-        try:
-            return str(json.loads(path.read_bytes())["bundle_id"])
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise BundleError(
-                f"{path} is damaged ({error}); run `recsys bundle activate BUNDLE_ID`"
-            ) from error
+        pointer = self._pointer()
+        return None if pointer is None else str(pointer["bundle_id"])
 
-    def activate(self, bundle_id: str) -> None:
-        """Make a bundle the live one. Its files are verified first."""
+    def activate(self, bundle_id: str, *, fence: int | None = None) -> None:
+        """Make a bundle the live one. Its files are verified first.
+
+        Args:
+            bundle_id: Which one.
+            fence: Number of the run that asks, higher for each later one. None: a person asks, and
+                which run was the latest stays as it was.
+
+        Raises:
+            BundleError: when there is no such bundle, it is damaged, or a later run than ``fence``
+                has already made one live.
+        """
         folder = self.path(bundle_id)
         verify_files(folder, read_manifest(folder))
-        history = [*self._history(), bundle_id]
-        _replace_json(self.bundle_dir / HISTORY_FILE, history[-_MAX_HISTORY:])
-        self._point_at(bundle_id)
+        with self._alone():
+            before = self._activated()
+            latest = self._fence()
+            if fence is not None and fence < latest:
+                raise BundleError(
+                    f"wanted to make {bundle_id} live for run {fence}, found that run {latest}, "
+                    "which began later, has been here; nothing was changed"
+                )
+            self._point_at([*before, bundle_id], latest if fence is None else fence)
 
     def rollback(self) -> str:
         """Make the bundle that was live before this one live again, and give its id.
@@ -87,20 +110,65 @@ class BundleStore:
         Raises:
             BundleError: when there was none, or it is gone or damaged.
         """
+        with self._alone():
+            live, before = self.live(), self._activated()
+            while before and before[-1] == live:
+                before.pop()
+            if not before:
+                raise BundleError(
+                    f"nothing to roll back to: {live!r} is the only bundle ever activated here"
+                )
+            folder = self.path(before[-1])
+            verify_files(folder, read_manifest(folder))
+            self._point_at(before, self._fence())
+            return before[-1]
+
+    def aliases(self) -> dict[str, str]:
+        """Give what ``champion`` and ``challenger`` stand for; one that stands for none is absent.
+
+        A challenger that went live is no challenger any more.
+
+        Raises:
+            BundleError: when a pointer is damaged.
+        """
         live = self.live()
-        history = self._history()
-        while history and history[-1] == live:
-            history.pop()
-        if not history:
+        found = {} if live is None else {CHAMPION: live}
+        document = _read_json(self.bundle_dir / CHALLENGER_FILE)
+        if document is not None and document["bundle_id"] != live:
+            found[CHALLENGER] = str(document["bundle_id"])
+        return found
+
+    def set_challenger(self, bundle_id: str | None) -> None:
+        """Make a bundle the challenger; None: there is none. Its files are verified first.
+
+        Raises:
+            BundleError: when there is no such bundle or it is damaged.
+        """
+        if bundle_id is not None:
+            folder = self.path(bundle_id)
+            verify_files(folder, read_manifest(folder))
+        with self._alone():
+            if bundle_id is None:
+                (self.bundle_dir / CHALLENGER_FILE).unlink(missing_ok=True)
+                _sync(self.bundle_dir)
+            else:
+                _replace_json(self.bundle_dir / CHALLENGER_FILE, {"bundle_id": bundle_id})
+
+    def resolve(self, name: str) -> str:
+        """Give the id that an alias stands for; an id stands for itself.
+
+        Raises:
+            BundleError: when the alias stands for no bundle.
+        """
+        if name not in ALIASES:
+            return name
+        aliases = self.aliases()
+        if name not in aliases:
             raise BundleError(
-                f"nothing to roll back to: {live!r} is the only bundle ever activated here"
+                f"no bundle is the {name} in {self.bundle_dir}; "
+                + ("run `recsys publish`" if name == CHAMPION else "run `recsys pipeline run`")
             )
-        previous = history[-1]
-        folder = self.path(previous)
-        verify_files(folder, read_manifest(folder))
-        _replace_json(self.bundle_dir / HISTORY_FILE, history)
-        self._point_at(previous)
-        return previous
+        return aliases[name]
 
     def add(self, folder: Path) -> str:
         """Take in a finished bundle and give its id. Adding the same content again is harmless.
@@ -141,15 +209,65 @@ class BundleStore:
             if now_ms() - folder.stat().st_mtime * 1000 > HOUR_MS:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _point_at(self, bundle_id: str) -> None:
-        _replace_json(self.bundle_dir / LIVE_FILE, {"bundle_id": bundle_id})
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock of the pointers; it goes with the process that holds it."""
+        self.bundle_dir.mkdir(parents=True, exist_ok=True)
+        with (self.bundle_dir / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
-    def _history(self) -> builtins.list[str]:
+    def _point_at(self, activated: builtins.list[str], fence: int) -> None:
+        """Replace the pointer; ``activated`` ends with what is to be live."""
+        document = {
+            "bundle_id": activated[-1], "before": activated[:-1][-_MAX_HISTORY:], "fence": fence,
+        }  # fmt: skip
+        _replace_json(self.bundle_dir / LIVE_FILE, document)
+
+    def _pointer(self) -> dict[str, Any] | None:
+        return _read_json(self.bundle_dir / LIVE_FILE)
+
+    def _fence(self) -> int:
+        try:
+            pointer = self._pointer()
+        except BundleError:  # damaged: only a person can put it right, by activating
+            return 0
+        return 0 if pointer is None else int(pointer.get("fence", 0))
+
+    def _activated(self) -> builtins.list[str]:
+        """Give all that was made live, oldest first; the last one is live."""
+        try:
+            pointer = self._pointer()
+        except BundleError:
+            pointer = None
+        if pointer is not None and "before" in pointer:
+            return [*map(str, pointer["before"]), str(pointer["bundle_id"])]
         try:
             found = json.loads((self.bundle_dir / HISTORY_FILE).read_bytes())
         except (FileNotFoundError, ValueError):
-            return []
-        return [str(bundle_id) for bundle_id in found]
+            found = []
+        history = [str(bundle_id) for bundle_id in found]
+        if pointer is not None:
+            # The history was written first: a kill in between left one in it that never was live.
+            while history and history[-1] != pointer["bundle_id"]:
+                history.pop()
+            history = history or [str(pointer["bundle_id"])]
+        return history
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Read a pointer; None when there is none."""
+    try:
+        document = json.loads(path.read_bytes())
+        document["bundle_id"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"{path} is damaged ({error}); run `recsys bundle activate BUNDLE_ID`, or remove it"
+        ) from error
+    assert isinstance(document, dict)
+    return document
 
 
 def _replace_json(path: Path, document: object) -> None:
