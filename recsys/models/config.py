@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-VectorPrecision = Literal["float32", "float16", "int8"]
+VectorPrecision = Literal["float32", "float16", "int8", "pq"]
 WeightPrecision = Literal["float32", "int8"]
 
 

@@ -16,6 +16,7 @@ from recsys.bundle.load import load_serving_model
 from recsys.bundle.manifest import read_manifest
 from recsys.compression.int8_linear import Int8Linear, use_int8
 from recsys.compression.item_vectors import in_precision, of_tensors
+from recsys.compression.product_quantised import fit_product_quantised
 from recsys.compression.rowwise import decode_rows, encode_rows, product
 from recsys.compression.weights import pack, unpack
 from recsys.errors import BundleError, InputError
@@ -67,13 +68,14 @@ def test_the_product_is_that_of_the_integers(seed: int, users: int, rows: int, s
     assert torch.allclose(found.double(), wanted, rtol=1e-5, atol=0.0)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8", "pq"])
 def test_vectors_score_and_look_up_as_the_trained_ones_do(precision) -> None:
+    torch.manual_seed(0)
     vectors = nn.functional.normalize(torch.randn(300, 32), dim=1)
     vectors[0] = 0.0
     held = in_precision(vectors, precision)
     user = nn.functional.normalize(torch.randn(7, 32), dim=1)
-    step = {"float32": 1e-6, "float16": 2e-3, "int8": 2e-2}[precision]
+    step = {"float32": 1e-6, "float16": 2e-3, "int8": 2e-2, "pq": 0.3}[precision]
     assert torch.allclose(held.scores(user), user @ vectors.T, atol=step)
     index = torch.tensor([[0, 5, 5, 299], [0, 0, 0, 0]], dtype=torch.int32)
     local = held.local(index)
@@ -81,8 +83,33 @@ def test_vectors_score_and_look_up_as_the_trained_ones_do(precision) -> None:
     assert torch.allclose(local.vectors[local.place.long()], vectors[index.long()], atol=step)
     if local.row is not None:
         assert torch.equal(local.row[local.place], index.long())
+    wanted = user @ held.decoded().T
+    assert torch.allclose(held.scores(user)[:, 1:], wanted[:, 1:], atol=min(step, 2e-2))
     again = of_tensors(held.tensors(), precision)
     assert torch.equal(again.decoded(), held.decoded())
+
+
+def test_books_are_the_same_bytes_each_time_and_keep_the_nearest_items() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centre = torch.randn(40, 32, generator=generator)
+    vectors = centre.repeat(25, 1) + 0.5 * torch.randn(1000, 32, generator=generator)
+    vectors = nn.functional.normalize(torch.cat([torch.zeros(1, 32), vectors]), dim=1)
+    held = fit_product_quantised(vectors)
+    assert torch.equal(
+        held.tensors()["vectors"], fit_product_quantised(vectors).tensors()["vectors"]
+    )
+    assert sum(t.numel() for n, t in held.tensors().items() if n == "vectors") == 1001 * 8
+    users = vectors[1:100]
+    exact = (users @ vectors.T)[:, 1:].topk(20, dim=1).indices
+    found = held.scores(users)[:, 1:].topk(20, dim=1).indices
+    both = (exact.unsqueeze(2) == found.unsqueeze(1)).any(2).float().mean()
+    assert float(both) > 0.6
+
+
+@pytest.mark.parametrize(("num_items", "size"), [(255, 32), (300, 30)])
+def test_too_small_for_books_is_said(num_items: int, size: int) -> None:
+    with pytest.raises(InputError, match=f"found {num_items} items of size {size}; use int8"):
+        fit_product_quantised(torch.randn(num_items + 1, size))
 
 
 def test_a_file_of_another_precision_than_the_manifest_says_is_refused() -> None:
