@@ -64,7 +64,8 @@ def fit(
 ) -> Fitted:
     """Run all steps. Workers all call this; what they return is the same."""
     run = Run(
-        seed=prepared.recipe.seed, world=world, checkpoints=checkpoints, on_epoch=on_epoch
+        seed=prepared.recipe.seed, world=world, checkpoints=checkpoints,
+        engine=prepared.recipe.engine, on_epoch=on_epoch,
     )  # fmt: skip
     done: dict[str, Output] = {}
     for name, step in FIT_STEPS.items():
@@ -83,7 +84,8 @@ def fit_step(
 ) -> Output:
     """Run the step ``name`` of ``FIT_STEPS`` alone, ``given`` what the steps before it gave."""
     run = Run(
-        seed=prepared.recipe.seed, world=world, checkpoints=checkpoints, on_epoch=on_epoch
+        seed=prepared.recipe.seed, world=world, checkpoints=checkpoints,
+        engine=prepared.recipe.engine, on_epoch=on_epoch,
     )  # fmt: skip
     return FIT_STEPS[name](prepared, given, run, world)
 
@@ -189,7 +191,7 @@ def _index(prepared: Prepared, towers: TwoTower, edges: Edges) -> Output:
 
 
 def _curve(run: Run, phase: str) -> list[tuple[str, int, float]]:
-    return [row for row in run.curve if row[0] == phase]
+    return [row for row in run.curve if row[0] in (phase, f"{phase} validation")]
 
 
 def fit_neighbours(edges: Edges, recipe: Recipe, num_items: int) -> tuple[Tensor, Tensor]:

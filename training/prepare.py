@@ -7,6 +7,7 @@ is read for training at all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,9 +28,18 @@ from recsys.features.plan import Plan
 from recsys.models.encode import UserEncoding
 from recsys.models.item_table import ItemStatics
 from recsys.models.signature import Dimensions
-from training.prepared import Edges, Prepared, RaggedTensor, Sources
+from training.checks import (
+    check_classes,
+    check_columns_finite,
+    check_finite,
+    check_objectives,
+    check_services,
+    check_windows,
+)
+from training.prepared import Context, Edges, Prepared, QuestionRound, RaggedTensor, Sources
 from training.progress import Progress
 from training.questions import QuestionMaker
+from training.recipe_file import check_recipe
 from training.recipes import Recipe
 
 
@@ -49,6 +59,8 @@ def prepare(
             test.
         ConfigurationError: when the recipe wants a feature the plan does not have.
     """
+    check_recipe(recipe)
+    check_services(plan)
     popular_weights = _popular_weights(recipe, plan)
     with progress.stage("catalogue and interactions"):
         catalogue = build_catalogue(log)
@@ -64,7 +76,8 @@ def prepare(
             ranker_span_ms=recipe.ranker.span_ms,
         )
         past = interactions.where(interactions.time_ms < split.test_from_ms)
-        _check_objectives(past, objectives)
+        check_objectives(past, objectives)
+        check_windows(past, split)
     with progress.stage("feature history"):
         # What comes after the split stays in: evaluation labels come from it, and the readers
         # never look past the moment they are asked for.
@@ -92,6 +105,9 @@ def prepare(
             "the ranker's part of the log has no labelled list; give a later --test-from or "
             "replay more history"
         )
+    statics = _statics(catalogue, recipe)
+    check_columns_finite(statics.price.unsqueeze(1), ("price",), "the catalogue's items")
+    _check_values(context, rounds, encoding, plan, objectives)
     all_edges = _edges(past, recipe, catalogue.vocabulary.num_items, split.test_from_ms)
     early = past.where(past.time_ms < split.ranker_from_ms)
     prepared = Prepared(
@@ -100,7 +116,7 @@ def prepare(
         dimensions=dimensions,
         encoding=encoding,
         split=split,
-        statics=_statics(catalogue, recipe),
+        statics=statics,
         available=torch.from_numpy(np.concatenate([[False], catalogue.available])),
         first_seen_ms=torch.from_numpy(np.concatenate([[0], catalogue.first_seen_ms])),
         popular_weights=popular_weights,
@@ -121,6 +137,31 @@ def prepare(
         log_positions=_positions(log),
     )
     return prepared, sources
+
+
+def _check_values(
+    visits: Context,
+    rounds: Sequence[QuestionRound],
+    encoding: UserEncoding,
+    plan: Plan,
+    objectives: Sequence[Objective],
+) -> None:
+    """Refuse what cannot be learned from: features that are no numbers, labels that say nothing."""
+    check_finite(visits, encoding, "visits")
+    for question in rounds:
+        check_finite(question.context, encoding, "the ranker's users")
+        check_columns_finite(question.activity, plan.item_activity_names, "items")
+    for column, objective in enumerate(objectives):
+        num_positive = num_all = 0.0
+        for question in rounds:
+            if question.shown is None or question.shown_label is None:
+                num_positive += len(question.labels[column].values)
+                num_all = math.inf  # whatever was not taken
+            else:
+                is_item = question.shown != 0
+                num_positive += float(question.shown_label[..., column][is_item].sum())
+                num_all += float(is_item.sum())
+        check_classes(objective.name, num_positive, num_all)
 
 
 def _edges(past: Interactions, recipe: Recipe, num_items: int, now_ms: int) -> Edges:
@@ -189,19 +230,6 @@ def _popular_weights(recipe: Recipe, plan: Plan) -> Tensor:
             f"not have (found {', '.join(names)}); change popular_columns or the view"
         )
     return torch.tensor([recipe.popular_columns.get(name, 0.0) for name in names])
-
-
-def _check_objectives(past: Interactions, objectives: Sequence[Objective]) -> None:
-    if not objectives:
-        raise ConfigurationError("wanted at least one objective in the mapping, found none")
-    for objective in objectives:
-        rows = past.of_type(objective.interaction, min_value=objective.min_value)
-        if not rows.any():
-            raise InputError(
-                f'objective "{objective.name}": no "{objective.interaction}" event before the test '
-                f"(found types {', '.join(past.types) or 'none'}); correct [[objectives]] in the "
-                "mapping or replay more history"
-            )
 
 
 def _positions(log: pl.DataFrame) -> dict[str, int]:

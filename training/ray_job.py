@@ -26,15 +26,14 @@ from typing import Any
 import torch
 
 from recsys.errors import ConfigurationError
+from training.checkpoint_files import KEPT, newest_whole, write_state
 from training.fit import Fitted, fit
 from training.loop import State, World
 from training.prepared import Prepared
 
 OBJECT_STORE_BYTES = 200 * 1024**2
 """Nothing large goes through Ray's object store; this keeps a laptop's memory free."""
-_STATE_FILE, _SUM_FILE, _FITTED_FILE = "state.pt", "state.sha256", "fitted.pt"
-_PROGRESS_FILE = "progress.jsonl"
-_KEPT_CHECKPOINTS = 2
+_FITTED_FILE, _PROGRESS_FILE = "fitted.pt", "progress.jsonl"
 _RAY_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -158,7 +157,7 @@ def _train(
             name="train",
             storage_path=str(folder),
             failure_config=FailureConfig(max_failures=2),
-            checkpoint_config=CheckpointConfig(num_to_keep=_KEPT_CHECKPOINTS),
+            checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
         ),
     )  # fmt: skip
     try:
@@ -229,14 +228,16 @@ class _RayCheckpoints:
         self._rank = rank
 
     def latest(self) -> State | None:
-        """Give the newest state. A damaged one is said and left: the run begins anew."""
+        """Give the newest whole state. Damaged ones are said and passed over."""
         import ray.train
 
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return None
-        with checkpoint.as_directory() as folder:
-            return read_state(Path(folder))
+        newest = Path(checkpoint.path)
+        # Ray keeps several beside each other, named by when they were made.
+        before = (p for p in newest.parent.glob("checkpoint_*") if p.name < newest.name)
+        return newest_whole([newest, *sorted(before, reverse=True)])
 
     def save(self, state: State, metrics: dict[str, float]) -> None:
         """Hand a state to Ray Train, which copies it before it returns."""
@@ -248,31 +249,6 @@ class _RayCheckpoints:
         with tempfile.TemporaryDirectory() as folder:
             write_state(Path(folder), state)
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
-def write_state(folder: Path, state: State) -> None:
-    """Write a state and its checksum into ``folder``."""
-    path = folder / _STATE_FILE
-    torch.save(state, path)
-    with path.open("rb") as file:
-        (folder / _SUM_FILE).write_text(hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def read_state(folder: Path) -> State | None:
-    """Read what ``write_state`` wrote; None, with a warning, when it is damaged."""
-    path = folder / _STATE_FILE
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        wanted = (folder / _SUM_FILE).read_text()
-    except OSError as error:
-        logger.warning("checkpoint unreadable, training begins anew", extra={"error": str(error)})
-        return None
-    if found != wanted:
-        logger.warning("checkpoint damaged, training begins anew", extra={"folder": str(folder)})
-        return None
-    state: State = torch.load(path, weights_only=False)
-    return state
 
 
 def write_whole(path: Path, content: object) -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 from recsys.clock import DAY_MS, MINUTE_MS
 from recsys.errors import ConfigurationError
 from recsys.models.config import RankerConfig, SourceMix, TwoTowerConfig
+from training.engine import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +118,7 @@ class Recipe:
     towers: TowerTraining = field(default_factory=TowerTraining)
     ranker: RankerTraining = field(default_factory=RankerTraining)
     neighbours: NeighbourFit = field(default_factory=NeighbourFit)
+    engine: Engine = field(default_factory=Engine)
 
 
 def demo() -> Recipe:

@@ -45,20 +45,23 @@ class TowerSteps:
         return batches
 
     def _loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        rows = batch[self._world.rank :: self._world.size]
-        device = self._world.device
+        own = slice(self._world.rank, None, self._world.size)
+        rows, device = batch[own], self._world.device
         context = {k: v[rows].to(device) for k, v in self._prepared.visit_context.items()}
         users, items = self._towers(context)
-        every = self._prepared.visit_positives.padded(rows)
+        # Drawn for the whole batch on every worker: their number changes nothing.
+        every = self._prepared.visit_positives.padded(batch)
         chosen = _draw_columns(every, self._config.positives_per_visit, generator)
-        every, chosen = every.to(device), chosen.to(device)
+        every, chosen = every[own].to(device), chosen[own].to(device)
         had = (chosen.unsqueeze(2) == context["history_index"].unsqueeze(1)).any(dim=2)
         weight = torch.where(had, self._config.repeat_weight, 1.0) * (chosen != 0)
         if self._config.softmax == "full":
             logits = users @ items.T / self._towers.temperature
             logits = logits.index_fill(1, torch.zeros(1, dtype=torch.long, device=device), -1e9)
-            return full_softmax(logits, chosen, weight)
-        return self._sampled(users, items, every, chosen, weight, generator)
+            loss = full_softmax(logits, chosen, weight)
+        else:
+            loss = self._sampled(users, items, every, chosen, weight, generator)
+        return loss * self._world.share(weight)
 
     def _sampled(
         self,
@@ -70,7 +73,7 @@ class TowerSteps:
         generator: torch.Generator,
     ) -> Tensor:
         num_items, num_uniform = len(items) - 1, self._config.uniform_negatives
-        in_batch = chosen[chosen != 0]
+        in_batch = self._world.gathered(chosen[chosen != 0])
         uniform = torch.randint(1, num_items + 1, (num_uniform,), generator=generator)
         pool = torch.cat([in_batch, uniform.to(chosen.device)])
         expected = len(in_batch) * self._share[pool] + num_uniform / num_items

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -40,6 +41,7 @@ from training.loop import NoCheckpoints, World
 from training.objectives import objectives_of
 from training.prepared import Prepared
 from training.progress import Progress
+from training.recipe_file import read_recipe
 from training.recipes import RECIPES, Recipe, find_recipe
 
 
@@ -75,6 +77,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--recipe", default="demo", choices=sorted(RECIPES))
     parser.add_argument(
+        "--recipe-file", type=Path, help="a recipe in TOML or JSON, instead of --recipe"
+    )
+    parser.add_argument(
         "--dataset", default="online_retail",
         help="mapping that says objectives and split: a worked one's name or a .toml file; "
         "'simulated' takes objectives from the types in the log",
@@ -97,7 +102,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(args: argparse.Namespace, progress: Progress) -> tuple[Made, Recipe]:
     settings = Settings()
-    recipe = find_recipe(args.recipe)
+    recipe = read_recipe(args.recipe_file) if args.recipe_file else find_recipe(args.recipe)
     if args.seed is not None:
         recipe = replace(recipe, seed=args.seed)
     use_gpu = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())

@@ -31,6 +31,9 @@ DAY_S = 86_400.0
 class ItemTower(nn.Module):
     """Items to unit vectors."""
 
+    whole_tables = ("identity",)
+    """Tables that are computed with as a whole, not looked up by rows."""
+
     def __init__(self, config: TwoTowerConfig, table: ItemTable, num_categories: int) -> None:
         super().__init__()
         size = config.embedding_size

@@ -44,6 +44,10 @@ def small_plan() -> Plan:
             ),
         )  # fmt: skip
 
+    def of(view: str) -> tuple[str, ...]:
+        return f"{view}:interactions_7d", f"{view}:interactions_30d"
+
+    of_users = (*of("user_activity"), *of("user_category_activity"), "user_history:item_ids")
     return Plan(
         project="recsys",
         views=(
@@ -55,7 +59,7 @@ def small_plan() -> Plan:
                 features=(Feature(name="item_ids", type="string_list", field=9),),
             ),
         ),
-        services={"retrieval_v1": (), "ranking_v1": ()},
+        services={"retrieval_v1": of_users, "ranking_v1": (*of_users, *of("item_activity"))},
         definitions_hash="0" * 16,
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ import torch
 from recsys.errors import ConfigurationError, InputError, MappingError
 from tests.bundle.test_bundle import small_plan
 from training.bundle_run import Made, Source, make_bundle
+from training.checkpoint_files import read_state, write_state
 from training.debug_bundle import DEBUG_END_MS, OBJECTIVES, made_up_log
 from training.fit import fit
 from training.loop import NoCheckpoints, State, World
@@ -20,7 +21,7 @@ from training.objectives import objectives_of
 from training.prepare import prepare
 from training.prepared import Prepared
 from training.progress import Progress
-from training.ray_job import read_state, run_name, write_state
+from training.ray_job import run_name
 from training.recipes import debug, find_recipe
 
 QUIET = Progress(quiet=True)
