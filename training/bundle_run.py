@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import polars as pl
 
 from recsys.bundle.load import load_serving_model
-from recsys.bundle.manifest import Manifest, Objective
+from recsys.bundle.manifest import Manifest, read_manifest
 from recsys.bundle.store import BundleStore
-from recsys.features.plan import Plan
-from training.evaluate import Verdict, View, evaluate
-from training.export import write_files, write_manifest
+from training.evaluate import Verdict, evaluate
+from training.export import METRICS_FILE, finish_manifest, write_files, write_manifest
 from training.fit import Fitted, fit
 from training.loop import Checkpoints, World
+from training.model_card import write_model_card
 from training.prepare import prepare
-from training.prepared import Prepared
+from training.prepared import Prepared, Sources
 from training.progress import Progress
 from training.recipes import Recipe
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """What a run learns from, and how it is judged."""
-
-    log: pl.DataFrame
-    plan: Plan
-    dataset: str
-    objectives: tuple[Objective, ...]
-    views: tuple[View, ...]
-    """The first is the headline."""
-    k: int
-    relevant_type: str
-    test_from_ms: int | None
+from training.source import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,24 +65,47 @@ def make_bundle(
         fitted, device = (fitter or here)(prepared)
     draft = bundle_dir / f".draft-{recipe.name}"
     shutil.rmtree(draft, ignore_errors=True)
-    write_files(draft, prepared, sources, fitted, source.plan)
-
-    def manifest(metrics: dict[str, Any]) -> Manifest:
-        return write_manifest(
-            draft, prepared, sources, source.plan, dataset=source.dataset, metrics=metrics,
-            device=device, now_ms=now_ms,
-        )  # fmt: skip
-
-    manifest({})
+    write_draft(draft, source, prepared, sources, fitted, device=device, now_ms=now_ms)
     with progress.stage("evaluate"):
-        verdict = evaluate(
-            load_serving_model(draft), prepared, sources, k=source.k, views=source.views,
-            relevant_type=source.relevant_type, progress=progress,
-        )  # fmt: skip
-    finished = manifest(verdict.metrics)
+        finished, verdict = judge_draft(draft, source, prepared, sources, progress=progress)
     store = BundleStore(bundle_dir)
     bundle_id = store.add(draft)
     shutil.rmtree(draft)
     return Made(
         folder=store.path(bundle_id), manifest=finished, verdict=verdict, curve=fitted.curve
     )
+
+
+def write_draft(
+    draft: Path,
+    source: Source,
+    prepared: Prepared,
+    sources: Sources,
+    fitted: Fitted,
+    *,
+    device: str,
+    now_ms: int,
+) -> Manifest:
+    """Write a whole bundle that nobody has judged yet into the folder ``draft``."""
+    write_files(draft, prepared, sources, fitted, source.plan)
+    return write_manifest(
+        draft, prepared, sources, source.plan, dataset=source.dataset, metrics={},
+        device=device, now_ms=now_ms, data_hash=source.data_hash,
+    )  # fmt: skip
+
+
+def judge_draft(
+    draft: Path, source: Source, prepared: Prepared, sources: Sources, *, progress: Progress
+) -> tuple[Manifest, Verdict]:
+    """Judge what was exported, loaded from its files, and write the verdict into the bundle.
+
+    The manifest keeps what the draft's says of its making; metrics and model card are new.
+    """
+    verdict = evaluate(
+        load_serving_model(draft), prepared, sources, k=source.k, views=source.views,
+        relevant_type=source.relevant_type, progress=progress,
+    )  # fmt: skip
+    before = read_manifest(draft)
+    (draft / METRICS_FILE).write_text(json.dumps(verdict.metrics, indent=1, sort_keys=True))
+    write_model_card(draft, before.model_copy(update={"metrics": verdict.metrics}))
+    return finish_manifest(draft, before.model_copy(update={"metrics": verdict.metrics})), verdict

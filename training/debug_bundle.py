@@ -17,10 +17,11 @@ from recsys.bundle.manifest import Objective
 from recsys.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from recsys.features import current_plan
 from recsys.features.plan import Plan
-from training.bundle_run import Source, make_bundle
+from training.bundle_run import make_bundle
 from training.loop import NoCheckpoints, World
 from training.progress import Progress
 from training.recipes import debug
+from training.source import Source
 
 OBJECTIVES = (
     Objective(name="purchase", interaction="purchase", weight=1.0),

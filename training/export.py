@@ -15,13 +15,14 @@ import torch
 from safetensors.torch import save_file
 
 from recsys.bundle.load import ITEMS_FILE, RANKER_FILE, TOWERS_FILE
-from recsys.bundle.manifest import Lineage, Manifest, file_entry
+from recsys.bundle.manifest import MANIFEST_FILE, Lineage, Manifest, file_entry
 from recsys.data.vocabulary_file import save_vocabulary
 from recsys.features.plan import Plan
 from training.fit import Fitted
 from training.prepared import Prepared, Sources
 
 _LIBRARIES = ("torch", "numpy", "polars", "ray")
+METRICS_FILE = "metrics.json"
 FEATURE_SERVICES = ("retrieval_v1", "ranking_v1")
 
 
@@ -84,15 +85,11 @@ def write_manifest(
     metrics: Mapping[str, Any],
     device: str,
     now_ms: int,
+    data_hash: str = "",
 ) -> Manifest:
     """Write the manifest over the files in ``folder``, and give it."""
     recipe, split = prepared.recipe, prepared.split
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True))
-    files = {
-        str(path.relative_to(folder)): file_entry(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
-    }
+    (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=1, sort_keys=True))
     manifest = Manifest(
         bundle_id="0" * 16,
         created_ms=now_ms,
@@ -114,6 +111,7 @@ def write_manifest(
             dataset=dataset,
             num_events=sources.num_events,
             log_positions=sources.log_positions,
+            data_hash=data_hash,
             data_from_ms=split.begin_ms,
             data_until_ms=split.test_from_ms,
             seed=recipe.seed,
@@ -121,8 +119,19 @@ def write_manifest(
             libraries={name: metadata.version(name) for name in _LIBRARIES},
             device=device,
         ),
-        files=files,
-    ).with_id()
+        files={},
+    )
+    return finish_manifest(folder, manifest)
+
+
+def finish_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Write ``manifest`` with the checksums of the files in ``folder`` and its id, and give it."""
+    files = {
+        str(path.relative_to(folder)): file_entry(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST_FILE
+    }
+    manifest = manifest.model_copy(update={"files": files}).with_id()
     # What was validated is what is written: a value that JSON changes would change the id.
     manifest = Manifest.model_validate_json(manifest.model_dump_json()).with_id()
     manifest.write(folder)

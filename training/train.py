@@ -17,32 +17,25 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 
 from recsys.clock import now_ms
 from recsys.errors import InputError, RecsysError
 from recsys.evaluation.report import as_table
-from recsys.events import event_log
-from recsys.events.topics import Topics
-from recsys.events.tracers import without_tracers
 from recsys.features import current_plan
-from recsys.features import plan as plans
 from recsys.settings import Settings
-from training.bundle_run import Made, Source, make_bundle
-from training.dataset_log import log_of_dataset
+from training.bundle_run import Made, make_bundle
 from training.export import code_version
 from training.fit import Fitted
 from training.loop import NoCheckpoints, World
-from training.objectives import objectives_of
 from training.prepared import Prepared
 from training.progress import Progress
 from training.recipe_file import read_recipe
 from training.recipes import RECIPES, Recipe, find_recipe
+from training.source import Source, Wanted, content_hash, read_log, source_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,40 +122,15 @@ def read_source(args: argparse.Namespace, settings: Settings, progress: Progress
         InputError: when the log is empty.
     """
     plan = current_plan.ensure(settings.state_dir, project=settings.namespace)
+    wanted = Wanted(
+        dataset=args.dataset, shift_ms=args.shift_ms, test_from=args.test_from,
+        from_files=args.from_files,
+    )  # fmt: skip
     with progress.stage("read the log"):
-        if args.from_files:
-            log = log_of_dataset(args.dataset, settings.data_dir, shift_ms=args.shift_ms)
-        else:
-            topics = Topics(namespace=settings.namespace)
-            log = event_log.scan(settings.event_log_dir, [topics.items, topics.behaviour]).collect()
-            log = without_tracers(log)
-    if log.is_empty():
-        raise InputError(
-            f"the event log at {settings.event_log_dir} is empty; run `recsys replay` or "
-            "`recsys simulate` first, or give --from-files"
-        )
-    return source_of(log, plan, args.dataset, shift_ms=args.shift_ms, test_from=args.test_from)
-
-
-def source_of(
-    log: pl.DataFrame, plan: plans.Plan, dataset: str, *, shift_ms: int, test_from: str | None
-) -> Source:
-    """Put a log and what the mapping of its data set says together."""
-    known = objectives_of(dataset, log)
-    test_from_ms = known.test_from_ms
-    if test_from is not None:
-        try:
-            moment = datetime.fromisoformat(test_from)
-        except ValueError:
-            raise InputError(
-                f"--test-from: wanted a time such as 2011-11-09, found {test_from!r}"
-            ) from None
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        test_from_ms = int(moment.timestamp() * 1000)
-    return Source(
-        log=log, plan=plan, dataset=known.name, objectives=known.objectives, views=known.views,
-        k=known.k, relevant_type=known.relevant_type,
-        test_from_ms=None if test_from_ms is None else test_from_ms + shift_ms,
+        log = read_log(settings, wanted)
+    return source_of(
+        log, plan, args.dataset, shift_ms=args.shift_ms, test_from=args.test_from,
+        data_hash=content_hash(log),
     )  # fmt: skip
 
 

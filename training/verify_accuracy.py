@@ -26,7 +26,7 @@ from training.dataset_log import log_of_dataset
 from training.loop import NoCheckpoints, World
 from training.progress import Progress
 from training.recipes import find_recipe
-from training.train import source_of
+from training.source import source_of
 
 DATASET = "online_retail"
 BARS = {

@@ -45,6 +45,8 @@ class Lineage(BaseModel):
     num_events: int
     log_positions: dict[str, int] = {}
     """``topic:partition`` to the offset after the last event read."""
+    data_hash: str = ""
+    """Hash of the events' content, in order; "" in old bundles."""
     data_from_ms: int
     data_until_ms: int
     """Event time of the first event, and the moment from which nothing was learned."""
@@ -103,6 +105,8 @@ class Manifest(BaseModel):
         if self.precision == Precision():
             absent |= {"precision", "compressed_from"}
         content = self.model_dump(mode="json", exclude=_UNHASHED | absent)
+        if not self.lineage.data_hash:
+            del content["lineage"]["data_hash"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def with_id(self) -> Manifest:

@@ -12,7 +12,7 @@ import torch
 
 from recsys.errors import ConfigurationError, InputError, MappingError
 from tests.bundle.test_bundle import small_plan
-from training.bundle_run import Made, Source, make_bundle
+from training.bundle_run import Made, make_bundle
 from training.checkpoint_files import read_state, write_state
 from training.debug_bundle import DEBUG_END_MS, OBJECTIVES, made_up_log
 from training.fit import fit
@@ -23,6 +23,7 @@ from training.prepared import Prepared
 from training.progress import Progress
 from training.ray_job import run_name
 from training.recipes import debug, find_recipe
+from training.source import Source
 
 QUIET = Progress(quiet=True)
 
