@@ -75,6 +75,8 @@ def prepare(
             test_share=recipe.test_share,
             ranker_span_ms=recipe.ranker.span_ms,
         )
+        # The same items in the same order, described as they were before the test.
+        catalogue = build_catalogue(log, described_until_ms=split.test_from_ms)
         past = interactions.where(interactions.time_ms < split.test_from_ms)
         check_objectives(past, objectives)
         check_windows(past, split)

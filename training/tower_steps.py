@@ -28,6 +28,7 @@ class TowerSteps:
         self._config: TowerTraining = prepared.recipe.towers
         self._rows = rows
         self._world = world
+        self._known = _known_items(prepared, rows).to(world.device)
         self._share = (counts / counts.sum().clamp(min=1)).float().to(world.device)
 
     def phase(self, name: str, epochs: int) -> Phase:
@@ -57,8 +58,9 @@ class TowerSteps:
         weight = torch.where(had, self._config.repeat_weight, 1.0) * (chosen != 0)
         if self._config.softmax == "full":
             logits = users @ items.T / self._towers.temperature
-            logits = logits.index_fill(1, torch.zeros(1, dtype=torch.long, device=device), -1e9)
-            loss = full_softmax(logits, chosen, weight)
+            unknown = torch.ones(len(items), dtype=torch.bool, device=device)
+            unknown[self._known] = False
+            loss = full_softmax(logits.masked_fill(unknown, -1e9), chosen, weight)
         else:
             loss = self._sampled(users, items, every, chosen, weight, generator)
         return loss * self._world.share(weight)
@@ -72,12 +74,12 @@ class TowerSteps:
         weight: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
-        num_items, num_uniform = len(items) - 1, self._config.uniform_negatives
+        num_known, num_uniform = len(self._known), self._config.uniform_negatives
         in_batch = self._world.gathered(chosen[chosen != 0])
-        uniform = torch.randint(1, num_items + 1, (num_uniform,), generator=generator)
-        pool = torch.cat([in_batch, uniform.to(chosen.device)])
-        expected = len(in_batch) * self._share[pool] + num_uniform / num_items
-        own = torch.zeros(len(users), num_items + 1, dtype=torch.bool, device=users.device)
+        drawn = torch.randint(num_known, (num_uniform,), generator=generator)
+        pool = torch.cat([in_batch, self._known[drawn.to(chosen.device)]])
+        expected = len(in_batch) * self._share[pool] + num_uniform / num_known
+        own = torch.zeros(len(users), len(items), dtype=torch.bool, device=users.device)
         own.scatter_(1, every, True)
         temperature = self._towers.temperature
         return sampled_softmax(
@@ -87,6 +89,25 @@ class TowerSteps:
             own_positive=own[:, pool],
             weight=weight,
         )
+
+
+def _known_items(prepared: Prepared, rows: Tensor) -> Tensor:
+    """Give the items that were on offer in the time of the visits ``rows``.
+
+    Only these are negatives. An item that comes later has no visit in which it could have been
+    taken, so as a negative it would teach that new things, and whatever reads like them, are
+    never wanted.
+    """
+    split, positives = prepared.split, prepared.visit_positives
+    in_rows = torch.zeros(len(positives.offsets) - 1, dtype=torch.bool)
+    in_rows[rows] = True
+    is_early = bool(prepared.visit_is_early[rows].all())
+    until_ms = split.ranker_from_ms if is_early else split.test_from_ms
+    known = prepared.first_seen_ms < until_ms
+    # A visit that began just before may have taken what came just after.
+    known[positives.values[in_rows.repeat_interleave(positives.offsets.diff())]] = True
+    known[0] = False
+    return known.nonzero().flatten()
 
 
 def _draw_columns(values: Tensor, width: int, generator: torch.Generator) -> Tensor:

@@ -30,13 +30,16 @@ class Catalogue:
     vocabulary: Vocabulary
     title: tuple[str, ...]
     text: tuple[str, ...]
-    """Words of the item: its title, its text and its ``key=value`` attributes."""
+    """Words of the item: its title, its ``key=value`` attributes and its text."""
     category: NDArray[np.int64]
     """``[N]`` column of ``vocabulary.categories``, or G when the item has none."""
     price: NDArray[np.float32]
     """``[N]``, -1 when unknown."""
     born_ms: Int64s
     available: Bools
+    """``[N]`` by the log's latest word: what may be shown from now on."""
+    was_available: Bools
+    """``[N]`` by what was known of each item when its text, category and price were."""
     first_seen_ms: Int64s
     """``[N]``: when the log first names the item; before that it cannot have been recommended."""
 
@@ -66,13 +69,18 @@ def read_catalogue_frame(path: Path) -> pl.DataFrame:
     return frame
 
 
-def build_catalogue(log: pl.DataFrame, *, as_of_ms: int | None = None) -> Catalogue:
+def build_catalogue(
+    log: pl.DataFrame, *, as_of_ms: int | None = None, described_until_ms: int | None = None
+) -> Catalogue:
     """Make the catalogue and its vocabulary from the event log.
 
     Args:
         log: Events, as ``recsys.features.log_rows`` wants them. The latest item event of an item
             counts (by event time, then by place in the log).
         as_of_ms: Leave out events after this moment; None takes all.
+        described_until_ms: Describe an item by its latest event before this moment, where it has
+            one, so that a model is neither trained nor judged on what was said of it later. An item
+            first announced from then on is described by its latest event: it has no other.
 
     Items are in the order of their identities, so the same log gives the same vocabulary.
 
@@ -83,7 +91,13 @@ def build_catalogue(log: pl.DataFrame, *, as_of_ms: int | None = None) -> Catalo
         log = log.filter(pl.col("event_time_ms") <= as_of_ms)
     log = _with_columns(log)
     events = log.filter(pl.col("kind") == "item").sort("event_time_ms", maintain_order=True)
-    latest = events.unique("item_id", keep="last", maintain_order=True)
+    last_word = events.unique("item_id", keep="last", maintain_order=True)
+    latest = last_word
+    if described_until_ms is not None:
+        before = events.filter(pl.col("event_time_ms") < described_until_ms).unique(
+            "item_id", keep="last", maintain_order=True
+        )
+        latest = pl.concat([before, last_word.join(before, on="item_id", how="anti")])
     acted = log.filter(pl.col("kind").is_in(["interaction", "feedback"]))
     shown = log.filter(pl.col("kind") == "impression").select(
         pl.col("items").alias("item_id"), "event_time_ms"
@@ -97,7 +111,11 @@ def build_catalogue(log: pl.DataFrame, *, as_of_ms: int | None = None) -> Catalo
     )
     if first.is_empty():
         raise InputError("the event log names no item; replay a data set or send item events first")
-    table = first.join(latest.drop("event_time_ms"), on="item_id", how="left").sort("item_id")
+    table = (
+        first.join(latest.drop("event_time_ms"), on="item_id", how="left")
+        .join(last_word.select("item_id", still_available="available"), on="item_id", how="left")
+        .sort("item_id")
+    )
     category = table["category"].fill_null(UNKNOWN_CATEGORY).to_list()
     categories = tuple(sorted(set(category) - {UNKNOWN_CATEGORY}))
     vocabulary = Vocabulary(tuple(table["item_id"].to_list()), categories)
@@ -107,7 +125,8 @@ def build_catalogue(log: pl.DataFrame, *, as_of_ms: int | None = None) -> Catalo
         vocabulary=vocabulary,
         title=tuple(title),
         text=tuple(
-            " ".join((t, "" if x == t else x, _attribute_words(a)))
+            # Attributes before the free text: a tower reads the first words only.
+            " ".join((t, _attribute_words(a), "" if x == t else x))
             for t, x, a in zip(
                 title, table["text"].fill_null(""), table["attributes"].to_list(), strict=True
             )
@@ -115,7 +134,8 @@ def build_catalogue(log: pl.DataFrame, *, as_of_ms: int | None = None) -> Catalo
         category=np.array([column.get(c, len(categories)) for c in category], dtype=np.int64),
         price=table["price"].cast(pl.Float64).fill_null(-1.0).to_numpy().astype(np.float32),
         born_ms=table["born_ms"].fill_null(table["first_seen_ms"]).to_numpy().astype(np.int64),
-        available=table["available"].fill_null(True).to_numpy().astype(np.bool_),
+        available=table["still_available"].fill_null(True).to_numpy().astype(np.bool_),
+        was_available=table["available"].fill_null(True).to_numpy().astype(np.bool_),
         first_seen_ms=table["first_seen_ms"].to_numpy().astype(np.int64),
     )
 

@@ -102,6 +102,20 @@ class TorchServingModel:
             raise InputError(f"item activity has shape {tuple(activity.shape)}, wanted {wanted}")
         self._resident = self._prepare(activity, as_of_ms)
 
+    def set_available(self, available: Tensor) -> None:
+        """Swap in ``[N + 1]`` bool: which items may be retrieved (row 0 never is).
+
+        Raises:
+            InputError: when the shape is not the resident one.
+        """
+        if tuple(available.shape) != tuple(self._available.shape):
+            raise InputError(
+                f"availability has shape {tuple(available.shape)}, wanted {(self.num_items + 1,)}"
+            )
+        self._available = available.to(self._item_vectors.device, torch.bool).clone()
+        self._available[0] = False
+        self._unavailable = ~self._available
+
     @torch.inference_mode()
     def prepare(self, user: UserContext) -> Prepared:
         """Add the user tower's vectors and the usual price."""

@@ -72,6 +72,9 @@ class ServingModel(Protocol):
     def similar(self, item_index: Tensor, *, k: int) -> tuple[Tensor, Tensor]:
         """Give the ``[B, k]`` nearest other items of ``[B]`` items, and their cosines."""
 
+    def set_available(self, available: Tensor) -> None:
+        """Swap in which items may be retrieved, ``[N + 1]`` bool (row 0 never is)."""
+
     def set_item_activity(self, activity: Tensor, as_of_ms: int) -> None:
         """Swap in moving item features ``[N + 1, Fi]`` (row 0 is padding), in one step."""
 

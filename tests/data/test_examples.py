@@ -109,6 +109,12 @@ def test_catalogue_knows_items_nobody_touched_and_takes_the_latest_word() -> Non
     assert catalogue.category.tolist() == [0, 1, 1, 1, 1]  # 1: none
     early = build_catalogue(pl.concat([items, LOG], how="diagonal"), as_of_ms=T0)
     assert early.title[0] == "Old mug"
+    then = build_catalogue(pl.concat([items, LOG], how="diagonal"), described_until_ms=T0 + 5)
+    assert (then.title[0], then.price[0], then.was_available[0]) == ("Old mug", 1.0, True)
+    assert not then.available[0]  # what may be shown from now on is the latest word
+    assert then.vocabulary.item_ids == catalogue.vocabulary.item_ids
+    before = build_catalogue(pl.concat([items, LOG], how="diagonal"), described_until_ms=T0)
+    assert before.title[0] == "New mug"  # announced later: there is nothing earlier to say
 
 
 def test_words_are_hashed_with_their_pairs() -> None:

@@ -79,6 +79,9 @@ class ToyModel:
         score, index = cosine.topk(min(k, self.num_items), dim=1)
         return index.masked_fill(score == -torch.inf, 0).int(), score
 
+    def set_available(self, available: Tensor) -> None:
+        self.available = available
+
     def set_item_activity(self, activity: Tensor, as_of_ms: int) -> None:
         self.item_activity = activity
         self.item_activity_as_of_ms = as_of_ms

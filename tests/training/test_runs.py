@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from recsys.errors import ConfigurationError, InputError, MappingError
+from recsys.models.item_table import ItemTable
+from recsys.models.two_tower import TwoTower
 from tests.bundle.test_bundle import small_plan
 from training.bundle_run import Made, make_bundle
 from training.checkpoint_files import read_state, write_state
@@ -24,6 +26,7 @@ from training.progress import Progress
 from training.ray_job import run_name
 from training.recipes import debug, find_recipe
 from training.source import Source
+from training.tower_steps import TowerSteps
 
 QUIET = Progress(quiet=True)
 
@@ -76,6 +79,27 @@ def test_a_question_sees_nothing_of_its_own_answer() -> None:
     # A visit's moment is before its first item: with one visit there is no history at all.
     first_visits = ~used.any(dim=1)
     assert int(first_visits.sum()) == 60
+
+
+@pytest.mark.parametrize("softmax", ["sampled", "full"])
+def test_items_that_come_later_are_no_negatives(softmax) -> None:
+    """A late item's category, which nothing else has, is left as it was by a step."""
+    log, test_from_ms = made_up_log(), DEBUG_END_MS - 4 * 86_400_000
+    late = log.filter(pl.col("kind") == "item").head(1).with_columns(
+        pl.lit("a-late-item").alias("item_id"), pl.lit("late").alias("event_id"),
+        pl.lit("zzz").alias("category"), pl.lit(test_from_ms + 1).alias("event_time_ms"),
+    )  # fmt: skip
+    recipe = debug()
+    recipe = replace(recipe, towers=replace(recipe.towers, softmax=softmax))
+    task = prepared(pl.concat([log, late], how="diagonal"), recipe, test_from_ms)
+    towers = TwoTower(task.recipe.model, task.dimensions, ItemTable(task.statics))
+    every = torch.arange(len(task.visit_is_early))
+    steps = TowerSteps(task, towers, every, task.all_edges.counts, World()).phase("towers", 1)
+    generator = torch.Generator().manual_seed(1)
+    steps.loss(every[:64], generator).backward()
+    moved = towers.items.category.weight.grad.abs().sum(1) > 0
+    assert task.statics.category[1] == task.dimensions.num_categories - 1
+    assert moved[:-2].all() and not moved[-2]
 
 
 class KilledError(Exception):
