@@ -20,6 +20,15 @@ from recsys.models.signature import Dimensions
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 _UNHASHED = {"bundle_id", "created_ms"}
+_FIRST_RANKER_FIELDS = frozenset({"hidden_size", "num_crosses", "num_factors", "dropout"})
+_FIRST_TOWER_FIELDS = frozenset(
+    {
+        "embedding_size", "hidden_size", "num_heads", "num_text_buckets", "num_words",
+        "num_token_buckets", "id_dropout", "dropout", "temperature",
+    }
+)  # fmt: skip
+"""Later fields count in the id only where they differ from their default, which is what a bundle
+from before them means: it keeps its id."""
 
 
 class Objective(BaseModel):
@@ -107,6 +116,15 @@ class Manifest(BaseModel):
         content = self.model_dump(mode="json", exclude=_UNHASHED | absent)
         if not self.lineage.data_hash:
             del content["lineage"]["data_hash"]
+        for part, config, first in (
+            ("ranker", RankerConfig(), _FIRST_RANKER_FIELDS),
+            ("towers", TwoTowerConfig(), _FIRST_TOWER_FIELDS),
+        ):
+            content[part] = {
+                name: value
+                for name, value in content[part].items()
+                if name in first or getattr(getattr(self, part), name) != getattr(config, name)
+            }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def with_id(self) -> Manifest:

@@ -47,7 +47,31 @@ class RankerConfig:
     num_factors: int = 8
     """Products of projected user and item vectors."""
     dropout: float = 0.0
-    """On the deep part."""
+    """On the deep part and on embeddings."""
+    token_size: int = 0
+    """Width of the ranker's own embeddings of users and items (profile tokens, item tokens and
+    identities); 0: it has none and knows both by the towers' vectors alone."""
+    num_token_buckets: int = 4096
+    """Rows of each table of hashed tokens, where there are such."""
+    num_item_tokens: int = 0
+    """Tokens of an item (category, attributes) that are looked at."""
+    item_identities: bool = False
+    """Whether items with ``ItemTable.has_id`` have an embedding of their own beside tokens."""
+    attention_heads: int = 0
+    """A: ways in which a candidate looks at the history (``target_attention.py``); 0: none."""
+    attention_size: int = 16
+    """Width of a head."""
+    num_experts: int = 0
+    """Deep parts between which each objective chooses (``experts.py``); 0: one, shared."""
+    num_positions: int = 0
+    """Places of a displayed list whose bias is learned (``position_bias.py``); 0: none is."""
+    position_dropout: float = 0.1
+    """Chance that a training step does not see a place."""
+    one_logit: bool = False
+    """Whether order and probability are one logit, learned by both losses. Needed where lists say
+    little (one item each); otherwise the order is learned alone and then calibrated."""
+    is_calibrated: bool = False
+    """Whether probabilities pass through a calibration fitted on held-out lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
