@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 MAX_STEPS = 50
 MIN_SLOPE = 0.05
@@ -46,15 +47,25 @@ class Calibration(nn.Module):
 
 
 def _platt(logit: Tensor, label: Tensor) -> tuple[float, float]:
+    """Give slope and offset by Newton's method, its steps halved until they help."""
     inputs = torch.stack([logit, torch.ones_like(logit)], dim=1)
     weights = torch.tensor([1.0, 0.0], dtype=torch.float64, device=logit.device)
+    loss = _loss(inputs @ weights, label)
     for _ in range(MAX_STEPS):
         p = torch.sigmoid(inputs @ weights)
         gradient = inputs.T @ (p - label)
         curvature = (inputs * (p * (1 - p)).unsqueeze(1)).T @ inputs
         curvature += 1e-6 * torch.eye(2, dtype=curvature.dtype, device=curvature.device)
         step = torch.linalg.solve(curvature, gradient)
-        weights = weights - step
-        if float(step.abs().max()) < 1e-8:
+        while (found := _loss(inputs @ (weights - step), label)) > loss:
+            step = step / 2
+            if float(step.abs().max()) < 1e-9:
+                break
+        if float(step.abs().max()) < 1e-9:
             break
+        weights, loss = weights - step, found
     return max(float(weights[0]), MIN_SLOPE), float(weights[1])
+
+
+def _loss(logit: Tensor, label: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logit, label, reduction="sum")

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys.errors import ConfigurationError
 from recsys.models.calibration import Calibration
 from recsys.models.config import RankerConfig
 from recsys.models.cross_features import (
@@ -48,6 +49,8 @@ from recsys.models.serving_model import Candidates, UserContext
 from recsys.models.signature import Dimensions
 from recsys.models.target_attention import AttentionHistory, AttentionItems, TargetAttention
 from recsys.models.token_embedding import TokenEmbedding
+
+_NEED_TOKEN_SIZE = ("num_item_tokens", "item_identities")
 
 
 class RankerOutput(NamedTuple):
@@ -93,8 +96,18 @@ class Ranker(nn.Module):
         table: ItemTable,
         embedding_size: int,
     ) -> None:
-        """``embedding_size``: that of the towers' vectors, 0 where there are no towers."""
+        """``embedding_size``: that of the towers' vectors, 0 where there are no towers.
+
+        Raises:
+            ConfigurationError: when embeddings are wanted of no width.
+        """
         super().__init__()
+        wanted = [name for name in _NEED_TOKEN_SIZE if getattr(config, name)]
+        if wanted and not config.token_size:
+            raise ConfigurationError(
+                f"ranker: {' and '.join(wanted)} want embeddings, found token_size 0; set it to "
+                "their width (such as 16)"
+            )
         size, own = config.hidden_size, config.token_size
         num_objectives = len(dimensions.objectives)
         self.config, self.table = config, table
