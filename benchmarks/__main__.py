@@ -16,7 +16,6 @@ BENCHMARKS = (
     "features.offline_join",
     "features.online_read",
     "features.online_write",
-    "training.ranker",
 )
 
 

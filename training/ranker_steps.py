@@ -25,10 +25,6 @@ from training.prepared import Context, Prepared, QuestionRound
 from training.recipes import RankerTraining
 
 _CHUNK = 256
-RANKER_INPUTS = (
-    "history_index", "history_count", "history_age_s", "user_tokens", "user_dense",
-)  # fmt: skip
-"""Of the user context, beside what went into the cross features."""
 SECOND_OBJECTIVE_SHARE = 0.3
 """Weight of the losses of objectives after the first: they are learned beside it, not for it."""
 
@@ -39,8 +35,8 @@ class RoundLists:
 
     activity: Tensor
     """``[N + 1, Fi]``."""
-    context: Context
-    """``[E, ...]`` user tensors that the ranker looks at."""
+    user_dense: Tensor
+    """``[E, Fu]``."""
     user_vectors: Tensor
     """``[E, D]``."""
     question: Tensor
@@ -85,7 +81,7 @@ def lists_of_round(
     questions = torch.cat([part.question for part in parts])
     return RoundLists(
         activity=question.activity,
-        context={name: question.context[name] for name in RANKER_INPUTS},
+        user_dense=question.context["user_dense"],
         user_vectors=model.user_vectors(question.context).cpu().clone(),
         question=questions,
         candidate=torch.cat([part.candidate for part in parts]),
@@ -200,8 +196,7 @@ class RankerSteps:
     def _fit_scales(self) -> None:
         """Standardise inputs, and begin the probabilities at the rates the lists hold."""
         device, ranker = self._world.device, self._ranker
-        dense = torch.cat([r.context["user_dense"] for r in self._rounds])
-        ranker.user_dense.fit(dense.to(device))
+        ranker.user_dense.fit(torch.cat([r.user_dense for r in self._rounds]).to(device))
         ranker.item_dense.fit(torch.cat([r.activity[1:] for r in self._rounds]).to(device))
         cross = torch.cat([r.cross[r.candidate != 0] for r in self._rounds])
         ranker.cross_scale.fit(cross.to(device))
@@ -230,11 +225,11 @@ class RankerSteps:
         lists, device = self._rounds[number], self._world.device
         question, index = lists.question[rows], lists.candidate[rows].to(device)
         ranker = self._ranker
-        items = ranker.item_half(self._activity[number], self._items)
-        user = {name: values[question].to(device) for name, values in lists.context.items()}
         output = ranker.combine(
-            ranker.user_half(user, lists.user_vectors[question].to(device), items),
-            items,
+            ranker.user_half(
+                lists.user_dense[question].to(device), lists.user_vectors[question].to(device)
+            ),
+            ranker.item_half(self._activity[number], self._items),
             index.long(),
             lists.cross[rows].to(device),
         )

@@ -1,1 +1,0 @@
-"""Examples per second of training, ours beside the peers'."""
