@@ -1,4 +1,4 @@
-"""What turns gradients into new weights: fused AdamW, and SparseAdam for tables that are looked up.
+"""What turns gradients into new weights: fused AdamW, and another for tables that are looked up.
 
 One learning-rate cycle over all steps drives each of them.
 """
@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import SparseAdam
 from torch.optim.lr_scheduler import OneCycleLR
 
 from recsys.errors import ConfigurationError
 from training.engine import Engine
+from training.row_wise_adagrad import RowWiseAdagrad
 from training.sharded_tables import lookup_tables
 from training.world import is_spread
 
@@ -50,15 +52,18 @@ class Optimisers:
         self._all: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(dense, lr=learning_rate, weight_decay=weight_decay, fused=fused)
         ]
+        rates = [learning_rate]
         if sparse:
-            self._all.append(torch.optim.SparseAdam(sparse, lr=learning_rate))
-        # SparseAdam has no momentum setting to cycle that would be called the same.
+            rates.append(engine.table_learning_rate or learning_rate)
+            kind = RowWiseAdagrad if engine.table_optimiser == "row_wise_adagrad" else SparseAdam
+            self._all.append(kind(sparse, lr=rates[-1]))
+        # Those of tables have no momentum setting to cycle that would be called the same.
         self._schedules = [
             OneCycleLR(
-                one, max_lr=learning_rate, total_steps=max(num_steps, 1) + 1,
+                one, max_lr=rate, total_steps=max(num_steps, 1) + 1,
                 cycle_momentum=isinstance(one, torch.optim.AdamW),
             )
-            for one in self._all
+            for one, rate in zip(self._all, rates, strict=True)
         ]  # fmt: skip
 
     @property

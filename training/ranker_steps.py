@@ -25,6 +25,10 @@ from training.prepared import Context, Prepared, QuestionRound
 from training.recipes import RankerTraining
 
 _CHUNK = 256
+RANKER_INPUTS = (
+    "history_index", "history_count", "history_age_s", "user_tokens", "user_dense",
+)  # fmt: skip
+"""Of the user context, beside what went into the cross features."""
 SECOND_OBJECTIVE_SHARE = 0.3
 """Weight of the losses of objectives after the first: they are learned beside it, not for it."""
 
@@ -35,8 +39,8 @@ class RoundLists:
 
     activity: Tensor
     """``[N + 1, Fi]``."""
-    user_dense: Tensor
-    """``[E, Fu]``."""
+    context: Context
+    """``[E, ...]`` user tensors that the ranker looks at."""
     user_vectors: Tensor
     """``[E, D]``."""
     question: Tensor
@@ -81,7 +85,7 @@ def lists_of_round(
     questions = torch.cat([part.question for part in parts])
     return RoundLists(
         activity=question.activity,
-        user_dense=question.context["user_dense"],
+        context={name: question.context[name] for name in RANKER_INPUTS},
         user_vectors=model.user_vectors(question.context).cpu().clone(),
         question=questions,
         candidate=torch.cat([part.candidate for part in parts]),
@@ -196,7 +200,8 @@ class RankerSteps:
     def _fit_scales(self) -> None:
         """Standardise inputs, and begin the probabilities at the rates the lists hold."""
         device, ranker = self._world.device, self._ranker
-        ranker.user_dense.fit(torch.cat([r.user_dense for r in self._rounds]).to(device))
+        dense = torch.cat([r.context["user_dense"] for r in self._rounds])
+        ranker.user_dense.fit(dense.to(device))
         ranker.item_dense.fit(torch.cat([r.activity[1:] for r in self._rounds]).to(device))
         cross = torch.cat([r.cross[r.candidate != 0] for r in self._rounds])
         ranker.cross_scale.fit(cross.to(device))
@@ -225,11 +230,11 @@ class RankerSteps:
         lists, device = self._rounds[number], self._world.device
         question, index = lists.question[rows], lists.candidate[rows].to(device)
         ranker = self._ranker
+        items = ranker.item_half(self._activity[number], self._items)
+        user = {name: values[question].to(device) for name, values in lists.context.items()}
         output = ranker.combine(
-            ranker.user_half(
-                lists.user_dense[question].to(device), lists.user_vectors[question].to(device)
-            ),
-            ranker.item_half(self._activity[number], self._items),
+            ranker.user_half(user, lists.user_vectors[question].to(device), items),
+            items,
             index.long(),
             lists.cross[rows].to(device),
         )

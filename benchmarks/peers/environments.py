@@ -1,8 +1,14 @@
-"""Virtual environments of peers, made from their pinned requirements when first asked for."""
+"""Virtual environments of peers, made from their pinned requirements when first asked for.
+
+A folder's ``requirements.txt`` with hashes is a whole lock, made from ``requirements.in`` (which
+says how): each file is checked and nothing is resolved anew.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +17,8 @@ from pathlib import Path
 from recsys.errors import ConfigurationError
 
 _HERE = Path(__file__).parent
+TORCH_INDEX = "RECSYS_TORCH_INDEX"
+"""As for ``make setup``: an index, or a folder, with a build of torch to take instead."""
 
 
 def python_of(peer: str, state_dir: Path) -> Path:
@@ -24,18 +32,30 @@ def python_of(peer: str, state_dir: Path) -> Path:
         ConfigurationError: when the packages cannot be had.
     """
     requirements = _HERE / peer / "requirements.txt"
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
-    folder = state_dir / "peers" / f"{peer}-{digest}"
+    index = os.environ.get(TORCH_INDEX, "")
+    digest = hashlib.sha256(requirements.read_bytes() + index.encode()).hexdigest()[:12]
+    folder = (state_dir / "peers" / f"{peer}-{digest}").resolve()
     python = folder / "bin" / "python"
     if (folder / "complete").exists():
         return python
     shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
     make = [uv, "venv", "-q", "-p", sys.executable] if uv else [sys.executable, "-m", "venv"]
     install = [uv, "pip", "install", "-q", "-p", str(python)] if uv else [
         str(python), "-m", "pip", "install", "-q",
     ]  # fmt: skip
-    for command in ([*make, str(folder)], [*install, "-r", str(requirements)]):
+    lock = requirements.read_text()
+    commands = [[*make, str(folder)]]
+    if "--hash=" not in lock:
+        commands.append([*install, "-r", str(requirements)])
+    else:
+        wanted = folder.with_suffix(".txt")
+        wanted.write_text(without_torch(lock) if index else lock)
+        commands.append([*install, "--no-deps", "--require-hashes", "-r", str(wanted)])
+        if index:
+            commands.append([*install, "--no-deps", *_from(index, uv=uv), torch_of(lock)])
+    for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ConfigurationError(
@@ -44,3 +64,23 @@ def python_of(peer: str, state_dir: Path) -> Path:
             )
     (folder / "complete").touch()
     return python
+
+
+def without_torch(lock: str) -> str:
+    """Leave torch and its CUDA libraries out of a lock (as ``requirements/setup.sh`` does)."""
+    blocks = re.split(r"(?m)^(?=[A-Za-z0-9])", lock)
+    return "".join(b for b in blocks if not re.match(r"(torch|triton|nvidia-.*?|cuda-.*?)==", b))
+
+
+def torch_of(lock: str) -> str:
+    """Give the pinned torch of a lock, ``torch==2.13.0``."""
+    found = re.search(r"(?m)^torch==[^\s;\\]+", lock)
+    if found is None:
+        raise ConfigurationError("wanted a pinned torch in the lock, found none")
+    return found.group()
+
+
+def _from(index: str, *, uv: str | None) -> list[str]:
+    if Path(index).is_dir():
+        return ["--no-index", "--find-links", index]
+    return ["--default-index" if uv else "--index-url", index]

@@ -52,7 +52,9 @@ def load_serving_model(path: Path, device: str = "cpu") -> ServingModel:
 def _build(path: Path, manifest: Manifest, device: torch.device) -> TorchServingModel:
     items = load_file(path / ITEMS_FILE, device=str(device))
     dimensions = manifest.dimensions
-    table = ItemTable.empty(manifest.num_items, manifest.towers.num_words)
+    table = ItemTable.empty(
+        manifest.num_items, manifest.towers.num_words, manifest.ranker.num_item_tokens
+    )
     towers = TwoTower(manifest.towers, dimensions, table)
     ranker = Ranker(manifest.ranker, dimensions, table, manifest.towers.embedding_size)
     _load(towers, unpack(load_file(path / TOWERS_FILE)))

@@ -20,6 +20,15 @@ from recsys.models.signature import Dimensions
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 _UNHASHED = {"bundle_id", "created_ms"}
+_FIRST_RANKER_FIELDS = frozenset({"hidden_size", "num_crosses", "num_factors", "dropout"})
+_FIRST_TOWER_FIELDS = frozenset(
+    {
+        "embedding_size", "hidden_size", "num_heads", "num_text_buckets", "num_words",
+        "num_token_buckets", "id_dropout", "dropout", "temperature",
+    }
+)  # fmt: skip
+"""Later fields count in the id only where they differ from their default, which is what a bundle
+from before them means: it keeps its id."""
 
 
 class Objective(BaseModel):
@@ -98,21 +107,23 @@ class Manifest(BaseModel):
     lineage: Lineage
     files: dict[str, FileEntry]
 
-    def content_hash(self, document: dict[str, Any] | None = None) -> str:
-        """Give the id this manifest must have.
-
-        ``document``: as it was written, where it was read. A bundle from before some field of a
-        model's shape was added was hashed without it.
-        """
+    def content_hash(self) -> str:
+        """Give the id this manifest must have."""
         # A bundle from before these fields keeps its id.
-        left_out = set(_UNHASHED) if self.views else _UNHASHED | {"views"}
+        absent = set() if self.views else {"views"}
         if self.precision == Precision():
-            left_out |= {"precision", "compressed_from"}
-        content = document or self.model_dump(mode="json")
-        content = {name: value for name, value in content.items() if name not in left_out}
+            absent |= {"precision", "compressed_from"}
+        content = self.model_dump(mode="json", exclude=_UNHASHED | absent)
         if not self.lineage.data_hash:
-            content["lineage"] = {
-                name: value for name, value in content["lineage"].items() if name != "data_hash"
+            del content["lineage"]["data_hash"]
+        for part, config, first in (
+            ("ranker", RankerConfig(), _FIRST_RANKER_FIELDS),
+            ("towers", TwoTowerConfig(), _FIRST_TOWER_FIELDS),
+        ):
+            content[part] = {
+                name: value
+                for name, value in content[part].items()
+                if name in first or getattr(getattr(self, part), name) != getattr(config, name)
             }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -150,11 +161,10 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate(document)
     except ValidationError as error:
         raise BundleError(f"{path} does not fit its schema: {error}") from error
-    found = manifest.content_hash(document)
-    if manifest.bundle_id != found:
+    if manifest.bundle_id != manifest.content_hash():
         raise BundleError(
-            f"{path} says bundle {manifest.bundle_id}, its content makes {found}: it was changed "
-            "after training; roll back or train again"
+            f"{path} says bundle {manifest.bundle_id}, its content makes "
+            f"{manifest.content_hash()}: it was changed after training; roll back or train again"
         )
     return manifest
 

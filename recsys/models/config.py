@@ -5,34 +5,11 @@ No torch here: the API process reads manifests too. Axes as in the modules these
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 VectorPrecision = Literal["float32", "float16", "int8", "pq"]
 WeightPrecision = Literal["float32", "int8"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SequenceConfig:
-    """Shape of a causal transformer over items (``sequence.py``)."""
-
-    num_layers: int = 2
-    """Blocks of attention and network."""
-    num_heads: int = 2
-    """A; divides D."""
-    widening: int = 4
-    """Width of a block's network, in D."""
-    max_length: int = 50
-    """Positions, counted from the newest item; older ones share the last."""
-    dropout: float = 0.5
-    """On the inputs and on what each block adds."""
-    num_pauses: int = 0
-    """Buckets for the pause before an event, each twice as long as the one before (26 reach two
-    years in seconds); 0 leaves pauses out."""
-    num_event_types: int = 0
-    """Types of events that are told apart; 0 leaves them out."""
-    recompute: bool = False
-    """Keep only the blocks' inputs in training and compute the rest again: for long sequences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +34,6 @@ class TwoTowerConfig:
     """On the user tower's inputs."""
     temperature: float = 0.08
     """Divides the cosine: the smaller, the more a softmax looks at the nearest items."""
-    history: Literal["pooled", "sequence"] = "pooled"
-    """How the user tower reads the history: by ``num_heads`` ways of weighing its items, or as a
-    sequence."""
-    sequence: SequenceConfig = field(
-        default_factory=lambda: SequenceConfig(max_length=128, dropout=0.2, num_pauses=26)
-    )
-    """Shape of the encoder, where ``history`` is a sequence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +47,31 @@ class RankerConfig:
     num_factors: int = 8
     """Products of projected user and item vectors."""
     dropout: float = 0.0
-    """On the deep part."""
+    """On the deep part and on embeddings."""
+    token_size: int = 0
+    """Width of the ranker's own embeddings of users and items (profile tokens, item tokens and
+    identities); 0: it has none and knows both by the towers' vectors alone."""
+    num_token_buckets: int = 4096
+    """Rows of each table of hashed tokens, where there are such."""
+    num_item_tokens: int = 0
+    """Tokens of an item (category, attributes) that are looked at."""
+    item_identities: bool = False
+    """Whether items with ``ItemTable.has_id`` have an embedding of their own beside tokens."""
+    attention_heads: int = 0
+    """A: ways in which a candidate looks at the history (``target_attention.py``); 0: none."""
+    attention_size: int = 16
+    """Width of a head."""
+    num_experts: int = 0
+    """Deep parts between which each objective chooses (``experts.py``); 0: one, shared."""
+    num_positions: int = 0
+    """Places of a displayed list whose bias is learned (``position_bias.py``); 0: none is."""
+    position_dropout: float = 0.1
+    """Chance that a training step does not see a place."""
+    one_logit: bool = False
+    """Whether order and probability are one logit, learned by both losses. Needed where lists say
+    little (one item each); otherwise the order is learned alone and then calibrated."""
+    is_calibrated: bool = False
+    """Whether probabilities pass through a calibration fitted on held-out lists."""
 
 
 @dataclass(frozen=True, kw_only=True)

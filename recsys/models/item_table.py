@@ -1,6 +1,6 @@
 """What models know of items beside their moving features: category, price, words, own row.
 
-Axes: ``N`` items (row 0 is padding), ``L`` words.
+Axes: ``N`` items (row 0 is padding), ``L`` words, ``Ti`` tokens.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ class ItemStatics:
     has_id: Tensor
     """``[N + 1]`` bool: the item was seen often enough in training to have an embedding of its
     own; the others are described by their attributes and words alone."""
+    tokens: Tensor | None = None
+    """``[N + 1, Ti]`` int64 hashes of category and attributes (``Catalogue.tokens``), 0 pads; None
+    where no model looks at them."""
 
 
 class ItemTable(nn.Module):
@@ -33,14 +36,17 @@ class ItemTable(nn.Module):
     price: Tensor
     text: Tensor
     has_id: Tensor
+    tokens: Tensor
 
     def __init__(self, statics: ItemStatics) -> None:
         super().__init__()
         for name in ("category", "price", "text", "has_id"):
             self.register_buffer(name, getattr(statics, name))
+        if statics.tokens is not None:  # a table without them has the weights it always had
+            self.register_buffer("tokens", statics.tokens)
 
     @classmethod
-    def empty(cls, num_items: int, num_words: int) -> ItemTable:
+    def empty(cls, num_items: int, num_words: int, num_tokens: int = 0) -> ItemTable:
         """Give a table of the right shapes, to load stored weights into."""
         return cls(
             ItemStatics(
@@ -48,6 +54,9 @@ class ItemTable(nn.Module):
                 price=torch.zeros(num_items + 1),
                 text=torch.zeros(num_items + 1, num_words, dtype=torch.int64),
                 has_id=torch.zeros(num_items + 1, dtype=torch.bool),
+                tokens=torch.zeros(num_items + 1, num_tokens, dtype=torch.int64)
+                if num_tokens
+                else None,
             )
         )
 

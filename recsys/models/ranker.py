@@ -3,15 +3,22 @@
 Three kinds of inputs meet in one first layer, which is split so that each part is computed as
 rarely as it can be: the *user* part once a request, the *item* part once per refresh of the moving
 item features, and only what crosses (source scores, the user's own history with the item and its
-category, price against the user's usual price, similarity of vectors) per candidate. Then come
-DCN-V2 crosses beside a small deep network, and one output per objective.
+category, price against the user's usual price, similarity of vectors, what of the history speaks
+for the candidate) per candidate. Then come DCN-V2 crosses beside deep networks, and one output per
+objective.
 
 Ordering and probability are two questions. The order is learned by a listwise loss, which says
 nothing of how likely a purchase is; so each objective has a second output, a monotone calibration
 of the first one plus what the user's features say of users like this, learned by cross-entropy
-without touching the order.
+without touching the order. Where lists are too short to teach an order, ``one_logit`` makes both
+one (Sheng et al. 2023, "Joint optimization of ranking and calibration with contextualized hybrid
+model", with one logit instead of two).
 
-Axes: ``B`` users, ``C`` candidates, ``N`` items, ``O`` objectives, ``S`` sources, ``E`` width.
+What is optional (``RankerConfig``) is built last and only when asked for: a bundle from before it
+has the same weights by the same names.
+
+Axes: ``B`` users, ``C`` candidates, ``N`` items, ``M`` item rows, ``O`` objectives, ``S`` sources,
+``E`` width, ``R`` what represents an item.
 Source: Wang et al. 2021, "DCN V2", eq. 1-2 and its parallel structure; we cross the projection
 of the inputs rather than the inputs, which is what lets the projection be split.
 """
@@ -24,17 +31,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys.errors import ConfigurationError
+from recsys.models.calibration import Calibration
 from recsys.models.config import RankerConfig
+from recsys.models.cross_features import (
+    CrossScale,
+    Prices,
+    cross_features,
+    num_cross_features,
+    usual_prices,
+)
+from recsys.models.experts import MultiGateExperts
 from recsys.models.item_table import ItemTable
 from recsys.models.normalise import Standardise
+from recsys.models.position_bias import PositionBias
 from recsys.models.serving_model import Candidates, UserContext
 from recsys.models.signature import Dimensions
+from recsys.models.target_attention import AttentionHistory, AttentionItems, TargetAttention
+from recsys.models.token_embedding import TokenEmbedding
 
-DAY_S = 86_400.0
-NUM_HISTORY_FEATURES = 6
-"""Whether, how often and how lately the user had the candidate itself."""
-NUM_PRICE_FEATURES = 2
-"""Log price above the user's usual one, and its distance."""
+_NEED_TOKEN_SIZE = ("num_item_tokens", "item_identities")
 
 
 class RankerOutput(NamedTuple):
@@ -55,24 +71,19 @@ class UserHalf(NamedTuple):
     """``[B, F]``."""
     offset: Tensor
     """``[B, O]`` of the calibration."""
+    history: AttentionHistory | None
+    """None without target attention."""
 
 
 class ItemHalf(NamedTuple):
     """What is computed once per item and refresh."""
 
     projected: Tensor
-    """``[N + 1, E]``."""
+    """``[M, E]``."""
     factors: Tensor
-    """``[N + 1, F]``."""
-
-
-class Prices(NamedTuple):
-    """What the price features are made of."""
-
-    log_price: Tensor
-    """``[N + 1]``, computed once per bundle."""
-    usual: Tensor
-    """``[B]``, the mean log price of the user's history, computed once per user."""
+    """``[M, F]``."""
+    attention: AttentionItems | None
+    """Of all N + 1 items, whatever the rows; None without target attention."""
 
 
 class Ranker(nn.Module):
@@ -85,153 +96,228 @@ class Ranker(nn.Module):
         table: ItemTable,
         embedding_size: int,
     ) -> None:
+        """``embedding_size``: that of the towers' vectors, 0 where there are no towers.
+
+        Raises:
+            ConfigurationError: when embeddings are wanted of no width.
+        """
         super().__init__()
-        size = config.hidden_size
+        wanted = [name for name in _NEED_TOKEN_SIZE if getattr(config, name)]
+        if wanted and not config.token_size:
+            raise ConfigurationError(
+                f"ranker: {' and '.join(wanted)} want embeddings, found token_size 0; set it to "
+                "their width (such as 16)"
+            )
+        size, own = config.hidden_size, config.token_size
         num_objectives = len(dimensions.objectives)
-        self.table = table
+        self.config, self.table = config, table
         self.user_dense = Standardise(dimensions.num_user_features)
         self.item_dense = Standardise(dimensions.num_item_features)
-        num_cross = (
-            len(dimensions.sources)
-            + NUM_HISTORY_FEATURES
-            + 2 * dimensions.num_category_features
-            + NUM_PRICE_FEATURES
-        )
+        num_user = dimensions.num_user_features + own
+        num_item = dimensions.num_item_features + 2 + own
+        num_cross = num_cross_features(dimensions)
+        attended = config.attention_heads * (config.attention_size + 1)
         self.cross_scale = CrossScale(num_cross)
-        self.project_user = nn.Linear(dimensions.num_user_features, size)
-        self.project_item = nn.Linear(dimensions.num_item_features + 2, size, bias=False)
-        self.project_cross = nn.Linear(num_cross + config.num_factors, size, bias=False)
-        self.user_factors = nn.Linear(embedding_size, config.num_factors, bias=False)
-        self.item_factors = nn.Linear(embedding_size, config.num_factors, bias=False)
-        self.crosses = nn.ModuleList(nn.Linear(size, size) for _ in range(config.num_crosses))
-        self.deep = nn.Sequential(
-            nn.ReLU(), nn.Linear(size, size), nn.ReLU(), nn.Dropout(config.dropout),
-            nn.Linear(size, size // 2), nn.ReLU(),
-        )  # fmt: skip
-        self.direct = nn.Linear(num_cross, num_objectives, bias=False)
-        self.output = nn.Linear(size + size // 2, num_objectives)
-        self.calibrate_slope = nn.Parameter(torch.zeros(num_objectives))
-        self.calibrate_user = nn.Sequential(
-            nn.Linear(dimensions.num_user_features, 16), nn.Tanh(), nn.Linear(16, num_objectives)
+        self.project_user = nn.Linear(num_user, size)
+        self.project_item = nn.Linear(num_item, size, bias=False)
+        self.project_cross = nn.Linear(num_cross + config.num_factors + attended, size, bias=False)
+        # With embeddings of its own the ranker looks for products in all it knows of both.
+        self.user_factors = nn.Linear(
+            embedding_size + (num_user if own else 0), config.num_factors, bias=False
         )
+        self.item_factors = nn.Linear(
+            embedding_size + (num_item if own else 0), config.num_factors, bias=False
+        )
+        self.crosses = nn.ModuleList(nn.Linear(size, size) for _ in range(config.num_crosses))
+        deep_size = 0
+        if not config.num_experts:
+            deep_size = size // 2
+            self.deep = nn.Sequential(
+                nn.ReLU(), nn.Linear(size, size), nn.ReLU(), nn.Dropout(config.dropout),
+                nn.Linear(size, size // 2), nn.ReLU(),
+            )  # fmt: skip
+        self.direct = nn.Linear(num_cross, num_objectives, bias=False)
+        self.output = nn.Linear(size + deep_size, num_objectives)
+        if not config.one_logit:
+            self.calibrate_slope = nn.Parameter(torch.zeros(num_objectives))
+            self.calibrate_user = nn.Sequential(
+                nn.Linear(dimensions.num_user_features, 16),
+                nn.Tanh(),
+                nn.Linear(16, num_objectives),
+            )
+        self._add_options(config, embedding_size, num_objectives)
+
+    def _add_options(self, config: RankerConfig, embedding_size: int, num_objectives: int) -> None:
+        if config.token_size:
+            self.user_tokens = TokenEmbedding(config.num_token_buckets, config.token_size)
+            self.item_tokens = TokenEmbedding(config.num_token_buckets, config.token_size)
+            self.embedding_dropout = nn.Dropout(config.dropout)
+        if config.item_identities:
+            self.identity = nn.Embedding(self.table.num_items + 1, config.token_size)
+            nn.init.normal_(self.identity.weight, std=0.05)
+        if config.attention_heads:
+            self.attention = TargetAttention(
+                embedding_size + config.token_size,
+                num_heads=config.attention_heads, head_size=config.attention_size,
+            )  # fmt: skip
+        if config.num_experts:
+            self.experts = MultiGateExperts(
+                config.hidden_size, num_experts=config.num_experts,
+                num_objectives=num_objectives, dropout=config.dropout,
+            )  # fmt: skip
+        if config.num_positions:
+            self.position = PositionBias(
+                config.num_positions, num_objectives, dropout=config.position_dropout
+            )
+        if config.is_calibrated:
+            self.calibration = Calibration(num_objectives)
 
     @torch.no_grad()
     def start_probabilities_at(self, rate: Tensor) -> None:
-        """Let the calibration begin at ``[O]`` base rates instead of one half."""
+        """Let the probabilities begin at ``[O]`` base rates instead of one half."""
+        if self.config.one_logit:
+            self.output.bias.copy_(torch.logit(rate))
+            return
         last = self.calibrate_user[-1]
         assert isinstance(last, nn.Linear) and last.bias is not None
         last.weight.zero_()
         last.bias.copy_(torch.logit(rate))
 
-    def item_half(self, item_activity: Tensor, item_vectors: Tensor) -> ItemHalf:
-        """Compute the items' part from ``[N + 1, Fi]`` activity and ``[N + 1, D]`` vectors.
+    def item_half(
+        self, item_activity: Tensor, item_vectors: Tensor, rows: Tensor | None = None
+    ) -> ItemHalf:
+        """Compute the items' part from ``[M, Fi]`` activity and all ``[N + 1, D]`` vectors.
 
-        The activity is that of one moment: training takes its lists one such moment at a time.
+        ``rows`` ``[M]`` says whose activity each row is, which may be of the same item at several
+        moments (training); without it the rows are the items in order, at one moment.
         """
-        known_price = (self.table.price >= 0).float()
-        inputs = torch.cat(
-            [
-                self.item_dense(item_activity),
-                self.table.log_price().unsqueeze(1),
-                known_price.unsqueeze(1),
-            ],
-            dim=1,
+        own = self._own_items()
+        log_price = self.table.log_price()
+        inputs = [log_price.unsqueeze(1), (self.table.price >= 0).float().unsqueeze(1)]
+        if own is not None:
+            inputs.append(own)
+        static, vectors = torch.cat(inputs, dim=1), item_vectors
+        if rows is not None:
+            static = F.embedding(rows, static)
+            if vectors.shape[1]:
+                vectors = F.embedding(rows, vectors)
+            else:
+                vectors = vectors.new_zeros(len(rows), 0)
+        known = torch.cat([self.item_dense(item_activity), static], dim=1)
+        attention = None
+        if self.config.attention_heads:
+            attention = self.attention.items(
+                item_vectors if own is None else torch.cat([item_vectors, own], dim=1)
+            )
+        return ItemHalf(
+            self.project_item(known),
+            self.item_factors(vectors if own is None else torch.cat([vectors, known], dim=1)),
+            attention,
         )
-        return ItemHalf(self.project_item(inputs), self.item_factors(item_vectors))
 
-    def user_half(self, user_dense: Tensor, user_vectors: Tensor) -> UserHalf:
-        """Compute the users' part from ``[B, Fu]`` raw features and ``[B, D]`` vectors."""
-        dense = self.user_dense(user_dense)
+    def _own_items(self) -> Tensor | None:
+        """Give the ranker's own ``[N + 1, R]`` embedding of all items, None without such."""
+        if not self.config.token_size:
+            return None
+        own: Tensor = torch.zeros(
+            self.table.num_items + 1, self.config.token_size, device=self.table.price.device
+        )
+        if self.config.num_item_tokens:
+            own = self.item_tokens(self.table.tokens)
+        if self.config.item_identities:
+            own = own + self.identity.weight * self.table.has_id.unsqueeze(1)
+        dropped: Tensor = self.embedding_dropout(own)
+        return dropped
+
+    def user_half(self, user: UserContext, user_vectors: Tensor, items: ItemHalf) -> UserHalf:
+        """Compute the users' part from their context and the ``[B, D]`` vectors of the tower.
+
+        ``items`` are those the history is looked up in.
+        """
+        dense = self.user_dense(user["user_dense"])
+        known = dense
+        if self.config.token_size:
+            own = self.embedding_dropout(self.user_tokens(user["user_tokens"]))
+            known = torch.cat([dense, own], dim=1)
+            user_vectors = torch.cat([user_vectors, known], dim=1)
+        history = None
+        if items.attention is not None:
+            history = self.attention.history(items.attention, user)
         return UserHalf(
-            projected=self.project_user(dense),
+            projected=self.project_user(known),
             factors=self.user_factors(user_vectors),
-            offset=self.calibrate_user(dense),
+            offset=dense.new_zeros(len(dense), 1)
+            if self.config.one_logit
+            else self.calibrate_user(dense),
+            history=history,
         )
 
     def prices(self, user: UserContext, log_price: Tensor | None = None) -> Prices:
         """Compute the prices beside which candidates are seen; ``log_price`` is the table's."""
-        if log_price is None:
-            log_price = self.table.log_price()
-        history = user["history_index"].long()
-        mask = (history != 0) & (self.table.price.take(history) >= 0)
-        usual = (log_price.take(history) * mask).sum(1) / mask.sum(1).clamp(min=1)
-        return Prices(log_price, usual)
+        return usual_prices(self.table, user, log_price)
 
     def cross_features(
         self, user: UserContext, candidates: Candidates, prices: Prices | None = None
     ) -> Tensor:
         """Give ``[B, C, X]`` raw features of user and candidate together; nothing is learned here.
 
-        Sources' scores, the user's own history with the item and with its category, and the price
-        beside the prices of the history (``prices``, where they are at hand).
+        ``prices``: those of the history, where they are at hand.
         """
-        index = candidates.item_index.long()
-        category = self.table.category.take(index)
-        padded = F.pad(user["user_category"], (0, 0, 0, 1))  # the last row: category unknown
-        in_category = padded.gather(1, category.unsqueeze(2).expand(-1, -1, padded.shape[2]))
-        share = in_category / (padded.sum(dim=1, keepdim=True) + 1.0)
-        return torch.cat(
-            [
-                candidates.source_score,
-                self._own_history(user, index),
-                in_category.log1p(),
-                share,
-                self._price(self.prices(user) if prices is None else prices, index),
-            ],
-            dim=-1,
+        return cross_features(
+            self.table, user, candidates, self.prices(user) if prices is None else prices
         )
-
-    def _own_history(self, user: UserContext, index: Tensor) -> Tensor:
-        """Give ``[B, C, NUM_HISTORY_FEATURES]`` of the user with the candidate itself."""
-        history = user["history_index"].long()
-        places = torch.arange(1, history.shape[1] + 1, device=history.device)
-        place_of = torch.zeros(
-            len(history), self.table.num_items + 1, dtype=torch.int64, device=history.device
-        ).scatter_(1, history, places.expand_as(history))
-        place_of[:, 0] = 0
-        place = place_of.gather(1, index)
-        had = (place > 0).float()
-        at = (place - 1).clamp(min=0)
-        count = user["history_count"].gather(1, at)
-        age_days = user["history_age_s"].gather(1, at) / DAY_S
-        features = torch.stack(
-            [
-                torch.ones_like(age_days),
-                count.log1p(),
-                age_days.log1p(),
-                torch.exp(-age_days / 7.0),
-                torch.exp(-age_days / 30.0),
-                torch.exp(-age_days / 90.0),
-            ],
-            dim=-1,
-        )
-        return features * had.unsqueeze(2)
-
-    @staticmethod
-    def _price(prices: Prices, index: Tensor) -> Tensor:
-        """Give ``[B, C, NUM_PRICE_FEATURES]``: log price against the history's mean log price."""
-        difference = prices.log_price.take(index) - prices.usual.unsqueeze(1)
-        return torch.stack([difference, difference.abs()], dim=-1)
 
     def combine(
-        self, half: UserHalf, items: ItemHalf, index: Tensor, cross: Tensor
+        self,
+        half: UserHalf,
+        items: ItemHalf,
+        index: Tensor,
+        cross: Tensor,
+        *,
+        item_index: Tensor | None = None,
+        position: Tensor | None = None,
     ) -> RankerOutput:
-        """Put both halves and ``[B, C, X]`` raw cross features of ``[B, C]`` items together."""
+        """Put both halves and ``[B, C, X]`` raw cross features together.
+
+        Args:
+            half: The users' part.
+            items: The items' part.
+            index: ``[B, C]`` rows of ``items.projected``.
+            cross: As ``cross_features`` gives them.
+            item_index: ``[B, C]`` items, where ``index`` does not count them in order.
+            position: ``[B, C]`` displayed places, in training alone; -1 is unknown.
+        """
         crossing = self.cross_scale(cross)
         # F.embedding, not items[index]: its gradient on the CPU is several times faster.
         product = half.factors.unsqueeze(1) * F.embedding(index, items.factors)
+        crosses = [crossing, product]
+        if half.history is not None:
+            assert items.attention is not None
+            queries = F.embedding(
+                index if item_index is None else item_index, items.attention.query
+            )
+            crosses.append(self.attention(queries, half.history))
         start = (
             half.projected.unsqueeze(1)
             + F.embedding(index, items.projected)
-            + self.project_cross(torch.cat([crossing, product], dim=-1))
+            + self.project_cross(torch.cat(crosses, dim=-1))
         )
         crossed = start
         for layer in self.crosses:
             crossed = start * layer(crossed) + crossed
-        joined = torch.cat([crossed, self.deep(start)], dim=-1)
-        order = self.output(joined) + self.direct(crossing)
-        slope = F.softplus(self.calibrate_slope)
-        probability = order.detach() * slope + half.offset.unsqueeze(1)
+        if self.config.num_experts:
+            order = self.output(crossed) + self.experts(start)
+        else:
+            order = self.output(torch.cat([crossed, self.deep(start)], dim=-1))
+        order = order + self.direct(crossing)
+        if position is not None and self.config.num_positions:
+            order = order + self.position(position)
+        probability = order
+        if not self.config.one_logit:
+            slope = F.softplus(self.calibrate_slope)
+            probability = order.detach() * slope + half.offset.unsqueeze(1)
+        if self.config.is_calibrated:
+            probability = self.calibration(probability)
         return RankerOutput(order, probability)
 
     def forward(
@@ -243,33 +329,10 @@ class Ranker(nn.Module):
         candidates: Candidates,
     ) -> RankerOutput:
         """Score candidates in one go."""
+        items = self.item_half(item_activity, item_vectors)
         return self.combine(
-            self.user_half(user["user_dense"], user_vectors),
-            self.item_half(item_activity, item_vectors),
+            self.user_half(user, user_vectors, items),
+            items,
             candidates.item_index.long(),
             self.cross_features(user, candidates),
         )
-
-
-class CrossScale(nn.Module):
-    """Plain standardisation of the cross features (their logarithms are already taken)."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(num_features))
-        self.register_buffer("scale", torch.ones(num_features))
-
-    @torch.no_grad()
-    def fit(self, values: Tensor) -> None:
-        """Take the statistics of ``[..., X]`` values; a column that did not vary gives 0."""
-        rows = values.reshape(-1, values.shape[-1]).float()
-        deviation = rows.std(dim=0, unbiased=False)
-        self.mean.copy_(rows.mean(dim=0))
-        self.scale.copy_(torch.where(deviation > 1e-6, 1.0 / deviation.clamp(min=1e-3), 0.0))
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Give values of the same shape."""
-        return ((values - self.mean) * self.scale).clamp(-6.0, 6.0)

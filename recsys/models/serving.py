@@ -16,7 +16,8 @@ from torch import Tensor
 from recsys.compression.item_vectors import ItemVectors
 from recsys.errors import InputError
 from recsys.models.config import SourceMix
-from recsys.models.ranker import ItemHalf, Prices, Ranker
+from recsys.models.cross_features import Prices
+from recsys.models.ranker import ItemHalf, Ranker
 from recsys.models.serving_model import Candidates, Ranked, UserContext
 from recsys.models.signature import Dimensions
 from recsys.models.two_tower import TwoTower
@@ -180,7 +181,7 @@ class TorchServingModel:
         """Score candidates; the blend is the weighted sum of the objectives' order logits."""
         prepared = self.prepare(user)
         output = self._ranker.combine(
-            self._ranker.user_half(prepared["user_dense"], prepared.vectors),
+            self._ranker.user_half(prepared, prepared.vectors, self._resident[1]),
             self._resident[1],
             candidates.item_index.long(),
             self._ranker.cross_features(prepared, candidates, prepared.prices),

@@ -1,0 +1,1 @@
+"""Examples per second of training, ours beside the peers'."""

@@ -1,0 +1,177 @@
+"""Click models: our tables, crosses and training loop beside TorchRec's DLRM and DCN.
+
+Usage::
+
+    python -m benchmarks.training.ranker [--device cuda] [--shape kaggle] [--rounds 9] [--threads 2]
+
+Both sides train the same model on the same generated batches of Criteo's shape (26 tables, 13
+numbers): same tables, same layers, row-wise Adagrad on the rows that were looked up, AdamW on the
+rest, on the same torch. TorchRec runs in an environment of its own with its fused tables (FBGEMM)
+and, for comparison, with plain ones. Trainers take turns (``turns.py``). Prints one line of JSON.
+
+Where others use the machine, ``--threads 1`` and the ratios by the ``cpu`` clock are what counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.peers.environments import python_of
+from benchmarks.training.click_data import NUM_DENSE, table_rows, write_batches
+from benchmarks.training.machine import machine
+from benchmarks.training.rates import rates, ratios, work
+from benchmarks.training.turns import Trainer, train_in_turns
+from recsys.errors import ConfigurationError, RecsysError
+from recsys.settings import Settings
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "kaggle": {  # DLRM's own for this data set
+        "embedding_size": 16, "dense_layers": [512, 256, 64], "over_layers": [512, 256],
+        "num_crosses": 3, "cross_rank": 108,
+    },
+    "wide": {  # between that and MLPerf's, which is made for eight GPUs
+        "embedding_size": 64, "dense_layers": [512, 256], "over_layers": [512, 512, 256],
+        "num_crosses": 3, "cross_rank": 256,
+    },
+    "tables": {  # hardly anything but tables: bound by memory
+        "embedding_size": 64, "dense_layers": [64], "over_layers": [64],
+        "num_crosses": 1, "cross_rank": 16,
+    },
+}  # fmt: skip
+"""Sizes of the layers between the tables and the click."""
+_BATCHES = 16
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; 0 when done, 1 with one line when it cannot be."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training.ranker")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--shape", choices=tuple(SHAPES), default="kaggle")
+    parser.add_argument("--models", nargs="+", choices=("dcn", "dlrm"), default=["dcn", "dlrm"])
+    parser.add_argument("--batch-size", type=int, help="default: 2048, on CUDA 65536")
+    parser.add_argument("--most-rows", type=int, help="of a table; default: 200000, on CUDA 4e6")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--turn-s", type=float, default=3.0, help="seconds of a turn, about")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="our side with torch.compile too")
+    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    try:
+        report = _measure(arguments)
+    except RecsysError as error:
+        sys.stderr.write(f"training.ranker: {error}\n")
+        return 1
+    report["command"] = "python -m benchmarks.training.ranker " + shlex.join(
+        sys.argv[1:] if argv is None else argv
+    )
+    sys.stdout.write(json.dumps(report) + "\n")
+    return 0
+
+
+def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError("wanted a CUDA device, found none; leave --device out")
+    on_cuda = device.type == "cuda"
+    batch_size = arguments.batch_size or (65_536 if on_cuda else 2_048)
+    rows = table_rows(arguments.most_rows or (4_000_000 if on_cuda else 200_000))
+    shape = {"rows": rows, "num_dense": NUM_DENSE, **SHAPES[arguments.shape]}
+    torch.set_num_threads(arguments.threads)
+    surroundings = machine(device, threads=arguments.threads)
+    failed: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "batches.npz"
+        write_batches(data, rows, count=_BATCHES, batch_size=batch_size, seed=arguments.seed)
+        common = {
+            "data": str(data), "shape": shape, "device": arguments.device,
+            "threads": arguments.threads, "seed": arguments.seed, "float32_matmul": "high",
+            "dense_learning_rate": 1e-3, "table_learning_rate": 1e-2,
+        }  # fmt: skip
+        trainers = _ours(arguments, common)
+        if not arguments.no_peers:
+            try:
+                trainers |= _torchrec(arguments, common)
+            except ConfigurationError as error:
+                failed["torchrec"] = str(error)
+        turns, others = train_in_turns(
+            trainers, rounds=arguments.rounds, turn_s=arguments.turn_s, seed=arguments.seed
+        )
+    pairs = {
+        f"{model} {ours} {dtype}": f"{model} torchrec {tables} {dtype}"
+        for model in arguments.models
+        for dtype in ("float32", "bfloat16")
+        for ours in ("ours",)
+        for tables in ("fused",)
+    }
+    return {
+        "what": f"click models, {len(rows)} tables of at most {max(rows)} rows x "
+        f"{shape['embedding_size']}, {NUM_DENSE} numbers, batches of {batch_size}",
+        "machine": surroundings,
+        "seed": arguments.seed,
+        "rounds": arguments.rounds,
+        "shape": {key: value for key, value in shape.items() if key != "rows"},
+        "trainers": {
+            name: {**trainer.settings, **(turns[name].ready if name in turns else {})}
+            for name, trainer in trainers.items()
+        },
+        "rates": rates(turns, seed=arguments.seed),
+        "ratios": ratios(turns, pairs, seed=arguments.seed),
+        "work": work(turns, trainers, surroundings),
+        "could_not_run": failed | others,
+        "bars": {"ours / torchrec": ">= 1"},
+    }
+
+
+def _ours(arguments: argparse.Namespace, common: dict[str, Any]) -> dict[str, Trainer]:
+    trainers = {}
+    for model in arguments.models:
+        for dtype in ("float32", "bfloat16"):
+            for compiled in (False, True) if arguments.compile else (False,):
+                settings = {"model": model, "dtype": dtype, "compile": compiled}
+                asked = {**common, **settings, "sparse_tables": True}
+                name = f"{model} ours{' compiled' if compiled else ''} {dtype}"
+                trainers[name] = Trainer(
+                    command=[
+                        sys.executable, "-m", "benchmarks.training.own_trainer", json.dumps(asked)
+                    ],
+                    settings={
+                        **settings,
+                        "tables": "one StackedTables, RowWiseAdagrad",
+                        "dense": "AdamW, fused",
+                    },
+                )  # fmt: skip
+    return trainers
+
+
+def _torchrec(arguments: argparse.Namespace, common: dict[str, Any]) -> dict[str, Trainer]:
+    python = python_of("torchrec_cuda" if arguments.device == "cuda" else "torchrec",
+                       Settings().state_dir)  # fmt: skip
+    job = Path(__file__).parents[1] / "peers" / "torchrec" / "job.py"
+    described = {
+        "fused": "FusedEmbeddingBagCollection, RowWiseAdagrad in the backward pass (FBGEMM)",
+        "plain": "EmbeddingBagCollection, RowWiseAdagrad by apply_optimizer_in_backward",
+    }
+    ways = [(t, d) for t in ("fused",) for d in ("float32", "bfloat16")] + [("plain", "float32")]
+    trainers = {}
+    for model in arguments.models:
+        for tables, dtype in ways:
+            settings = {"model": model, "dtype": dtype, "tables": tables}
+            trainers[f"{model} torchrec {tables} {dtype}"] = Trainer(
+                command=[str(python), str(job), json.dumps({**common, **settings})],
+                settings={**settings, "tables": described[tables], "dense": "AdamW, fused"},
+            )
+    return trainers
+
+
+if __name__ == "__main__":
+    sys.exit(main())

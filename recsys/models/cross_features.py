@@ -1,0 +1,132 @@
+"""What only user and candidate together say, before anything is learned.
+
+Sources' scores, the user's own history with the item and with its category, and the price beside
+the prices of the history.
+
+Axes: ``B`` users, ``C`` candidates, ``H`` history, ``N`` items, ``X`` features.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys.models.item_table import ItemTable
+from recsys.models.serving_model import Candidates, UserContext
+from recsys.models.signature import Dimensions
+
+DAY_S = 86_400.0
+NUM_HISTORY_FEATURES = 6
+"""Whether, how often and how lately the user had the candidate itself."""
+NUM_PRICE_FEATURES = 2
+"""Log price above the user's usual one, and its distance."""
+
+
+class Prices(NamedTuple):
+    """What the price features are made of."""
+
+    log_price: Tensor
+    """``[N + 1]``, computed once per bundle."""
+    usual: Tensor
+    """``[B]``, the mean log price of the user's history, computed once per user."""
+
+
+def num_cross_features(dimensions: Dimensions) -> int:
+    """Give X."""
+    return (
+        len(dimensions.sources)
+        + NUM_HISTORY_FEATURES
+        + 2 * dimensions.num_category_features
+        + NUM_PRICE_FEATURES
+    )
+
+
+def usual_prices(table: ItemTable, user: UserContext, log_price: Tensor | None = None) -> Prices:
+    """Compute the prices beside which candidates are seen; ``log_price`` is the table's."""
+    if log_price is None:
+        log_price = table.log_price()
+    history = user["history_index"].long()
+    mask = (history != 0) & (table.price.take(history) >= 0)
+    usual = (log_price.take(history) * mask).sum(1) / mask.sum(1).clamp(min=1)
+    return Prices(log_price, usual)
+
+
+def cross_features(
+    table: ItemTable, user: UserContext, candidates: Candidates, prices: Prices
+) -> Tensor:
+    """Give ``[B, C, X]`` raw features; row 0 (padding) gets some too."""
+    index = candidates.item_index.long()
+    category = table.category.take(index)
+    padded = F.pad(user["user_category"], (0, 0, 0, 1))  # the last row: category unknown
+    in_category = padded.gather(1, category.unsqueeze(2).expand(-1, -1, padded.shape[2]))
+    share = in_category / (padded.sum(dim=1, keepdim=True) + 1.0)
+    return torch.cat(
+        [
+            candidates.source_score,
+            _own_history(table.num_items, user, index),
+            in_category.log1p(),
+            share,
+            _price(prices, index),
+        ],
+        dim=-1,
+    )
+
+
+def _own_history(num_items: int, user: UserContext, index: Tensor) -> Tensor:
+    """Give ``[B, C, NUM_HISTORY_FEATURES]`` of the user with the candidate itself."""
+    history = user["history_index"].long()
+    places = torch.arange(1, history.shape[1] + 1, device=history.device)
+    place_of = torch.zeros(
+        len(history), num_items + 1, dtype=torch.int64, device=history.device
+    ).scatter_(1, history, places.expand_as(history))
+    place_of[:, 0] = 0
+    place = place_of.gather(1, index)
+    had = (place > 0).float()
+    at = (place - 1).clamp(min=0)
+    count = user["history_count"].gather(1, at)
+    age_days = user["history_age_s"].gather(1, at) / DAY_S
+    features = torch.stack(
+        [
+            torch.ones_like(age_days),
+            count.log1p(),
+            age_days.log1p(),
+            torch.exp(-age_days / 7.0),
+            torch.exp(-age_days / 30.0),
+            torch.exp(-age_days / 90.0),
+        ],
+        dim=-1,
+    )
+    return features * had.unsqueeze(2)
+
+
+def _price(prices: Prices, index: Tensor) -> Tensor:
+    """Give ``[B, C, NUM_PRICE_FEATURES]``: log price against the history's mean log price."""
+    difference = prices.log_price.take(index) - prices.usual.unsqueeze(1)
+    return torch.stack([difference, difference.abs()], dim=-1)
+
+
+class CrossScale(nn.Module):
+    """Plain standardisation of the cross features (their logarithms are already taken)."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.register_buffer("scale", torch.ones(num_features))
+
+    @torch.no_grad()
+    def fit(self, values: Tensor) -> None:
+        """Take the statistics of ``[..., X]`` values; a column that did not vary gives 0."""
+        rows = values.reshape(-1, values.shape[-1]).float()
+        deviation = rows.std(dim=0, unbiased=False)
+        self.mean.copy_(rows.mean(dim=0))
+        self.scale.copy_(torch.where(deviation > 1e-6, 1.0 / deviation.clamp(min=1e-3), 0.0))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Give values of the same shape."""
+        return ((values - self.mean) * self.scale).clamp(-6.0, 6.0)
