@@ -5,11 +5,34 @@ No torch here: the API process reads manifests too. Axes as in the modules these
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 VectorPrecision = Literal["float32", "float16", "int8", "pq"]
 WeightPrecision = Literal["float32", "int8"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceConfig:
+    """Shape of a causal transformer over items (``sequence.py``)."""
+
+    num_layers: int = 2
+    """Blocks of attention and network."""
+    num_heads: int = 2
+    """A; divides D."""
+    widening: int = 4
+    """Width of a block's network, in D."""
+    max_length: int = 50
+    """Positions, counted from the newest item; older ones share the last."""
+    dropout: float = 0.5
+    """On the inputs and on what each block adds."""
+    num_pauses: int = 0
+    """Buckets for the pause before an event, each twice as long as the one before (26 reach two
+    years in seconds); 0 leaves pauses out."""
+    num_event_types: int = 0
+    """Types of events that are told apart; 0 leaves them out."""
+    recompute: bool = False
+    """Keep only the blocks' inputs in training and compute the rest again: for long sequences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +57,13 @@ class TwoTowerConfig:
     """On the user tower's inputs."""
     temperature: float = 0.08
     """Divides the cosine: the smaller, the more a softmax looks at the nearest items."""
+    history: Literal["pooled", "sequence"] = "pooled"
+    """How the user tower reads the history: by ``num_heads`` ways of weighing its items, or as a
+    sequence."""
+    sequence: SequenceConfig = field(
+        default_factory=lambda: SequenceConfig(max_length=128, dropout=0.2, num_pauses=26)
+    )
+    """Shape of the encoder, where ``history`` is a sequence."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,9 @@
 """What training minimises, each with its source and where we differ.
 
-Axes: ``B`` users, ``P`` positives of a user, ``M`` items of the negative pool, ``C`` candidates,
-``O`` objectives.
+The softmax over whole catalogues is in ``chunked_softmax.py``.
+
+Axes: ``B`` users, ``P`` positives of a user, ``M`` items of the negative pool, ``K`` negatives of a
+positive, ``C`` candidates, ``N`` items, ``O`` objectives.
 """
 
 from __future__ import annotations
@@ -55,6 +57,68 @@ def full_softmax(logits: Tensor, positive_index: Tensor, weight: Tensor) -> Tens
     log_p = F.log_softmax(logits, dim=1).gather(1, positive_index.clamp(min=0))
     log_p = torch.where(weight > 0, log_p, 0.0)
     return -(log_p * weight).sum() / weight.sum().clamp(min=1e-9)
+
+
+def binary_cross_entropy(positive_logit: Tensor, negative_logit: Tensor, weight: Tensor) -> Tensor:
+    """Give the loss of telling a positive from ``K`` sampled negatives, each by itself.
+
+    For each positive: ``-(log s(s+) + sum_k log(1 - s(s_k))) / (K + 1)``, ``s`` the logistic
+    function.
+
+    Args:
+        positive_logit: ``[B, P]``.
+        negative_logit: ``[B, P, K]``, drawn uniformly from what is not the user's.
+        weight: ``[B, P]``; 0 for padding.
+
+    Source: Kang & McAuley 2018, "Self-attentive sequential recommendation", eq. 8, there with one
+    negative; divided by ``K + 1`` as by Petrov & Macdonald 2023 (below). Sampling makes positives
+    more frequent than they are, so the probabilities come out too high: see ``gbce``.
+    """
+    return _binary(positive_logit, negative_logit, weight, power=1.0)
+
+
+def gbce(
+    positive_logit: Tensor, negative_logit: Tensor, weight: Tensor, *, num_items: int,
+    calibration: float = 0.75,
+) -> Tensor:  # fmt: skip
+    """Give generalised binary cross-entropy: the positive's probability to the power ``beta``.
+
+    For each positive: ``-(beta log s(s+) + sum_k log(1 - s(s_k))) / (K + 1)`` with
+    ``alpha = K / (N - 1)`` and ``beta = alpha * (t (1 - 1 / alpha) + 1 / alpha)``: ``t = 0`` is
+    plain binary cross-entropy, at ``t = 1`` a converged model gives calibrated probabilities.
+
+    Args:
+        positive_logit: As for ``binary_cross_entropy``, like the two after it.
+        negative_logit: ``[B, P, K]``.
+        weight: ``[B, P]``.
+        num_items: N: the catalogue the ``K`` negatives are drawn from.
+        calibration: t, 0 … 1; the authors' 0.75.
+
+    Source: Petrov & Macdonald 2023, "gSASRec: reducing overconfidence in sequential recommendation
+    trained with negative sampling", section 5 (definitions of gBCE and of beta as a function of t).
+    """
+    beta = gbce_power(negative_logit.shape[2], num_items=num_items, calibration=calibration)
+    return _binary(positive_logit, negative_logit, weight, power=beta)
+
+
+def gbce_power(num_negatives: int, *, num_items: int, calibration: float) -> float:
+    """Give ``beta`` of ``gbce``.
+
+    >>> gbce_power(10, num_items=101, calibration=1.0)  # alpha itself
+    0.1
+    >>> gbce_power(10, num_items=101, calibration=0.0)
+    1.0
+    """
+    alpha = num_negatives / max(num_items - 1, 1)
+    return alpha * (calibration * (1.0 - 1.0 / alpha) + 1.0 / alpha)
+
+
+def _binary(
+    positive_logit: Tensor, negative_logit: Tensor, weight: Tensor, *, power: float
+) -> Tensor:
+    losses = power * F.softplus(-positive_logit) + F.softplus(negative_logit).sum(dim=2)
+    losses = losses / (negative_logit.shape[2] + 1)
+    return (losses * weight).sum() / weight.sum().clamp(min=1e-9)
 
 
 def listwise_softmax(logits: Tensor, labels: Tensor, mask: Tensor, log_q: Tensor) -> Tensor:

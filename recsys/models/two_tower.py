@@ -4,9 +4,10 @@ The item tower adds up what is known of an item: an embedding of its own, its ca
 of its text, its price. In training the own embedding is now and then left out (``id_dropout``), so
 that the rest learns to stand alone: a never-seen item then gets a useful vector from its words.
 
-The user tower looks at the history through the *same* item vectors, by a few attention heads that
-see each item's vector, its count and its age (so one head can learn the last days and another the
-habit), and adds profile tokens, category shares and dense features.
+The user tower looks at the history through the *same* item vectors: pooled, by a few attention
+heads that see each item's vector, its count and its age (so one head can learn the last days and
+another the habit), or as a sequence (``history_sequence.py``). It adds profile tokens, category
+shares and dense features, none of which needs to know who the user is.
 
 Axes: ``B`` users, ``H`` history, ``D`` embedding, ``N`` items, ``A`` heads, ``E`` inner width.
 Sources: Covington et al. 2016 (towers over averaged history), Yi et al. 2019 (normalised vectors
@@ -20,12 +21,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.models.config import TwoTowerConfig
+from recsys.models.history_sequence import (
+    DAY_S,
+    NUM_USES,
+    HistorySequence,
+    first_used_column,
+    use_features,
+)
 from recsys.models.item_table import ItemTable
 from recsys.models.normalise import Standardise
 from recsys.models.serving_model import UserContext
 from recsys.models.signature import Dimensions
-
-DAY_S = 86_400.0
 
 
 class ItemTower(nn.Module):
@@ -70,62 +76,69 @@ class UserTower(nn.Module):
 
     def __init__(self, config: TwoTowerConfig, dimensions: Dimensions) -> None:
         super().__init__()
-        size, heads = config.embedding_size, config.num_heads
+        size = config.embedding_size
         self.num_token_buckets = config.num_token_buckets
         self.tokens = nn.EmbeddingBag(config.num_token_buckets + 1, 16, mode="mean", padding_idx=0)
         self.dense = Standardise(dimensions.num_user_features)
-        self.attend_vector = nn.Linear(size, heads)
-        self.attend_use = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, heads))
-        width = heads * size + 16 + dimensions.num_user_features + dimensions.num_categories
+        self.sequence: HistorySequence | None = None
+        if config.history == "sequence":
+            self.sequence = HistorySequence(config.sequence, size)
+            read = size
+        else:
+            heads = config.num_heads
+            self.attend_vector = nn.Linear(size, heads)
+            self.attend_use = nn.Sequential(
+                nn.Linear(NUM_USES, 16), nn.Tanh(), nn.Linear(16, heads)
+            )
+            read = heads * size
+        width = read + 16 + dimensions.num_user_features + dimensions.num_categories
         self.dropout = nn.Dropout(config.dropout)
-        self.residual = nn.Linear(heads * size, size, bias=False)
+        self.residual = nn.Linear(read, size, bias=False)
         self.network = nn.Sequential(
             nn.Linear(width, config.hidden_size), nn.ReLU(), nn.Linear(config.hidden_size, size)
         )
         nn.init.normal_(self.tokens.weight, std=0.1)
 
     def item_attention(self, item_vectors: Tensor) -> Tensor:
-        """Give ``[N + 1, A]``: what each item's vector adds to the heads' logits."""
+        """Give ``[N + 1, A]``: what each item's vector adds to the heads' logits.
+
+        A tower that reads sequences has no such heads: ``[N + 1, 0]``.
+        """
+        if self.sequence is not None:
+            return item_vectors[:, :0]
         logits: Tensor = self.attend_vector(item_vectors)
         return logits
 
     def forward(
         self, user: UserContext, item_vectors: Tensor, item_attention: Tensor | None = None
     ) -> Tensor:
-        """Give ``[B, D]`` unit vectors; an empty history pools to zero.
+        """Give ``[B, D]`` unit vectors; an empty history reads as zeros.
 
         ``item_attention``: that of ``item_vectors``, where it is at hand (serving).
         """
-        if item_attention is None:
-            item_attention = self.item_attention(item_vectors)
-        pooled = self._pool(user, item_vectors, item_attention)
+        if self.sequence is not None:
+            history = self.sequence(user, item_vectors)
+        else:
+            if item_attention is None:
+                item_attention = self.item_attention(item_vectors)
+            history = self._pool(user, item_vectors, item_attention)
         buckets = torch.where(
             user["user_tokens"] == 0, 0, user["user_tokens"] % self.num_token_buckets + 1
         )
         by_category = user["user_category"].sum(dim=2).log1p()
         share = by_category / by_category.sum(dim=1, keepdim=True).clamp(min=1.0)
         inputs = torch.cat(
-            [pooled, self.tokens(buckets), self.dense(user["user_dense"]), share], dim=1
+            [history, self.tokens(buckets), self.dense(user["user_dense"]), share], dim=1
         )
-        return F.normalize(self.residual(pooled) + self.network(self.dropout(inputs)), dim=1)
+        return F.normalize(self.residual(history) + self.network(self.dropout(inputs)), dim=1)
 
     def _pool(self, user: UserContext, item_vectors: Tensor, item_attention: Tensor) -> Tensor:
         index = user["history_index"].long()
         age_days, count = user["history_age_s"] / DAY_S, user["history_count"]
-        # Histories are padded on the left: columns in which nobody has an item are skipped.
-        used = (index != 0).any(dim=0).nonzero()
-        begin = int(used[0]) if len(used) else index.shape[1] - 1
+        begin = first_used_column(index)
         index, age_days, count = index[:, begin:], age_days[:, begin:], count[:, begin:]
         mask = index != 0
-        use = torch.stack(
-            [
-                count.log1p(),
-                age_days.log1p(),
-                torch.exp(-age_days / 7.0),
-                torch.exp(-age_days / 60.0),
-            ],
-            dim=-1,
-        )
+        use = use_features(age_days, count)
         logits = F.embedding(index, item_attention) + self.attend_use(use)
         # -1e9, not -inf: a user without history would otherwise pool to NaN.
         weights = logits.masked_fill(~mask.unsqueeze(2), -1e9).softmax(dim=1)
