@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHON RECSYS_TORCH_INDEX
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test verify-accuracy verify-equality verify-feast verify-offline verify-stream bench lock clean
+.PHONY: help setup demo check test verify-accuracy verify-equality verify-feast verify-kuairand verify-offline verify-ranklens verify-stream bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,8 +45,14 @@ verify-equality: setup  ## 2,000 generated logs a test: stream, backfill, histor
 verify-feast: setup  ## Feast's own universal tests on both plug-ins: FEAST_SOURCE=path/to/feast (minutes)
 	@$(BIN)/python -m tests.feast_universal "$(FEAST_SOURCE)" $(ARGS)
 
+verify-kuairand: setup  ## train the ranker on KuaiRand's exposures and hold it to LightGBM's figures (minutes)
+	@$(BIN)/python -m training.verify_kuairand $(ARGS)
+
 verify-offline: setup  ## join on a real Ray as in one process (a minute)
 	@$(BIN)/pytest -q $(ARGS) tests/features/offline_store/verify_ray.py
+
+verify-ranklens: setup  ## train the ranker on RankLens' lists and hold it to LightGBM's figure (minutes)
+	@$(BIN)/python -m training.verify_ranklens $(ARGS)
 
 verify-stream: setup  ## hurt workers, broker and store at 280 random points; nothing may differ (minutes)
 	@$(BIN)/python -m tests.features.chaos --points 200 $(ARGS)

@@ -78,6 +78,8 @@ class QuestionRound:
     """``[E]``: how many users each question stands for."""
     shown: Tensor | None = None
     """``[E, C]`` shown items; None: candidates are to be retrieved."""
+    shown_position: Tensor | None = None
+    """``[E, C]`` place each was displayed at, from 0; -1 pads."""
     shown_label: Tensor | None = None
     """``[E, C, O]``."""
 

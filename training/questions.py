@@ -153,6 +153,7 @@ class QuestionMaker:
                     labels=(),
                     weight=torch.ones(len(rows)),
                     shown=torch.from_numpy(lists.item[rows]),
+                    shown_position=torch.from_numpy(lists.position[rows]),
                     shown_label=torch.from_numpy(lists.label[rows]),
                 )
             )

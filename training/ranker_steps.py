@@ -51,6 +51,8 @@ class RoundLists:
     """``[L, W, X]`` raw cross features."""
     label: Tensor
     """``[L, W, O]`` uint8."""
+    position: Tensor
+    """``[L, W]`` place at which the item was displayed; -1: it was not."""
     log_q: Tensor
     """``[L, W]`` logarithm of the chance with which the place was kept."""
     weight: Tensor
@@ -65,6 +67,7 @@ class _Part:
     candidate: Tensor
     cross: Tensor
     label: Tensor
+    position: Tensor
     log_q: Tensor
 
 
@@ -91,6 +94,7 @@ def lists_of_round(
         candidate=torch.cat([part.candidate for part in parts]),
         cross=torch.cat([part.cross for part in parts]),
         label=torch.cat([part.label for part in parts]),
+        position=torch.cat([part.position for part in parts]),
         log_q=torch.cat([part.log_q for part in parts]),
         weight=question.weight[questions],
     )
@@ -114,7 +118,8 @@ def _retrieved(
         )  # fmt: skip
         index = found.item_index.cpu().long()
         label = taken.gather(1, index.unsqueeze(2).expand(-1, -1, taken.shape[2]))
-        parts.append(_part(prepared, rows, context, found, label, ranker, generator))
+        nowhere = torch.full_like(index, -1)
+        parts.append(_part(prepared, rows, context, found, label, nowhere, ranker, generator))
     return parts
 
 
@@ -141,12 +146,15 @@ def _shown(
     label = F.pad(question.shown_label[rows], (0, 0, 0, extra)).to(torch.uint8)
     context = {k: v[rows] for k, v in question.context.items()}
     found = model.score_sources(context, torch.cat([shown, drawn], dim=1))
-    return [_part(prepared, rows, context, found, label, ranker, generator)]
+    places = question.shown_position
+    position = torch.full_like(shown, -1) if places is None else places[rows]
+    position = F.pad(position.long(), (0, extra), value=-1)
+    return [_part(prepared, rows, context, found, label, position, ranker, generator)]
 
 
 def _part(
     prepared: Prepared, rows: Tensor, context: Context, found: Candidates, label: Tensor,
-    ranker: Ranker, generator: torch.Generator,
+    position: Tensor, ranker: Ranker, generator: torch.Generator,
 ) -> _Part:  # fmt: skip
     candidate, device = found.item_index.cpu(), found.source_score.device
     place, log_q = _thin(candidate, label, prepared.recipe.ranker.list_length, generator)
@@ -165,7 +173,7 @@ def _part(
     # Out of inference mode: what is kept takes part in training.
     return _Part(
         question=rows, candidate=kept.clone(), cross=cross.clone(), label=thinned(label),
-        log_q=log_q,
+        position=position.gather(1, place), log_q=log_q,
     )  # fmt: skip
 
 
@@ -205,6 +213,8 @@ class RankerSteps:
         ranker.item_dense.fit(torch.cat([r.activity[1:] for r in self._rounds]).to(device))
         cross = torch.cat([r.cross[r.candidate != 0] for r in self._rounds])
         ranker.cross_scale.fit(cross.to(device))
+        if ranker.config.num_positions:
+            ranker.position.fit(torch.cat([r.position.flatten() for r in self._rounds]).to(device))
         taken = torch.cat([self._weight(r)[..., None] * r.label for r in self._rounds]).sum((0, 1))
         total = sum(float(self._weight(r).sum()) for r in self._rounds)
         rate = (taken / max(total, 1e-9)).clamp(1e-6, 1 - 1e-6)
@@ -237,6 +247,7 @@ class RankerSteps:
             items,
             index.long(),
             lists.cross[rows].to(device),
+            position=lists.position[rows].to(device),
         )
         label, log_q = lists.label[rows].float().to(device), lists.log_q[rows].to(device)
         mask = index != 0

@@ -7,6 +7,7 @@ those nobody has touched: the item tower describes them by their words and attri
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ class Catalogue:
     title: tuple[str, ...]
     text: tuple[str, ...]
     """Words of the item: its title, its ``key=value`` attributes and its text."""
+    tokens: tuple[tuple[str, ...], ...]
+    """``key=value`` tokens of category and attributes (``item_tokens``)."""
     category: NDArray[np.int64]
     """``[N]`` column of ``vocabulary.categories``, or G when the item has none."""
     price: NDArray[np.float32]
@@ -131,6 +134,9 @@ def build_catalogue(
                 title, table["text"].fill_null(""), table["attributes"].to_list(), strict=True
             )
         ),
+        tokens=tuple(
+            item_tokens(c, a) for c, a in zip(category, table["attributes"].to_list(), strict=True)
+        ),
         category=np.array([column.get(c, len(categories)) for c in category], dtype=np.int64),
         price=table["price"].cast(pl.Float64).fill_null(-1.0).to_numpy().astype(np.float32),
         born_ms=table["born_ms"].fill_null(table["first_seen_ms"]).to_numpy().astype(np.int64),
@@ -173,6 +179,31 @@ def _attribute_words(attributes: str | None) -> str:
         values: Sequence[object] = value if isinstance(value, list) else [value]
         words += [f"{key}{_squeeze(v)}" for v in values if not isinstance(v, float)]
     return " ".join(words)
+
+
+STEPS_PER_OCTAVE = 4
+"""A number becomes the token of its size, a quarter of an octave (19 %) wide: a model learns of 87
+seconds from 90, and not of every millisecond by itself."""
+
+
+def item_tokens(category: str, attributes: str | None) -> tuple[str, ...]:
+    """Give category and attributes (a JSON object) as tokens, by name.
+
+    A list gives one token for each element, a number with a fraction in the file the token of its
+    size; whole numbers, which are often identities, stay as they are.
+
+    >>> item_tokens("toys", '{"tags": ["wood", "red"], "weight": 87.0, "maker": 12}')
+    ('category=toys', 'maker=12', 'tags=wood', 'tags=red', 'weight~26')
+    """
+    tokens = [f"category={category}"] if category else []
+    for key, value in sorted(json.loads(attributes).items() if attributes else ()):
+        for v in value if isinstance(value, list) else [value]:
+            if isinstance(v, float):
+                size = round(STEPS_PER_OCTAVE * math.log2(1.0 + abs(v)))
+                tokens.append(f"{key}~{'-' if v < 0 else ''}{size}")
+            else:
+                tokens.append(f"{key}={v}")
+    return tuple(tokens)
 
 
 def _squeeze(value: object) -> str:

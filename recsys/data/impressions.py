@@ -20,6 +20,10 @@ from recsys.data.vocabulary import Vocabulary
 from recsys.features.batch import Float32s, Int32s, Int64s
 
 
+_SAID: dict[str, pl.DataType] = {"first_position": pl.Int32(), "context": pl.String()}
+"""Columns that a log of impressions may leave out."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelRule:
     """Which interactions are a label of an objective."""
@@ -39,8 +43,13 @@ class ShownLists:
     time_ms: Int64s
     item: Int32s
     """``[E, C]`` vocabulary rows in display order, 0 pads."""
+    position: Int32s
+    """``[E, C]`` the place each was shown at, from 0 (the log's first position counted in); -1
+    pads."""
     label: Float32s
     """``[E, C, O]`` 0 or 1."""
+    context: tuple[str | None, ...]
+    """``[E]`` what the log says of the request, a JSON object."""
 
 
 def read_shown_lists(
@@ -52,10 +61,11 @@ def read_shown_lists(
     max_items: int = 100,
 ) -> ShownLists:
     """Join impressions with what followed. Lists keep their first ``max_items`` items."""
+    absent = [pl.lit(None, kind).alias(c) for c, kind in _SAID.items() if c not in log.columns]
     shown = (
-        log.filter(pl.col("kind") == "impression")
+        log.with_columns(absent).filter(pl.col("kind") == "impression")
         .unique("event_id", keep="first", maintain_order=True)
-        .select("user_id", "request_id", "event_time_ms", "items")
+        .select("user_id", "request_id", "event_time_ms", "items", *_SAID.keys())
         .sort("event_time_ms", "user_id", "request_id")
         .with_row_index("list")
     )
@@ -75,7 +85,10 @@ def read_shown_lists(
     )
     width = 1 + int(places["place"].max() or 0)  # type: ignore[arg-type]
     table = np.zeros((len(shown), width), dtype=np.int32)
-    table[places["list"].to_numpy(), places["place"].to_numpy()] = places["item"].to_numpy()
+    at = (places["list"].to_numpy(), places["place"].to_numpy())
+    table[at] = places["item"].to_numpy()
+    position = np.full((len(shown), width), -1, dtype=np.int32)
+    position[at] = (places["place"] + places["first_position"].fill_null(0)).to_numpy()
     label = np.zeros((len(shown), width, len(rules)), dtype=np.float32)
     for column, rule in enumerate(rules):
         found = _attributed(log, places, rule, window_ms)
@@ -84,7 +97,9 @@ def read_shown_lists(
         user_id=shown["user_id"].to_numpy(),
         time_ms=shown["event_time_ms"].to_numpy().astype(np.int64),
         item=table,
+        position=position,
         label=label,
+        context=tuple(shown["context"].to_list()),
     )
 
 

@@ -173,3 +173,24 @@ def test_a_named_request_wins_over_the_window() -> None:
         log, VOCABULARY, [LabelRule(objective="click", interaction="click")], window_ms=1
     )
     assert lists.label[:, 0, 0].tolist() == [1, 0]
+
+
+def test_places_are_kept_from_the_first_position_on() -> None:
+    log = pl.concat(
+        [
+            shown("r1", -100, ["unheard of", "a"]).with_columns(
+                pl.lit(20, dtype=pl.Int32).alias("first_position"),
+                pl.lit('{"tab": "1"}').alias("context"),
+            ),
+            shown("r2", -50, ["b"]),
+        ],
+        how="diagonal",
+    )
+    lists = read_shown_lists(
+        pl.concat([log, LOG.with_columns(pl.lit(None, dtype=pl.String).alias("request_id"))],
+                  how="diagonal"),
+        VOCABULARY, [LabelRule(objective="click", interaction="click")], window_ms=1,
+    )  # fmt: skip
+    assert lists.item.tolist() == [[0, 1], [2, 0]]
+    assert lists.position.tolist() == [[-1, 21], [0, -1]]
+    assert lists.context == ('{"tab": "1"}', None)

@@ -1,0 +1,212 @@
+"""What was shown, place by place, with what was known of user and item just before.
+
+For logs in which every exposure is on record: each list's user features and each place's item
+features are joined for the last millisecond before the list was shown, so nothing needs a grid of
+moments as retrieved candidates do (``questions.py``).
+
+Axes: ``L`` lists, ``C`` places, ``O`` objectives, ``X`` cross features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import msgspec
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from recsys.data.catalogue import Catalogue
+from recsys.data.impressions import LabelRule, ShownLists, read_shown_lists
+from recsys.errors import InputError
+from recsys.features.batch import Bools, Int64s
+from recsys.features.history import ItemHistory, UserHistory, open_rows
+from recsys.features.names import token_hash
+from recsys.features.plan import Plan
+from recsys.models.cross_features import cross_features, usual_prices
+from recsys.models.encode import UserEncoding, encode_users
+from recsys.models.item_table import ItemStatics, ItemTable
+from recsys.models.serving_model import Candidates
+from recsys.models.signature import Dimensions
+from training.prepared import Context
+from training.progress import Progress
+from training.ranker_steps import RANKER_INPUTS
+
+_CHUNK = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exposures:
+    """Lists in time order; all fields have the axis of lists first."""
+
+    user: Tensor
+    """``[L]`` int64 code of the user."""
+    time_ms: Tensor
+    context: Context
+    """``[L, ...]`` user tensors; the request's own tokens follow the profile's."""
+    item: Tensor
+    """``[L, C]`` int64, 0 pads."""
+    position: Tensor
+    """``[L, C]`` int64 displayed place, -1 pads."""
+    label: Tensor
+    """``[L, C, O]`` float32."""
+    activity: Tensor
+    """``[L, C, Fi]`` of each item just before."""
+    cross: Tensor
+    """``[L, C, X]`` raw."""
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, rows: Tensor) -> Exposures:
+        """Give some of the lists."""
+        taken = {f.name: getattr(self, f.name) for f in fields(self)}
+        context: Context = taken.pop("context")
+        return Exposures(
+            context={name: values[rows] for name, values in context.items()},
+            **{name: values[rows] for name, values in taken.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExposureData:
+    """Everything that a ranker is trained and judged on."""
+
+    exposures: Exposures
+    lists: ShownLists
+    """The same lists as they were read."""
+    statics: ItemStatics
+    dimensions: Dimensions
+
+
+def read_exposures(
+    log: pl.DataFrame,
+    catalogue: Catalogue,
+    plan: Plan,
+    rules: Sequence[LabelRule],
+    *,
+    attribution_ms: int,
+    history_length: int,
+    num_tokens: int,
+    request_tokens: Sequence[str] = (),
+    num_item_tokens: int,
+    has_id: Bools,
+    progress: Progress,
+) -> ExposureData:
+    """Join everything.
+
+    Args:
+        log: Events.
+        catalogue: Of the log.
+        plan: Features.
+        rules: What counts as a label of each objective.
+        attribution_ms: For acts that name no request.
+        history_length: H.
+        num_tokens: Profile tokens of a user.
+        request_tokens: Keys of the impressions' context that become tokens beside the profile's.
+        num_item_tokens: Tokens of an item.
+        has_id: ``[N + 1]``: items with an embedding of their own.
+        progress: Told of the stages.
+
+    Raises:
+        InputError: when nothing was shown, or an objective has one class only.
+    """
+    vocabulary = catalogue.vocabulary
+    with progress.stage("lists and labels"):
+        lists = read_shown_lists(log, vocabulary, rules, window_ms=attribution_ms)
+        _check_labels(lists, rules)
+    statics = item_statics(catalogue, num_item_tokens=num_item_tokens, has_id=has_id)
+    encoding = UserEncoding(
+        history_length=history_length, num_tokens=num_tokens,
+        user_activity=plan.user_activity_names, num_categories=len(vocabulary.categories),
+        user_category_activity=plan.user_category_activity_names,
+    )  # fmt: skip
+    dimensions = Dimensions(
+        history_length=history_length,
+        num_tokens=num_tokens + len(request_tokens),
+        num_user_features=len(encoding.dense_names),
+        num_categories=len(vocabulary.categories),
+        num_category_features=len(plan.user_category_activity_names),
+        num_item_features=len(plan.item_activity_names),
+        objectives=tuple(rule.objective for rule in rules),
+        sources=(),
+    )
+    with progress.stage("feature history"):
+        rows = open_rows(log, plan)
+        users = UserHistory(rows, plan, vocabulary)
+        items = ItemHistory(rows, plan, vocabulary)
+    table = ItemTable(statics)
+    parts: list[Mapping[str, Tensor]] = []
+    for begin in progress.track(range(0, len(lists.user_id), _CHUNK), "features of exposures"):
+        part = slice(begin, begin + _CHUNK)
+        moment = lists.time_ms[part] - 1
+        found = encode_users(users.features_at(list(lists.user_id[part]), moment), encoding)
+        user = {name: torch.from_numpy(values) for name, values in found.items()}
+        item = torch.from_numpy(lists.item[part])
+        nothing = torch.zeros(*item.shape, 0)
+        cross = cross_features(table, user, Candidates(item, nothing), usual_prices(table, user))
+        flat = items.activity_of_pairs(
+            lists.item[part].reshape(-1), np.repeat(moment, lists.item.shape[1])
+        )
+        activity = torch.from_numpy(flat).view(*item.shape, -1)
+        parts.append({**{n: user[n] for n in RANKER_INPUTS}, "cross": cross, "activity": activity})
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    said = torch.from_numpy(_request_tokens(lists.context, request_tokens))
+    joined["user_tokens"] = torch.cat([joined["user_tokens"], said], dim=1)
+    code = np.unique(lists.user_id.astype(str), return_inverse=True)[1].astype(np.int64)
+    exposures = Exposures(
+        user=torch.from_numpy(code),
+        time_ms=torch.from_numpy(lists.time_ms),
+        context={name: joined[name] for name in RANKER_INPUTS},
+        item=torch.from_numpy(lists.item).long(),
+        position=torch.from_numpy(lists.position).long(),
+        label=torch.from_numpy(lists.label),
+        activity=joined["activity"],
+        cross=joined["cross"],
+    )
+    return ExposureData(exposures=exposures, lists=lists, statics=statics, dimensions=dimensions)
+
+
+def item_statics(catalogue: Catalogue, *, num_item_tokens: int, has_id: Bools) -> ItemStatics:
+    """Give what the ranker knows of items beside their moving features; no words."""
+    num_items = catalogue.vocabulary.num_items
+    tokens = np.zeros((num_items + 1, num_item_tokens), dtype=np.int64)
+    for row, said in enumerate(catalogue.tokens, start=1):
+        hashes = [token_hash(token) for token in said[:num_item_tokens]]
+        tokens[row, : len(hashes)] = hashes
+    unknown = len(catalogue.vocabulary.categories)
+    return ItemStatics(
+        category=torch.from_numpy(np.concatenate([[unknown], catalogue.category])),
+        price=torch.from_numpy(np.concatenate([[-1.0], catalogue.price]).astype(np.float32)),
+        text=torch.zeros(num_items + 1, 1, dtype=torch.int64),
+        has_id=torch.from_numpy(has_id),
+        tokens=torch.from_numpy(tokens),
+    )
+
+
+def _request_tokens(context: Sequence[str | None], keys: Sequence[str]) -> Int64s:
+    """Give ``[L, len(keys)]`` token hashes of what is said of each request, 0 where nothing."""
+    tokens = np.zeros((len(context), len(keys)), dtype=np.int64)
+    for row, text in enumerate(context):
+        said = msgspec.json.decode(text) if text else {}
+        for column, key in enumerate(keys):
+            if key in said:
+                tokens[row, column] = token_hash(f"{key}={said[key]}")
+    return tokens
+
+
+def _check_labels(lists: ShownLists, rules: Sequence[LabelRule]) -> None:
+    is_item = lists.item > 0
+    num_shown = int(is_item.sum())
+    if not num_shown:
+        raise InputError("the log shows no item of the vocabulary; replay impressions first")
+    for column, rule in enumerate(rules):
+        positives = int(lists.label[..., column][is_item].sum())
+        if not 0 < positives < num_shown:
+            raise InputError(
+                f'objective "{rule.objective}": wanted labels of both classes, found {positives} '
+                f'"{rule.interaction}" for {num_shown} shown items; correct [[objectives]] in the '
+                "mapping or leave the objective out"
+            )

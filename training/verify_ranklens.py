@@ -1,0 +1,158 @@
+"""``python -m training.verify_ranklens``: does the ranker beat LightGBM on RankLens' lists?
+
+Reads RankLens through its mapping as an event log, joins the features of ``feature_repo_exposures``
+point-in-time (clicks and impressions of each film, the user's clicks so far), and trains the ranker
+on the lists with a click before the split, their displayed places beside them. Later lists are
+judged by binary NDCG@10 *without* places, which is how they are served; the figure with places is
+given beside it. Fails when a seed's figure without places is not above LightGBM's, which had them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recsys.data.catalogue import build_catalogue
+from recsys.data.impressions import LabelRule
+from recsys.datasets.load import load_mapping
+from recsys.errors import RecsysError
+from recsys.features import current_plan
+from recsys.models.config import RankerConfig
+from recsys.models.item_table import ItemTable
+from recsys.models.ranker import Ranker
+from recsys.settings import Settings
+from training.dataset_log import log_of_dataset
+from training.exposure_steps import ExposureSteps, ExposureTraining, scores_of
+from training.exposures import ExposureData, Exposures, read_exposures
+from training.loop import NoCheckpoints, Run, World
+from training.progress import Progress
+
+DATASET = "ranklens"
+REPOSITORY = Path(__file__).resolve().parent.parent / "feature_repo_exposures"
+BAR = 0.618
+"""LightGBM's lambdarank with counted features and the displayed place; its standard error .0065."""
+K = 10
+MIN_EXPOSURES_FOR_ID = 5
+MODEL = RankerConfig(
+    hidden_size=64, num_factors=8, dropout=0.2, token_size=32, num_item_tokens=48,
+    num_token_buckets=8192, item_identities=True, attention_heads=2, num_experts=2,
+    num_positions=24, one_logit=True,
+)  # fmt: skip
+TRAINING = ExposureTraining(
+    epochs=6, batch_groups=64, learning_rate=3e-3, listwise_share=4.0, objective_shares=(1.0,)
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the check; 0 when every seed passes the bar."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, action="append", help="default: 7, 8 and 9")
+    args = parser.parse_args(argv)
+    settings, progress = Settings(), Progress()
+    missed: list[str] = []
+    found: dict[str, Any] = {}
+    try:
+        data, split = read(settings, progress)
+        for seed in args.seed or [7, 8, 9]:
+            begin = time.process_time()
+            result = judge(fit(data, split, seed), data, split)
+            result["cpu_s"] = round(time.process_time() - begin)
+            progress.console.print_json(data={f"seed {seed}": result})
+            found[f"seed {seed}"] = result
+            ndcg = result["test"]["ndcg@10"]
+            if not ndcg > BAR:
+                missed.append(f"seed {seed}: wanted NDCG@10 above {BAR}, found {ndcg}")
+    except RecsysError as error:
+        sys.stderr.write(f"verify_ranklens: {error}\n")
+        return 2
+    for line in missed:
+        sys.stderr.write(line + "\n")
+    sys.stdout.write(json.dumps({"passed": not missed, "missed": missed, "found": found}) + "\n")
+    return 1 if missed else 0
+
+
+def read(settings: Settings, progress: Progress) -> tuple[ExposureData, dict[str, Tensor]]:
+    """Give the lists that have a click, and the rows of training, validation and test."""
+    with progress.stage("read the data set"):
+        plan = current_plan.ensure(
+            settings.state_dir / "exposures", project=settings.namespace, repository=REPOSITORY
+        )
+        log = log_of_dataset(DATASET, settings.data_dir)
+        catalogue = build_catalogue(log)
+    bounds = load_mapping(DATASET).split
+    assert bounds is not None and bounds.validation_from_ms is not None
+    learned = log.filter(
+        (pl.col("kind") == "impression") & (pl.col("event_time_ms") < bounds.test_from_ms)
+    )
+    times = learned["items"].explode().value_counts()
+    often = set(times.filter(pl.col("count") >= MIN_EXPOSURES_FOR_ID)["items"].to_list())
+    has_id = np.array([False, *(i in often for i in catalogue.vocabulary.item_ids)])
+    data = read_exposures(
+        log, catalogue, plan, [LabelRule(objective="click", interaction="click")],
+        attribution_ms=1, history_length=50, num_tokens=1, has_id=has_id,
+        num_item_tokens=MODEL.num_item_tokens, progress=progress,
+    )  # fmt: skip
+    has_click = data.lists.label[:, :, 0].any(axis=1)
+    time_ms = data.lists.time_ms
+    parts = {
+        "training": time_ms < bounds.validation_from_ms,
+        "validation": (time_ms >= bounds.validation_from_ms) & (time_ms < bounds.test_from_ms),
+        "learned": time_ms < bounds.test_from_ms,
+        "test": time_ms >= bounds.test_from_ms,
+    }
+    return data, {
+        name: torch.from_numpy(np.flatnonzero(mask & has_click)) for name, mask in parts.items()
+    }
+
+
+def fit(data: ExposureData, split: dict[str, Tensor], seed: int, part: str = "learned") -> Ranker:
+    """Train on a part of the lists, each list a group."""
+    torch.manual_seed(seed)
+    ranker = Ranker(MODEL, data.dimensions, ItemTable(data.statics), embedding_size=0)
+    learned = data.exposures.take(split[part])
+    steps = ExposureSteps(ranker, learned, torch.arange(len(learned)), TRAINING, World())
+    Run(seed=seed, world=World(), checkpoints=NoCheckpoints()).train(steps.phase("ranker"))
+    return ranker
+
+
+def judge(ranker: Ranker, data: ExposureData, split: dict[str, Tensor]) -> dict[str, Any]:
+    """Give NDCG@10 of the test as served, with places, and its standard error."""
+    out: dict[str, Any] = {}
+    for part in ("validation", "test"):
+        rows = data.exposures.take(split[part])
+        served = ndcg(rows, scores_of(ranker, rows).order[:, :, 0].numpy())
+        placed = ndcg(rows, scores_of(ranker, rows, with_position=True).order[:, :, 0].numpy())
+        out[part] = {
+            "ndcg@10": round(float(served.mean()), 4),
+            "standard_error": round(float(served.std() / len(served) ** 0.5), 4),
+            "ndcg@10_with_places": round(float(placed.mean()), 4),
+            "num_lists": len(served),
+        }
+    return out
+
+
+def ndcg(rows: Exposures, score: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Give ``[L]`` binary NDCG@10; ties keep the display order."""
+    is_item = rows.item.numpy() != 0
+    label = rows.label[:, :, 0].numpy() * is_item
+    order = np.argsort(np.where(is_item, -score, np.inf), axis=1, kind="stable")[:, :K]
+    discount = 1.0 / np.log2(np.arange(2, K + 2))
+    gain = (np.take_along_axis(label, order, axis=1) * discount).sum(axis=1)
+    num_positive = label.sum(axis=1).astype(np.int64)
+    best = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(num_positive, K)]
+    return gain / best
+
+
+if __name__ == "__main__":
+    sys.exit(main())
