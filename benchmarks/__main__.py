@@ -17,6 +17,7 @@ BENCHMARKS = (
     "features.online_read",
     "features.online_write",
     "training.ranker",
+    "training.sequences",
 )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -37,5 +38,19 @@ def make(asked: dict[str, Any], device: torch.device) -> Task:
 
     return Task(
         module=model, loss=loss, batches=batches, examples=[len(b[2]) for b in batches],
-        learning_rate=asked["dense_learning_rate"], more={},
+        learning_rate=asked["dense_learning_rate"],
+        more={"bytes_per_step": table_bytes(found["index"][0], shape, asked["dtype"])},
     )  # fmt: skip
+
+
+def table_bytes(index: NDArray[np.int64], shape: dict[str, Any], dtype: str) -> int:
+    """Count the bytes that a step on the tables must move at the least, caches or not.
+
+    Each lookup of ``index`` ``[B, F]`` is a row read and an output written, and in the backward
+    pass an output gradient read; each different row then has its weights and its one number of
+    state read and written once.
+    """
+    size, of_output = shape["embedding_size"], 2 if dtype == "bfloat16" else 4
+    lookups = index.size * (8 + size * (4 + of_output + of_output))
+    different = sum(len(np.unique(column)) for column in index.T)
+    return int(lookups + different * 2 * (size * 4 + 4))

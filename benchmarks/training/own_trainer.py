@@ -128,8 +128,8 @@ def _peak(device: torch.device) -> int:
 
 def main() -> None:
     """Build what the argument asks for and train it."""
-    # Each imports this module for ``Task``.
-    from benchmarks.training import click_task
+    # Both import this module for ``Task``.
+    from benchmarks.training import click_task, sequence_task
 
     asked = json.loads(sys.argv[1])
     device = torch.device(asked["device"])
@@ -142,7 +142,8 @@ def main() -> None:
         table_optimiser="row_wise_adagrad", checkpoint_every_s=float("inf"),
         table_learning_rate=_START_DIVISOR * asked.get("table_learning_rate", 0.0),
     )  # fmt: skip
-    train(click_task.make(asked, device), engine, device=device, seed=asked["seed"])
+    make = sequence_task.make if asked["model"] == "sequence" else click_task.make
+    train(make(asked, device), engine, device=device, seed=asked["seed"])
 
 
 if __name__ == "__main__":

@@ -62,19 +62,20 @@ def work(
     precision, and peak memory.
 
     Operations are matrix products and attention, forward and backward, as counted by torch's own
-    counter on one step (``flops_per_step``); where a trainer says ``bytes_per_step``, what the
+    counter on one step (``flops_per_step``), or only those not spent on padding where a trainer
+    says them (``useful_flops_per_step``); where it says ``bytes_per_step``, what the
     step's tables must move at the least is set against the memory's rate too.
     """
     found = {}
     for name, did in turns.items():
         per_s = 1 / float(np.median(did.seconds_per_example("wall")))
-        steps_per_s = per_s / did.ready["examples_per_step"]
-        tflops = did.ready["flops_per_step"] * steps_per_s / 1e12
+        examples = did.ready.get("mean_examples_per_step", did.ready["examples_per_step"])
+        steps_per_s = per_s / examples
+        flops = did.ready.get("useful_flops_per_step", did.ready["flops_per_step"])
+        tflops = flops * steps_per_s / 1e12
         peak = machine["peak_tflops"][trainers[name].settings["dtype"]]
         found[name] = {
-            "mflop_per_example": round(
-                did.ready["flops_per_step"] / did.ready["examples_per_step"] / 1e6, 3
-            ),
+            "mflop_per_example": round(flops / examples / 1e6, 3),
             "tflop_per_s": round(tflops, 4),
             "share_of_peak": round(tflops / peak, 4),
             "peak_mb": round(did.peak_bytes / 1e6),

@@ -52,6 +52,7 @@ def main() -> None:
         trainer = Trainer(config, model)
         device = trainer.device
         batches = [batch.to(device) for batch in _some(loader, asked["batches"])]
+        os.chdir("/")
     torch.set_num_threads(asked["threads"])
     if asked["dtype"] == "float32" and device.type == "cuda":
         torch.set_float32_matmul_precision(asked["float32_matmul"])
@@ -130,7 +131,8 @@ def _serve(asked: dict, step, batches: list, flops: int, device, num_items: int)
 
     batch_size = len(batches[0])
     _say({
-        "flops_per_step": flops, "examples_per_step": batch_size, "sequences_per_step": batch_size,
+        "flops_per_step": flops, "examples_per_step": batch_size,
+        "mean_examples_per_step": batch_size, "sequences_per_step": batch_size,
         "num_items": num_items,
         "versions": {"torch": torch.__version__, "recbole": recbole.__version__},
     })  # fmt: skip
