@@ -29,9 +29,10 @@ from recsys.models.two_tower import TwoTower
 from recsys.retrieval.ease import MAX_ITEMS, fit_ease, strongest
 from recsys.retrieval.item_knn import fit_item_knn
 from recsys.retrieval.mix import build_sources
+from training.distillation import Teaching
 from training.loop import Checkpoints, Run, World
 from training.prepared import Edges, Prepared
-from training.ranker_steps import RankerSteps, lists_of_round
+from training.ranker_steps import RankerSteps, RoundLists, lists_of_round
 from training.recipes import Recipe
 from training.tower_steps import TowerSteps
 
@@ -137,8 +138,34 @@ def _fit_ranker(prepared: Prepared, given: Mapping[str, Output], run: Run, world
             available=torch.arange(table.num_items + 1) > 0, device=world.device,
         )  # fmt: skip
         rounds.append(lists_of_round(prepared, question, model, ranker, seed=recipe.seed + number))
-    run.train(RankerSteps(prepared, ranker, rounds, item_vectors, world).phase("ranker"))
-    return {"ranker": _weights(ranker), "curve": _curve(run, "ranker")}
+    teaching = _teach(prepared, table, rounds, item_vectors, run, world)
+    steps = RankerSteps(prepared, ranker, rounds, item_vectors, world, teaching)
+    run.train(steps.phase("ranker"))
+    return {
+        "ranker": _weights(ranker),
+        "curve": _curve(run, "teacher") + _curve(run, "ranker"),
+    }
+
+
+def _teach(
+    prepared: Prepared,
+    table: ItemTable,
+    rounds: list[RoundLists],
+    item_vectors: Tensor,
+    run: Run,
+    world: World,
+) -> Teaching | None:
+    """Train the recipe's large ranker and ask it of every list; None when there is none."""
+    recipe, wanted = prepared.recipe, prepared.recipe.distillation
+    if wanted is None:
+        return None
+    torch.manual_seed(recipe.seed)
+    teacher = Ranker(
+        wanted.teacher, prepared.dimensions, table, recipe.model.embedding_size
+    ).to(world.device)  # fmt: skip
+    steps = RankerSteps(prepared, teacher, rounds, item_vectors, world)
+    run.train(steps.phase("teacher", epochs=wanted.epochs))
+    return Teaching(rounds=steps.opinions(), share=wanted.share, temperature=wanted.temperature)
 
 
 def _refit(prepared: Prepared, given: Mapping[str, Output], run: Run, world: World) -> Output:

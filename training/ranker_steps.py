@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.models.losses import listwise_softmax, weighted_cross_entropy
-from recsys.models.ranker import Ranker
+from recsys.models.ranker import Ranker, RankerOutput
 from recsys.models.serving import TorchServingModel
 from recsys.models.serving_model import Candidates
+from training.distillation import Opinions, Teaching, gathered, opinion
 from training.loop import Phase, World
 from training.prepared import Context, Prepared, QuestionRound
 from training.recipes import RankerTraining
@@ -187,8 +188,11 @@ class RankerSteps:
         rounds: Sequence[RoundLists],
         item_vectors: Tensor,
         world: World,
+        teaching: Teaching | None = None,
     ) -> None:
+        """``teaching``: what a teacher thinks of these ``rounds``, where there is one."""
         self._config: RankerTraining = prepared.recipe.ranker
+        self._teaching = teaching
         self._ranker = ranker
         self._rounds = rounds
         self._items = item_vectors.to(world.device)
@@ -196,12 +200,13 @@ class RankerSteps:
         self._world = world
         self._fit_scales()
 
-    def phase(self, name: str) -> Phase:
-        """Give the phase that trains the ranker on these lists."""
+    def phase(self, name: str, *, epochs: int | None = None) -> Phase:
+        """Give the phase that trains the ranker on these lists; ``epochs``: not the recipe's."""
+        config = self._config
         return Phase(
             name=name, module=self._ranker, batches=self._batches, loss=self._loss,
-            epochs=self._config.epochs, learning_rate=self._config.learning_rate,
-            weight_decay=self._config.weight_decay,
+            epochs=config.epochs if epochs is None else epochs,
+            learning_rate=config.learning_rate, weight_decay=config.weight_decay,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -233,33 +238,54 @@ class RankerSteps:
         batches = [b for b in batches if len(b[1]) >= self._world.size]
         return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 
+    @torch.no_grad()
+    def opinions(self) -> list[Opinions]:
+        """Give what the ranker, as it is now, thinks of every list."""
+        self._ranker.eval()
+        return [
+            gathered(
+                [
+                    opinion(self._output(number, rows))
+                    for rows in torch.arange(len(lists.question)).split(_CHUNK)
+                ]
+            )
+            for number, lists in enumerate(self._rounds)
+        ]
+
+    def _output(self, number: int, rows: Tensor) -> RankerOutput:
+        """Run the ranker over some lists of a round, each item where it was displayed."""
+        lists, device, ranker = self._rounds[number], self._world.device, self._ranker
+        question = lists.question[rows]
+        items = ranker.item_half(self._activity[number], self._items)
+        user = {name: values[question].to(device) for name, values in lists.context.items()}
+        return ranker.combine(
+            ranker.user_half(user, lists.user_vectors[question].to(device), items),
+            items,
+            lists.candidate[rows].to(device).long(),
+            lists.cross[rows].to(device),
+            position=lists.position[rows].to(device),
+        )
+
     def _loss(self, batch: tuple[int, Tensor], generator: torch.Generator) -> Tensor:
         del generator  # lists were thinned when they were made
         number, every_row = batch
         rows = every_row[self._world.rank :: self._world.size]
         lists, device = self._rounds[number], self._world.device
-        question, index = lists.question[rows], lists.candidate[rows].to(device)
-        ranker = self._ranker
-        items = ranker.item_half(self._activity[number], self._items)
-        user = {name: values[question].to(device) for name, values in lists.context.items()}
-        output = ranker.combine(
-            ranker.user_half(user, lists.user_vectors[question].to(device), items),
-            items,
-            index.long(),
-            lists.cross[rows].to(device),
-            position=lists.position[rows].to(device),
-        )
+        output = self._output(number, rows)
         label, log_q = lists.label[rows].float().to(device), lists.log_q[rows].to(device)
-        mask = index != 0
+        mask = lists.candidate[rows].to(device) != 0
         weight = (-log_q).exp() * lists.weight[rows].to(device).unsqueeze(1) * mask
         total = output.order.new_zeros(())
         for objective in range(label.shape[2]):
             share = 1.0 if objective == 0 else SECOND_OBJECTIVE_SHARE
             order, wanted = output.order[:, :, objective], label[:, :, objective]
-            total = total + share * listwise_softmax(order, wanted, mask, log_q)
-            total = total + share * weighted_cross_entropy(
+            of_labels = listwise_softmax(order, wanted, mask, log_q) + weighted_cross_entropy(
                 output.probability[:, :, objective], wanted, weight
             )
+            if (teaching := self._teaching) is not None:
+                taught = teaching.loss(output, number, rows, mask, weight, objective)
+                of_labels = (1 - teaching.share) * of_labels + teaching.share * taught
+            total = total + share * of_labels
         return total
 
 

@@ -18,7 +18,7 @@ import json
 import math
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,7 +87,10 @@ def changed(base: T, values: Mapping[str, Any], *, where: str, path: str = "") -
                 f'{where}: a recipe has no field "{full}"{_nearest(name, known, path)}'
             )
         current = getattr(base, name)
-        if is_dataclass(current):
+        inner = _optional_table(kinds[name])
+        if inner is not None and current is None and isinstance(value, Mapping):
+            current = inner()
+        if is_dataclass(current) and not (inner is not None and value is None):
             if not isinstance(value, Mapping):
                 raise ConfigurationError(
                     f'{where}: "{full}" is a table of fields, found {value!r}; write [{full}]'
@@ -102,6 +105,14 @@ def changed(base: T, values: Mapping[str, Any], *, where: str, path: str = "") -
                 f'{where}: "{full}": {first["msg"]}, found {value!r} (now {current!r})'
             ) from error
     return dataclasses.replace(base, **new)
+
+
+def _optional_table(kind: Any) -> Callable[[], Any] | None:
+    """Give the dataclass of a field that may also be None, None for any other field."""
+    options = typing.get_args(kind)
+    if type(None) not in options:
+        return None
+    return next((o for o in options if isinstance(o, type) and is_dataclass(o)), None)
 
 
 def check_recipe(recipe: Recipe) -> None:

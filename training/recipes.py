@@ -79,6 +79,23 @@ class RankerTraining:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """How a large ranker teaches the one that serves (``distillation.py``)."""
+
+    teacher: RankerConfig = field(
+        default_factory=lambda: RankerConfig(
+            hidden_size=192, num_crosses=3, num_factors=32, attention_heads=4, num_experts=4
+        )
+    )
+    epochs: int = 5
+    """The teacher's passes over the lists."""
+    share: float = 0.5
+    """Of the student's loss; the labels have the rest."""
+    temperature: float = 2.0
+    """T: softens both distributions over a list."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NeighbourFit:
     """How item-to-item neighbours are fitted."""
 
@@ -117,6 +134,8 @@ class Recipe:
     sources: SourceMix = field(default_factory=SourceMix)
     towers: TowerTraining = field(default_factory=TowerTraining)
     ranker: RankerTraining = field(default_factory=RankerTraining)
+    distillation: Distillation | None = None
+    """None: the ranker learns from labels alone."""
     neighbours: NeighbourFit = field(default_factory=NeighbourFit)
     engine: Engine = field(default_factory=Engine)
 
