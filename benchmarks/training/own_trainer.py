@@ -22,15 +22,19 @@ from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as torch_profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.training.machine import settle
 from training.engine import Engine
 from training.loop import NoCheckpoints, Phase, Run, World
+from training.sharded_tables import lookup_tables
 
 Batch = tuple[Tensor, ...]
 _ENDLESS = 10**6
 """Steps of the one epoch, for the schedule of the learning rate: more than are ever taken."""
+_PROFILED_STEPS = 10
 _START_DIVISOR = 25
 """Of torch's one cycle: so long a one stays near its start, this part of its peak."""
 
@@ -88,12 +92,17 @@ def train(task: Task, engine: Engine, *, device: torch.device, seed: int) -> Non
     task.module.to(device).train()
     losses: list[Tensor] = []
     batches = TurnBatches(task, losses, device)
+    if engine.sparse_tables:  # a whole gradient, made only to count, would be the peak of memory
+        for _, table in lookup_tables(task.module):
+            table.sparse = True
     with (
         FlopCounterMode(display=False) as counter,
         torch.autocast(device.type, torch.bfloat16, enabled=engine.precision == "bfloat16"),
     ):
         task.loss(task.batches[0]).backward()
     task.module.zero_grad(set_to_none=True)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     batches.say(
         flops_per_step=counter.get_total_flops(), examples_per_step=task.examples[0],
         versions={"torch": torch.__version__}, **task.more,
@@ -111,6 +120,30 @@ def train(task: Task, engine: Engine, *, device: torch.device, seed: int) -> Non
     Run(seed=seed, world=World(device=device), checkpoints=NoCheckpoints(), engine=engine).train(
         phase
     )
+
+
+def profile(task: Task, engine: Engine, *, device: torch.device, seed: int) -> str:
+    """Train a few steps under torch's profiler; give the table of what took longest."""
+    task.module.to(device).train()
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    began = list(task.batches[:_PROFILED_STEPS])
+    run = Run(seed=seed, world=World(device=device), checkpoints=NoCheckpoints(), engine=engine)
+    for name in ("warm-up", "profiled"):
+        phase = Phase(
+            name=name, module=task.module, batches=lambda _: began, epochs=1, weight_decay=0.0,
+            loss=lambda batch, _: task.loss(batch), learning_rate=task.learning_rate,
+        )  # fmt: skip
+        if name == "warm-up":
+            run.train(phase)
+            continue
+        with torch_profile(activities=activities) as seen:
+            run.train(phase)
+            settle(device)
+    order = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    table: str = seen.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=48)
+    return table
 
 
 def _own_streams() -> tuple[TextIO, TextIO]:
@@ -143,7 +176,11 @@ def main() -> None:
         table_learning_rate=_START_DIVISOR * asked.get("table_learning_rate", 0.0),
     )  # fmt: skip
     make = sequence_task.make if asked["model"] == "sequence" else click_task.make
-    train(make(asked, device), engine, device=device, seed=asked["seed"])
+    task = make(asked, device)
+    if asked.get("profile"):
+        sys.stdout.write(profile(task, engine, device=device, seed=asked["seed"]))
+        return
+    train(task, engine, device=device, seed=asked["seed"])
 
 
 if __name__ == "__main__":

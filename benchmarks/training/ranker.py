@@ -29,7 +29,7 @@ from benchmarks.peers.environments import python_of
 from benchmarks.training.click_data import NUM_DENSE, table_rows, write_batches
 from benchmarks.training.machine import machine
 from benchmarks.training.rates import rates, ratios, work
-from benchmarks.training.turns import Trainer, train_in_turns
+from benchmarks.training.turns import Trainer, profile_ours, train_in_turns
 from recsys.errors import ConfigurationError, RecsysError
 from recsys.settings import Settings
 
@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--profile", action="store_true", help="tables of our side, nothing else")
     parser.add_argument("--compile", action="store_true", help="our side with torch.compile too")
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
     try:
@@ -98,6 +99,9 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "dense_learning_rate": 1e-3, "table_learning_rate": 1e-2,
         }  # fmt: skip
         trainers = _ours(arguments, common)
+        if arguments.profile:
+            profile_ours(trainers)
+            return {"profiled": list(trainers)}
         if not arguments.no_peers:
             try:
                 trainers |= _torchrec(arguments, common)

@@ -40,7 +40,7 @@ from benchmarks.training.sequence_data import (
     generate,
     read_beauty,
 )
-from benchmarks.training.turns import Trainer, train_in_turns
+from benchmarks.training.turns import Trainer, profile_ours, train_in_turns
 from recsys.errors import ConfigurationError, RecsysError
 from recsys.settings import Settings
 
@@ -59,8 +59,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Sizes both sides have."""
-_LONG = {"num_users": 20_000, "num_items": 100_000, "mean_length": 300.0}
-"""Events of ``large``."""
+_LONG = {"num_users": 2_000, "num_items": 100_000, "mean_length": 300.0}
+"""Events of ``large``: RecBole keeps a whole history for each of them in memory."""
+_ON_CUDA = {"large": 128}
+"""Sequences of a step there, where it is not the 2,048 of RecBole's defaults."""
 _BATCHES = 24
 _PAIRS = {
     f"{ours} {dtype}": f"recbole {dtype}"
@@ -75,13 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training.sequences")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--shape", choices=tuple(SHAPES), default="beauty")
-    parser.add_argument("--batch-size", type=int, default=256, help="sequences of a step")
+    parser.add_argument("--batch-size", type=int, help="sequences of a step; default: 256 on a CPU")
     parser.add_argument("--generated", action="store_true", help="whatever data there are")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--turn-s", type=float, default=3.0, help="seconds of a turn, about")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--profile", action="store_true", help="tables of our side, nothing else")
     parser.add_argument("--compile", action="store_true", help="our side with torch.compile too")
     arguments = parser.parse_args(given)
     try:
@@ -98,6 +101,9 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError("wanted a CUDA device, found none; leave --device out")
+    if arguments.batch_size is None:
+        on_cuda = device.type == "cuda"
+        arguments.batch_size = _ON_CUDA.get(arguments.shape, 2_048) if on_cuda else 256
     torch.set_num_threads(arguments.threads)
     surroundings = machine(device, threads=arguments.threads)
     shape = SHAPES[arguments.shape]
@@ -112,6 +118,9 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "batch_size": arguments.batch_size, "batches": _BATCHES, "learning_rate": 1e-3,
         }  # fmt: skip
         trainers = _ours(arguments, common)
+        if arguments.profile:
+            profile_ours(trainers)
+            return {"profiled": list(trainers)}
         if not arguments.no_peers:
             try:
                 trainers |= _recbole(common)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -95,6 +96,21 @@ def train_in_turns(
     return {name: p.turns for name, p in running.items() if name not in failed}, failed
 
 
+def profile_ours(trainers: Mapping[str, Trainer]) -> None:
+    """Run our own trainers one after the other under torch's profiler; tables go to stderr."""
+    for name, trainer in trainers.items():
+        *command, asked = trainer.command
+        done = subprocess.run(
+            [*command, json.dumps({**json.loads(asked), "profile": True})],
+            capture_output=True, text=True, check=False, env=_environment(),
+        )  # fmt: skip
+        sys.stderr.write(f"{name}\n{done.stdout or done.stderr}\n")
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
 class _Process:
     def __init__(self, name: str, command: Sequence[str]) -> None:
         self._name = name
@@ -105,7 +121,7 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            env=_environment(),
         )
         try:
             self.turns = Turns(ready=self._answer())

@@ -74,6 +74,8 @@ def main() -> None:
     model.train()
     with FlopCounterMode(display=False) as counter:
         step(batches[0])
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     _serve(asked, step, batches, counter.get_total_flops(), device)
 
 
