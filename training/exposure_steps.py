@@ -99,6 +99,10 @@ def fit_scales(ranker: Ranker, exposures: Exposures) -> None:
     is_item = exposures.item != 0
     ranker.user_dense.fit(exposures.context["user_dense"].to(device))
     ranker.item_dense.fit(exposures.activity[is_item].to(device))
+    if ranker.config.user_rates:
+        ranker.user_rates.fit(exposures.context["user_dense"].to(device))
+    if ranker.config.item_rates:
+        ranker.item_rates.fit(exposures.activity[is_item].to(device))
     ranker.cross_scale.fit(exposures.cross[is_item].to(device))
     if ranker.config.num_positions:
         ranker.position.fit(exposures.position.to(device))

@@ -25,6 +25,7 @@ from recsys.features.batch import Bools, Int64s
 from recsys.features.history import ItemHistory, UserHistory, open_rows
 from recsys.features.names import token_hash
 from recsys.features.plan import Plan
+from recsys.models.content import content_vectors
 from recsys.models.cross_features import cross_features, usual_prices
 from recsys.models.encode import UserEncoding, encode_users
 from recsys.models.item_table import ItemStatics, ItemTable
@@ -92,6 +93,7 @@ def read_exposures(
     num_tokens: int,
     request_tokens: Sequence[str] = (),
     num_item_tokens: int,
+    content_size: int = 0,
     has_id: Bools,
     progress: Progress,
 ) -> ExposureData:
@@ -107,6 +109,7 @@ def read_exposures(
         num_tokens: Profile tokens of a user.
         request_tokens: Keys of the impressions' context that become tokens beside the profile's.
         num_item_tokens: Tokens of an item.
+        content_size: Width of the vectors items are compared by, 0 for none.
         has_id: ``[N + 1]``: items with an embedding of their own.
         progress: Told of the stages.
 
@@ -117,7 +120,9 @@ def read_exposures(
     with progress.stage("lists and labels"):
         lists = read_shown_lists(log, vocabulary, rules, window_ms=attribution_ms)
         _check_labels(lists, rules)
-    statics = item_statics(catalogue, num_item_tokens=num_item_tokens, has_id=has_id)
+    statics = item_statics(
+        catalogue, num_item_tokens=num_item_tokens, content_size=content_size, has_id=has_id
+    )
     encoding = UserEncoding(
         history_length=history_length, num_tokens=num_tokens,
         user_activity=plan.user_activity_names, num_categories=len(vocabulary.categories),
@@ -169,7 +174,28 @@ def read_exposures(
     return ExposureData(exposures=exposures, lists=lists, statics=statics, dimensions=dimensions)
 
 
-def item_statics(catalogue: Catalogue, *, num_item_tokens: int, has_id: Bools) -> ItemStatics:
+def with_meetings(log: pl.DataFrame, kind: str) -> pl.DataFrame:
+    """Add an interaction of type ``kind`` for each item shown, at the time it was shown.
+
+    A user's history is made of interactions: with these it also holds what was seen and left, with
+    a count of one, beside what was seen and taken, with a higher one.
+    """
+    shown = log.filter(pl.col("kind") == "impression").explode("items")
+    met = shown.with_columns(
+        kind=pl.lit("interaction"),
+        event_id=pl.concat_str(
+            pl.lit("met-"), "event_id", pl.lit("-"), pl.int_range(pl.len()).over("event_id")
+        ),
+        item_id="items", type=pl.lit(kind), value=pl.lit(1.0),
+        items=pl.lit(None, pl.List(pl.String)),
+    )  # fmt: skip
+    out = pl.concat([log, met.select(log.columns)]).sort("event_time_ms", maintain_order=True)
+    return out.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("offset"))
+
+
+def item_statics(
+    catalogue: Catalogue, *, num_item_tokens: int, content_size: int, has_id: Bools
+) -> ItemStatics:
     """Give what the ranker knows of items beside their moving features; no words."""
     num_items = catalogue.vocabulary.num_items
     tokens = np.zeros((num_items + 1, num_item_tokens), dtype=np.int64)
@@ -183,6 +209,7 @@ def item_statics(catalogue: Catalogue, *, num_item_tokens: int, has_id: Bools) -
         text=torch.zeros(num_items + 1, 1, dtype=torch.int64),
         has_id=torch.from_numpy(has_id),
         tokens=torch.from_numpy(tokens),
+        content=content_vectors(torch.from_numpy(tokens), content_size) if content_size else None,
     )
 
 

@@ -216,6 +216,10 @@ class RankerSteps:
         dense = torch.cat([r.context["user_dense"] for r in self._rounds])
         ranker.user_dense.fit(dense.to(device))
         ranker.item_dense.fit(torch.cat([r.activity[1:] for r in self._rounds]).to(device))
+        if ranker.config.user_rates:
+            ranker.user_rates.fit(dense.to(device))
+        if ranker.config.item_rates:
+            ranker.item_rates.fit(torch.cat([r.activity[1:] for r in self._rounds]).to(device))
         cross = torch.cat([r.cross[r.candidate != 0] for r in self._rounds])
         ranker.cross_scale.fit(cross.to(device))
         if ranker.config.num_positions:

@@ -18,6 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,12 @@ from recsys.features import current_plan
 from recsys.models.config import RankerConfig
 from recsys.models.item_table import ItemTable
 from recsys.models.ranker import Ranker
+from recsys.models.rates import rate_columns
 from recsys.settings import Settings
 from training.dataset_log import log_of_dataset
 from training.exposure_intervals import auc_interval, grouped_auc_interval
 from training.exposure_steps import ExposureSteps, ExposureTraining, calibrate, scores_of
-from training.exposures import ExposureData, Exposures, read_exposures
+from training.exposures import ExposureData, Exposures, read_exposures, with_meetings
 from training.loop import NoCheckpoints, Run, World
 from training.progress import Progress
 
@@ -61,6 +63,12 @@ MODEL = RankerConfig(
     hidden_size=64, num_factors=8, dropout=0.1, token_size=16, num_item_tokens=14,
     item_identities=True, attention_heads=1, num_experts=3, one_logit=True, is_calibrated=True,
 )  # fmt: skip
+RATES = (
+    *((f"{act}_{window}", f"impressions_{window}")
+      for act in ("clicks", "long_views") for window in ("1h", "1d", "30d")),
+    ("long_views_30d", "watches_30d"),
+)  # fmt: skip
+"""Of users and of videos. The earlier exposures are watches without impressions."""
 TRAINING = ExposureTraining()
 
 
@@ -74,13 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     missed: list[str] = []
     found: dict[str, Any] = {}
     try:
-        data, day = read(settings, progress)
+        data, day, model = read(settings, progress)
         if args.lightgbm:
             found["lightgbm"] = judged_parts(lightgbm_scores(data, day), data, day)
             progress.console.print_json(data=found["lightgbm"])
         for seed in args.seed or [7, 8, 9]:
             begin = time.process_time()
-            ranker = fit(data, day, seed)
+            ranker = fit(data, day, model, seed)
             result = judge(ranker, data, day)
             result["cpu_s"] = round(time.process_time() - begin)
             progress.console.print_json(data={f"seed {seed}": result})
@@ -95,15 +103,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if missed else 0
 
 
-def read(settings: Settings, progress: Progress) -> tuple[ExposureData, NDArray[np.int64]]:
-    """Give the exposures with their features, and the publisher's day of each."""
+def read(
+    settings: Settings, progress: Progress
+) -> tuple[ExposureData, NDArray[np.int64], RankerConfig]:
+    """Give the exposures with their features, the publisher's day of each, and the model."""
     with progress.stage("read the data set"):
         plan = current_plan.ensure(
             settings.state_dir / "exposures", project=settings.namespace, repository=REPOSITORY
         )
         log = log_of_dataset(DATASET, settings.data_dir)
         folder = load_mapping(DATASET).data_folder(settings.data_dir)
-        log = with_earlier_events(log, folder / HISTORY_FILE)
+        log = with_earlier_events(with_meetings(log, "watch"), folder / HISTORY_FILE)
         catalogue = build_catalogue(log)
     days = log.filter(pl.col("kind") == "impression").select(
         day=pl.col("context").str.json_path_match("$.date").cast(pl.Int64),
@@ -119,7 +129,12 @@ def read(settings: Settings, progress: Progress) -> tuple[ExposureData, NDArray[
         num_item_tokens=MODEL.num_item_tokens, has_id=has_id, progress=progress,
     )  # fmt: skip
     day = [int(msgspec.json.decode(text or "{}")["date"]) for text in data.lists.context]
-    return data, np.array(day, dtype=np.int64)
+    model = replace(
+        MODEL,
+        user_rates=rate_columns(plan.user_activity_names, RATES),
+        item_rates=rate_columns(plan.item_activity_names, RATES),
+    )
+    return data, np.array(day, dtype=np.int64), model
 
 
 def with_earlier_events(log: pl.DataFrame, path: Path) -> pl.DataFrame:
@@ -173,10 +188,10 @@ def _earlier(table: pl.DataFrame, column: str, kind: str, latest_ms: int) -> pl.
     )
 
 
-def fit(data: ExposureData, day: NDArray[np.int64], seed: int) -> Ranker:
+def fit(data: ExposureData, day: NDArray[np.int64], model: RankerConfig, seed: int) -> Ranker:
     """Train on the days until 3 May and calibrate on 4 May."""
     torch.manual_seed(seed)
-    ranker = Ranker(MODEL, data.dimensions, ItemTable(data.statics), embedding_size=0)
+    ranker = Ranker(model, data.dimensions, ItemTable(data.statics), embedding_size=0)
     learned = rows_of(data, day <= LAST_TRAINING_DAY)
     steps = ExposureSteps(ranker, learned, learned.user, TRAINING, World())
     Run(seed=seed, world=World(), checkpoints=NoCheckpoints()).train(steps.phase("ranker"))

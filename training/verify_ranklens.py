@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,11 @@ from recsys.features import current_plan
 from recsys.models.config import RankerConfig
 from recsys.models.item_table import ItemTable
 from recsys.models.ranker import Ranker
+from recsys.models.rates import rate_columns
 from recsys.settings import Settings
 from training.dataset_log import log_of_dataset
 from training.exposure_steps import ExposureSteps, ExposureTraining, scores_of
-from training.exposures import ExposureData, Exposures, read_exposures
+from training.exposures import ExposureData, Exposures, read_exposures, with_meetings
 from training.loop import NoCheckpoints, Run, World
 from training.progress import Progress
 
@@ -45,12 +47,13 @@ BAR = 0.618
 K = 10
 MIN_EXPOSURES_FOR_ID = 5
 MODEL = RankerConfig(
-    hidden_size=64, num_factors=8, dropout=0.2, token_size=32, num_item_tokens=48,
+    hidden_size=64, num_factors=8, dropout=0.4, token_size=32, num_item_tokens=48,
     num_token_buckets=8192, item_identities=True, attention_heads=2, num_experts=2,
-    num_positions=24, one_logit=True,
+    num_positions=24, one_logit=True, content_size=256,
 )  # fmt: skip
+RATES = (("clicks_30d", "impressions_30d"),)
 TRAINING = ExposureTraining(
-    epochs=6, batch_groups=64, learning_rate=3e-3, listwise_share=4.0, objective_shares=(1.0,)
+    epochs=3, batch_groups=64, learning_rate=1e-3, listwise_share=4.0, objective_shares=(1.0,)
 )
 
 
@@ -63,10 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     missed: list[str] = []
     found: dict[str, Any] = {}
     try:
-        data, split = read(settings, progress)
+        data, split, model = read(settings, progress)
         for seed in args.seed or [7, 8, 9]:
             begin = time.process_time()
-            result = judge(fit(data, split, seed), data, split)
+            result = judge(fit(data, split, model, seed), data, split)
             result["cpu_s"] = round(time.process_time() - begin)
             progress.console.print_json(data={f"seed {seed}": result})
             found[f"seed {seed}"] = result
@@ -82,13 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if missed else 0
 
 
-def read(settings: Settings, progress: Progress) -> tuple[ExposureData, dict[str, Tensor]]:
-    """Give the lists that have a click, and the rows of training, validation and test."""
+def read(
+    settings: Settings, progress: Progress
+) -> tuple[ExposureData, dict[str, Tensor], RankerConfig]:
+    """Give the lists, the rows with a click of training, validation and test, and the model."""
     with progress.stage("read the data set"):
         plan = current_plan.ensure(
             settings.state_dir / "exposures", project=settings.namespace, repository=REPOSITORY
         )
-        log = log_of_dataset(DATASET, settings.data_dir)
+        log = with_meetings(log_of_dataset(DATASET, settings.data_dir), "watch")
         catalogue = build_catalogue(log)
     bounds = load_mapping(DATASET).split
     assert bounds is not None and bounds.validation_from_ms is not None
@@ -100,8 +105,8 @@ def read(settings: Settings, progress: Progress) -> tuple[ExposureData, dict[str
     has_id = np.array([False, *(i in often for i in catalogue.vocabulary.item_ids)])
     data = read_exposures(
         log, catalogue, plan, [LabelRule(objective="click", interaction="click")],
-        attribution_ms=1, history_length=50, num_tokens=1, has_id=has_id,
-        num_item_tokens=MODEL.num_item_tokens, progress=progress,
+        attribution_ms=1, history_length=128, num_tokens=1, has_id=has_id,
+        num_item_tokens=MODEL.num_item_tokens, content_size=MODEL.content_size, progress=progress,
     )  # fmt: skip
     has_click = data.lists.label[:, :, 0].any(axis=1)
     time_ms = data.lists.time_ms
@@ -111,15 +116,24 @@ def read(settings: Settings, progress: Progress) -> tuple[ExposureData, dict[str
         "learned": time_ms < bounds.test_from_ms,
         "test": time_ms >= bounds.test_from_ms,
     }
-    return data, {
+    rows = {
         name: torch.from_numpy(np.flatnonzero(mask & has_click)) for name, mask in parts.items()
     }
+    model = replace(
+        MODEL,
+        user_rates=rate_columns(plan.user_activity_names, RATES),
+        item_rates=rate_columns(plan.item_activity_names, RATES),
+    )
+    return data, rows, model
 
 
-def fit(data: ExposureData, split: dict[str, Tensor], seed: int, part: str = "learned") -> Ranker:
+def fit(
+    data: ExposureData, split: dict[str, Tensor], model: RankerConfig, seed: int,
+    part: str = "learned",
+) -> Ranker:  # fmt: skip
     """Train on a part of the lists, each list a group."""
     torch.manual_seed(seed)
-    ranker = Ranker(MODEL, data.dimensions, ItemTable(data.statics), embedding_size=0)
+    ranker = Ranker(model, data.dimensions, ItemTable(data.statics), embedding_size=0)
     learned = data.exposures.take(split[part])
     steps = ExposureSteps(ranker, learned, torch.arange(len(learned)), TRAINING, World())
     Run(seed=seed, world=World(), checkpoints=NoCheckpoints()).train(steps.phase("ranker"))

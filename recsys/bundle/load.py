@@ -53,7 +53,10 @@ def _build(path: Path, manifest: Manifest, device: torch.device) -> TorchServing
     items = load_file(path / ITEMS_FILE, device=str(device))
     dimensions = manifest.dimensions
     table = ItemTable.empty(
-        manifest.num_items, manifest.towers.num_words, manifest.ranker.num_item_tokens
+        manifest.num_items,
+        manifest.towers.num_words,
+        manifest.ranker.num_item_tokens,
+        manifest.ranker.content_size,
     )
     towers = TwoTower(manifest.towers, dimensions, table)
     ranker = Ranker(manifest.ranker, dimensions, table, manifest.towers.embedding_size)

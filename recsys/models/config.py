@@ -87,6 +87,13 @@ class RankerConfig:
     """Tokens of an item (category, attributes) that are looked at."""
     item_identities: bool = False
     """Whether items with ``ItemTable.has_id`` have an embedding of their own beside tokens."""
+    user_rates: tuple[tuple[int, int], ...] = ()
+    """Columns of ``user_dense`` whose ratio is an input (``rates.py``): numerator, denominator."""
+    item_rates: tuple[tuple[int, int], ...] = ()
+    """The same of the items' moving features."""
+    content_size: int = 0
+    """Width of the vectors by which items' tokens are compared (``content.py``); 0: they are
+    not."""
     attention_heads: int = 0
     """A: ways in which a candidate looks at the history (``target_attention.py``); 0: none."""
     attention_size: int = 16

@@ -1,7 +1,7 @@
 """What only user and candidate together say, before anything is learned.
 
-Sources' scores, the user's own history with the item and with its category, and the price beside
-the prices of the history.
+Sources' scores, the user's own history with the item and with its category, the price beside the
+prices of the history, and how like the history the item is made.
 
 Axes: ``B`` users, ``C`` candidates, ``H`` history, ``N`` items, ``X`` features.
 """
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys.models.content import NUM_MATCH_FEATURES, content_match
 from recsys.models.item_table import ItemTable
 from recsys.models.serving_model import Candidates, UserContext
 from recsys.models.signature import Dimensions
@@ -34,13 +35,14 @@ class Prices(NamedTuple):
     """``[B]``, the mean log price of the user's history, computed once per user."""
 
 
-def num_cross_features(dimensions: Dimensions) -> int:
-    """Give X."""
+def num_cross_features(dimensions: Dimensions, content_size: int = 0) -> int:
+    """Give X; ``content_size``: that of the table's content vectors, 0 where there are none."""
     return (
         len(dimensions.sources)
         + NUM_HISTORY_FEATURES
         + 2 * dimensions.num_category_features
         + NUM_PRICE_FEATURES
+        + (NUM_MATCH_FEATURES if content_size else 0)
     )
 
 
@@ -63,16 +65,16 @@ def cross_features(
     padded = F.pad(user["user_category"], (0, 0, 0, 1))  # the last row: category unknown
     in_category = padded.gather(1, category.unsqueeze(2).expand(-1, -1, padded.shape[2]))
     share = in_category / (padded.sum(dim=1, keepdim=True) + 1.0)
-    return torch.cat(
-        [
-            candidates.source_score,
-            _own_history(table.num_items, user, index),
-            in_category.log1p(),
-            share,
-            _price(prices, index),
-        ],
-        dim=-1,
-    )
+    features = [
+        candidates.source_score,
+        _own_history(table.num_items, user, index),
+        in_category.log1p(),
+        share,
+        _price(prices, index),
+    ]
+    if table.has_content:
+        features.append(content_match(table.content, user, index))
+    return torch.cat(features, dim=-1)
 
 
 def _own_history(num_items: int, user: UserContext, index: Tensor) -> Tensor:

@@ -27,6 +27,8 @@ class ItemStatics:
     tokens: Tensor | None = None
     """``[N + 1, Ti]`` int64 hashes of category and attributes (``Catalogue.tokens``), 0 pads; None
     where no model looks at them."""
+    content: Tensor | None = None
+    """``[N + 1, S]`` what tokens say as vectors to compare (``content.py``); None as above."""
 
 
 class ItemTable(nn.Module):
@@ -37,16 +39,20 @@ class ItemTable(nn.Module):
     text: Tensor
     has_id: Tensor
     tokens: Tensor
+    content: Tensor
 
     def __init__(self, statics: ItemStatics) -> None:
         super().__init__()
         for name in ("category", "price", "text", "has_id"):
             self.register_buffer(name, getattr(statics, name))
-        if statics.tokens is not None:  # a table without them has the weights it always had
-            self.register_buffer("tokens", statics.tokens)
+        for name in ("tokens", "content"):  # a table without them has the weights it always had
+            if getattr(statics, name) is not None:
+                self.register_buffer(name, getattr(statics, name))
 
     @classmethod
-    def empty(cls, num_items: int, num_words: int, num_tokens: int = 0) -> ItemTable:
+    def empty(
+        cls, num_items: int, num_words: int, num_tokens: int = 0, content_size: int = 0
+    ) -> ItemTable:
         """Give a table of the right shapes, to load stored weights into."""
         return cls(
             ItemStatics(
@@ -57,6 +63,7 @@ class ItemTable(nn.Module):
                 tokens=torch.zeros(num_items + 1, num_tokens, dtype=torch.int64)
                 if num_tokens
                 else None,
+                content=torch.zeros(num_items + 1, content_size) if content_size else None,
             )
         )
 
@@ -64,6 +71,11 @@ class ItemTable(nn.Module):
     def num_items(self) -> int:
         """N."""
         return len(self.category) - 1
+
+    @property
+    def has_content(self) -> bool:
+        """Whether items can be compared by what they are made of."""
+        return "content" in self._buffers
 
     def log_price(self) -> Tensor:
         """Give ``[N + 1]`` log(0.1 + price), 0 where unknown: prices are compared by ratio."""

@@ -45,6 +45,7 @@ from recsys.models.experts import MultiGateExperts
 from recsys.models.item_table import ItemTable
 from recsys.models.normalise import Standardise
 from recsys.models.position_bias import PositionBias
+from recsys.models.rates import Rates
 from recsys.models.serving_model import Candidates, UserContext
 from recsys.models.signature import Dimensions
 from recsys.models.target_attention import AttentionHistory, AttentionItems, TargetAttention
@@ -113,9 +114,9 @@ class Ranker(nn.Module):
         self.config, self.table = config, table
         self.user_dense = Standardise(dimensions.num_user_features)
         self.item_dense = Standardise(dimensions.num_item_features)
-        num_user = dimensions.num_user_features + own
-        num_item = dimensions.num_item_features + 2 + own
-        num_cross = num_cross_features(dimensions)
+        num_user = dimensions.num_user_features + len(config.user_rates) + own
+        num_item = dimensions.num_item_features + len(config.item_rates) + 2 + own
+        num_cross = num_cross_features(dimensions, config.content_size)
         attended = config.attention_heads * (config.attention_size + 1)
         self.cross_scale = CrossScale(num_cross)
         self.project_user = nn.Linear(num_user, size)
@@ -148,6 +149,10 @@ class Ranker(nn.Module):
         self._add_options(config, embedding_size, num_objectives)
 
     def _add_options(self, config: RankerConfig, embedding_size: int, num_objectives: int) -> None:
+        if config.user_rates:
+            self.user_rates = Rates(config.user_rates)
+        if config.item_rates:
+            self.item_rates = Rates(config.item_rates)
         if config.token_size:
             self.user_tokens = TokenEmbedding(config.num_token_buckets, config.token_size)
             self.item_tokens = TokenEmbedding(config.num_token_buckets, config.token_size)
@@ -203,7 +208,10 @@ class Ranker(nn.Module):
                 vectors = F.embedding(rows, vectors)
             else:
                 vectors = vectors.new_zeros(len(rows), 0)
-        known = torch.cat([self.item_dense(item_activity), static], dim=1)
+        moving = [self.item_dense(item_activity)]
+        if self.config.item_rates:
+            moving.append(self.item_rates(item_activity))
+        known = torch.cat([*moving, static], dim=1)
         attention = None
         if self.config.attention_heads:
             attention = self.attention.items(
@@ -236,9 +244,11 @@ class Ranker(nn.Module):
         """
         dense = self.user_dense(user["user_dense"])
         known = dense
+        if self.config.user_rates:
+            known = torch.cat([dense, self.user_rates(user["user_dense"])], dim=1)
         if self.config.token_size:
             own = self.embedding_dropout(self.user_tokens(user["user_tokens"]))
-            known = torch.cat([dense, own], dim=1)
+            known = torch.cat([known, own], dim=1)
             user_vectors = torch.cat([user_vectors, known], dim=1)
         history = None
         if items.attention is not None:

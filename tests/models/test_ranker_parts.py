@@ -15,10 +15,12 @@ from recsys.bundle.manifest import read_manifest
 from recsys.errors import BundleError, ConfigurationError
 from recsys.models.calibration import Calibration
 from recsys.models.config import RankerConfig
+from recsys.models.content import content_match, content_vectors
 from recsys.models.experts import MultiGateExperts
 from recsys.models.item_table import ItemStatics, ItemTable
 from recsys.models.position_bias import PositionBias
 from recsys.models.ranker import Ranker
+from recsys.models.rates import Rates, rate_columns
 from recsys.models.serving_model import Candidates
 from recsys.models.signature import Dimensions
 from recsys.models.target_attention import TargetAttention
@@ -41,12 +43,16 @@ CONFIGS = st.builds(
     attention_size=st.just(4),
     num_experts=st.integers(0, 3),
     num_positions=st.sampled_from([0, 4]),
+    user_rates=st.sampled_from([(), ((0, 1), (2, 1))]),
+    item_rates=st.sampled_from([(), ((1, 0),)]),
+    content_size=st.sampled_from([0, 8]),
     one_logit=st.booleans(),
     is_calibrated=st.booleans(),
 )
 EVERYTHING = RankerConfig(
     hidden_size=16, token_size=8, num_token_buckets=50, num_item_tokens=5, item_identities=True,
     attention_heads=2, attention_size=4, num_experts=3, num_positions=4, is_calibrated=True,
+    user_rates=((0, 1),), item_rates=((1, 0),), content_size=8,
 )  # fmt: skip
 
 
@@ -60,14 +66,15 @@ def dimensions(num_objectives: int = 2) -> Dimensions:
 
 def ranker_of(config: RankerConfig, *, seed: int = 0, embedding_size: int = 5) -> Ranker:
     torch.manual_seed(seed)
-    tokens = torch.randint(1, 10**9, (N + 1, 5)) if config.num_item_tokens else None
+    tokens = torch.randint(1, 40, (N + 1, 5))
     table = ItemTable(
         ItemStatics(
             category=torch.arange(N + 1) % 3,
             price=torch.rand(N + 1) * 9 - 1,
             text=torch.ones(N + 1, 3, dtype=torch.int64),
             has_id=torch.arange(N + 1) % 4 > 0,
-            tokens=tokens,
+            tokens=tokens if config.num_item_tokens else None,
+            content=content_vectors(tokens, config.content_size) if config.content_size else None,
         )
     )
     ranker = Ranker(config, dimensions(), table, embedding_size)
@@ -257,6 +264,39 @@ def test_tokens_are_summed_and_padding_adds_nothing() -> None:
     torch.testing.assert_close(found[1], found[0] + embedding(torch.tensor([[12]]))[0])
     assert (found[2] == 0).all()
     assert torch.isfinite(embedding(torch.tensor([[-(2**62)]]))).all()  # hashes are signed
+
+
+def test_rates_of_few_are_drawn_to_the_mean() -> None:
+    rates = Rates(((0, 1),))
+    counts = torch.tensor([[1.0, 2.0], [100.0, 200.0], [0.0, 400.0], [0.0, 0.0]])
+    rates.fit(counts)
+    assert torch.isclose(rates.prior[0], torch.tensor(101 / 602))
+    few, many, none, unseen = rates(counts)[:, 0].tolist()
+    assert none < unseen < few < many
+    assert rate_columns(["shown", "clicks"], [("clicks", "shown")]) == ((1, 0),)
+    with pytest.raises(ConfigurationError, match=r"wanted of likes.*found shown, clicks"):
+        rate_columns(["shown", "clicks"], [("likes", "shown")])
+
+
+def test_content_is_alike_by_shared_rare_tokens() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(10, 10**12, (200, 6), generator=generator)
+    tokens[0] = 0
+    tokens[:, 0] = 5  # all share it: it says nothing
+    tokens[2, 1:4] = tokens[1, 1:4]
+    vectors = content_vectors(tokens, 256)
+    assert (vectors[0] == 0).all()
+    assert abs(float(vectors[1] @ vectors[2]) - 0.6) < 0.15
+    assert float((vectors[1] @ vectors[3:].T).abs().max()) < 0.35
+    user = {
+        "history_index": torch.tensor([[0, 3, 1], [0, 0, 0]]),
+        "history_count": torch.tensor([[0.0, 1.0, 2.0], [0.0, 0.0, 0.0]]),
+    }
+    found = content_match(vectors, user, torch.tensor([[2, 3], [2, 3]]))
+    assert torch.isclose(found[0, 0, 2], vectors[1] @ vectors[2], atol=1e-5)
+    assert torch.isclose(found[0, 1, 0], torch.tensor(1.0), atol=1e-5)
+    assert torch.equal(found[0, :, 0], found[0, :, 1])  # of one item mean and maximum agree
+    assert (found[1] == 0).all()
 
 
 def test_calibration_finds_slope_and_offset() -> None:

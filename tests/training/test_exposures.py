@@ -18,7 +18,7 @@ from recsys.models.ranker import Ranker
 from tests.bundle.test_bundle import small_plan
 from training.exposure_intervals import auc_interval, grouped_auc_interval
 from training.exposure_steps import ExposureSteps, ExposureTraining, calibrate, scores_of
-from training.exposures import ExposureData, read_exposures
+from training.exposures import ExposureData, read_exposures, with_meetings
 from training.loop import NoCheckpoints, Run, World
 from training.progress import Progress
 
@@ -151,6 +151,16 @@ def test_an_objective_of_one_class_is_refused(clicked: str, found: int) -> None:
 def test_a_log_that_shows_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="shows no item"):
         read(log().filter(pl.col("kind") != "impression"))
+
+
+def test_what_was_seen_and_left_is_in_the_history_too() -> None:
+    frame = log(9)
+    plain, met = read(frame).exposures, read(with_meetings(frame, "watch")).exposures
+    last = {name: values[8] for name, values in met.context.items()}  # u0's third list
+    seen = dict(zip(last["history_index"].tolist(), last["history_count"].tolist(), strict=True))
+    assert seen == {0: 0.0, 2: 2.0, 1: 4.0}  # "b" was shown twice, "a" shown and clicked twice
+    assert (plain.context["history_index"][8] > 0).sum() == 1
+    assert torch.equal(plain.label, met.label) and torch.equal(plain.item, met.item)
 
 
 def test_grouped_softmax_is_the_listwise_loss_of_each_list() -> None:
