@@ -61,6 +61,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "backfill": Command("serving.backfill", "compute features anew from the event log"),
     "train": Command("training.train", "train towers and ranker, evaluate, write a bundle"),
+    "leave-one-out": Command(
+        "training.leave_one_out.command", "judge a next-item model by the published protocol"
+    ),
     "bundle": Command("recsys.bundle.cli", "list, verify, point to and roll back bundles"),
     "publish": Command("serving.publish", "load a bundle into Triton and make it live"),
     "loadtest": Command("benchmarks.loadtest", "load the API at a given rate, print latencies"),

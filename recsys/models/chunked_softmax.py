@@ -29,16 +29,21 @@ def chunked_softmax(
     target: Tensor,
     weight: Tensor,
     *,
+    smoothing: float = 0.0,
     max_logits: int = MAX_LOGITS,
     precision: torch.dtype = torch.bfloat16,
 ) -> Tensor:
     """Give the weighted mean of ``-log softmax(q · V)[target]`` over all items.
+
+    With ``smoothing`` the target is ``1 - smoothing`` on the item and the rest spread evenly over
+    all N (Szegedy et al. 2016, "Rethinking the inception architecture", section 7).
 
     Args:
         queries: ``[T, D]``, already divided by a temperature where there is one.
         item_vectors: ``[N + 1, D]``; row 0 is padding and not in the denominator.
         target: ``[T]`` item rows, 1 … N.
         weight: ``[T]``, not all 0.
+        smoothing: 0 … 1.
         max_logits: Logits that exist at a time.
         precision: Of the matrix products; sums and the gradients that are given back are float32.
 
@@ -52,7 +57,7 @@ def chunked_softmax(
     """
     total = weight.sum().clamp(min=1e-9)
     loss: Tensor = _ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
-        queries, item_vectors, target, weight / total, max_logits, precision
+        queries, item_vectors, target, weight / total, smoothing, max_logits, precision
     )
     return loss
 
@@ -70,7 +75,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, queries: Tensor, item_vectors: Tensor, target: Tensor, weight: Tensor,
-        max_logits: int, precision: torch.dtype,
+        smoothing: float, max_logits: int, precision: torch.dtype,
     ) -> Tensor:  # fmt: skip
         """Give the loss; keep its gradients."""
         with torch.autocast(queries.device.type, enabled=False):
@@ -78,14 +83,17 @@ class _ChunkedSoftmax(torch.autograd.Function):
             places = _Places(queries, queries.to(precision), target - 1, weight)
             rows, columns = chunk_shape(len(queries), len(catalogue), max_logits)
             gradients = _Gradients(queries, item_vectors)
+            middle = item_vectors[1:].float().mean(dim=0)
             loss = torch.zeros((), device=queries.device)
             for begin in range(0, len(queries), rows):
                 part = places.part(begin, begin + rows)
+                part.smoothing = smoothing
                 if columns >= len(catalogue):
-                    loss += _one_pass(part, catalogue, gradients)
+                    nll = _one_pass(part, catalogue, gradients)
                 else:
-                    exact = item_vectors[part.target + 1].float()
-                    loss += _two_passes(part, catalogue, exact, columns, gradients)
+                    nll = _two_passes(part, catalogue, item_vectors, columns, gradients)
+                loss += (part.smoothed(nll, item_vectors, middle) * part.weight).sum()
+            gradients.spread(queries, weight, middle, smoothing)
         ctx.save_for_backward(gradients.of_queries, gradients.of_items())
         ctx.dtypes = queries.dtype, item_vectors.dtype
         return loss
@@ -97,7 +105,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
         of_queries, of_items = ctx.saved_tensors
         queries, items = ctx.dtypes
         scaled = (of_queries * outer).to(queries), (of_items * outer).to(items)
-        return *scaled, None, None, None, None
+        return *scaled, None, None, None, None, None
 
 
 class _Places:
@@ -106,6 +114,7 @@ class _Places:
     def __init__(self, exact: Tensor, queries: Tensor, target: Tensor, weight: Tensor) -> None:
         self.exact, self.queries, self.target, self.weight = exact, queries, target, weight
         self.begin = 0
+        self.smoothing = 0.0
 
     def part(self, begin: int, end: int) -> _Places:
         some = slice(begin, end)
@@ -114,6 +123,17 @@ class _Places:
         )
         part.begin = begin
         return part
+
+    def positive(self, item_vectors: Tensor) -> Tensor:
+        """Give the targets' logits in float32, ``[rows]``."""
+        return (self.exact.float() * item_vectors[self.target + 1].float()).sum(dim=1)
+
+    def smoothed(self, nll: Tensor, item_vectors: Tensor, middle: Tensor) -> Tensor:
+        """Give the loss against smoothed targets: the mean logit is that of the mean item."""
+        if self.smoothing == 0.0:
+            return nll
+        evenly = nll + self.positive(item_vectors) - self.exact.float() @ middle
+        return (1.0 - self.smoothing) * nll + self.smoothing * evenly
 
 
 class _Gradients:
@@ -126,12 +146,21 @@ class _Gradients:
         )
 
     def add(self, part: _Places, catalogue: Tensor, slope: Tensor, begin: int) -> None:
-        """Add what ``slope`` ``[rows, items]`` (softmax minus target, unweighted) means."""
+        """Add what ``slope`` ``[rows, items]`` means: softmax minus the target's own share, without
+        the weights and without what smoothing spreads, which ``spread`` adds in one go."""
         weight = part.weight.unsqueeze(1)
         rows = slice(part.begin, part.begin + len(part.queries))
         self.of_queries[rows] += (slope @ catalogue).float() * weight
         weighted = part.queries * weight.to(part.queries.dtype)
         self.transposed[:, begin : begin + slope.shape[1]] += weighted.T @ slope
+
+    def spread(self, queries: Tensor, weight: Tensor, middle: Tensor, smoothing: float) -> None:
+        """Add the evenly spread share of the target: ``-smoothing / N`` for every logit."""
+        if smoothing == 0.0:
+            return
+        self.of_queries -= smoothing * weight.float().unsqueeze(1) * middle
+        pull = (queries.float() * weight.float().unsqueeze(1)).sum(dim=0)
+        self.transposed -= (smoothing / self.transposed.shape[1]) * pull.unsqueeze(1)
 
     def of_items(self) -> Tensor:
         """Give ``[N + 1, D]``; nothing for the padding row."""
@@ -143,14 +172,14 @@ def _one_pass(part: _Places, catalogue: Tensor, gradients: _Gradients) -> Tensor
     probability = F.linear(part.queries, catalogue).softmax(dim=1)
     index = torch.arange(len(part.target), device=part.target.device), part.target
     # Of the very probabilities the gradient has; the smallest normal number keeps it finite.
-    loss = -(probability[index].float().clamp(min=1.2e-38).log() * part.weight).sum()
-    probability[index] -= 1.0
+    nll = -probability[index].float().clamp(min=1.2e-38).log()
+    probability[index] -= 1.0 - part.smoothing
     gradients.add(part, catalogue, probability, 0)
-    return loss
+    return nll
 
 
 def _two_passes(
-    part: _Places, catalogue: Tensor, target_vectors: Tensor, columns: int, gradients: _Gradients
+    part: _Places, catalogue: Tensor, item_vectors: Tensor, columns: int, gradients: _Gradients
 ) -> Tensor:
     """First the normaliser, block by block; then each block again for its gradient."""
     normaliser = part.weight.new_full((len(part.target),), -torch.inf)
@@ -165,7 +194,6 @@ def _two_passes(
         slope = logits.sub_(normaliser.unsqueeze(1)).exp_()
         column = part.target - begin
         here = ((column >= 0) & (column < len(block))).nonzero().flatten()
-        slope[here, column[here]] -= 1.0
+        slope[here, column[here]] -= 1.0 - part.smoothing
         gradients.add(part, block, slope.to(block.dtype), begin)
-    positive = (part.exact.float() * target_vectors).sum(dim=1)
-    return ((normaliser - positive) * part.weight).sum()
+    return normaliser - part.positive(item_vectors)

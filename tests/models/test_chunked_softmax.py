@@ -23,19 +23,24 @@ def inputs(seed: int = 0) -> tuple[torch.Tensor, ...]:
     return queries, items, target, torch.rand(T, generator=generator)
 
 
-def naive(queries, items, target, weight) -> torch.Tensor:
-    log_p = (queries @ items[1:].T).log_softmax(1)
-    losses = -log_p.gather(1, (target - 1).unsqueeze(1)).squeeze(1)
+def naive(queries, items, target, weight, smoothing: float = 0.0) -> torch.Tensor:
+    logits = queries @ items[1:].T
+    losses = torch.nn.functional.cross_entropy(
+        logits, target - 1, reduction="none", label_smoothing=smoothing
+    )
     return (losses * weight).sum() / weight.sum()
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("max_logits", [1, 7, N, 5 * N, 200, T * N, 10**9])
-def test_any_bound_gives_the_naive_loss_and_gradients(max_logits: int) -> None:
+def test_any_bound_gives_the_naive_loss_and_gradients(max_logits: int, smoothing: float) -> None:
     queries, items, target, weight = inputs()
     found = []
     for loss_of in (
-        naive,
-        lambda *a: chunked_softmax(*a, max_logits=max_logits, precision=torch.float32),
+        lambda *a: naive(*a, smoothing=smoothing),
+        lambda *a: chunked_softmax(
+            *a, smoothing=smoothing, max_logits=max_logits, precision=torch.float32
+        ),
     ):
         q, v = queries.clone().requires_grad_(), items.clone().requires_grad_()
         loss = loss_of(q, v, target, weight)
