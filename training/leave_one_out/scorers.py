@@ -108,15 +108,35 @@ def fused_scores(model: Scores, neighbours: Scores, *, weight: float) -> Scores:
 
     Neighbours see only items that were had together; where they see none the model stands alone.
     """
+    log_probability, share = log_probabilities(model), shares_of_best(neighbours)
+    return lambda rows: log_probability(rows) + weight * share(rows)
+
+
+def log_probabilities(model: Scores) -> Scores:
+    """Give logits as log-probabilities over all items, -inf for padding."""
 
     def of(rows: Int64s) -> Tensor:
-        logits, other = model(rows), neighbours(rows)
-        logits = logits.index_fill(1, torch.zeros(1, dtype=torch.long), -torch.inf)
-        best = other.amax(dim=1, keepdim=True).clamp(min=1e-9)
-        out: Tensor = logits.log_softmax(dim=1) + weight * other / best
-        return out
+        logits = model(rows)
+        nothing = torch.zeros(1, dtype=torch.long, device=logits.device)
+        return logits.index_fill(1, nothing, -torch.inf).log_softmax(dim=1)
 
     return of
+
+
+def shares_of_best(scores: Scores) -> Scores:
+    """Give scores divided by the best of the user; all 0 stay 0."""
+
+    def of(rows: Int64s) -> Tensor:
+        found = scores(rows)
+        return found / found.amax(dim=1, keepdim=True).clamp(min=1e-9)
+
+    return of
+
+
+def kept(scores: Scores, num_users: int) -> Scores:
+    """Give the same from memory, for users asked about many times."""
+    every = scores(np.arange(num_users))
+    return lambda rows: every[torch.from_numpy(rows)]
 
 
 def _edges(past: Ragged) -> tuple[Tensor, Tensor]:
