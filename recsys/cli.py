@@ -64,6 +64,9 @@ COMMANDS: dict[str, Command] = {
     "leave-one-out": Command(
         "training.leave_one_out.command", "judge a next-item model by the published protocol"
     ),
+    "evaluate": Command(
+        "training.report.cli", "judge a bundle on the log, against another; write its report"
+    ),
     "bundle": Command("recsys.bundle.cli", "list, verify, point to and roll back bundles"),
     "publish": Command("serving.publish", "load a bundle into Triton and make it live"),
     "loadtest": Command("benchmarks.loadtest", "load the API at a given rate, print latencies"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from training.prepare import prepare
 from training.prepared import Prepared, Sources
 from training.progress import Progress
 from training.recipes import Recipe
+from training.report.other import LIVE
+from training.report.run import report_on
 from training.source import Source
 
 
@@ -66,9 +68,11 @@ def make_bundle(
     draft = bundle_dir / f".draft-{recipe.name}"
     shutil.rmtree(draft, ignore_errors=True)
     write_draft(draft, source, prepared, sources, fitted, device=device, now_ms=now_ms)
-    with progress.stage("evaluate"):
-        finished, verdict = judge_draft(draft, source, prepared, sources, progress=progress)
     store = BundleStore(bundle_dir)
+    with progress.stage("evaluate"):
+        finished, verdict = judge_draft(
+            draft, source, prepared, sources, progress=progress, store=store, curve=fitted.curve
+        )
     bundle_id = store.add(draft)
     shutil.rmtree(draft)
     return Made(
@@ -95,17 +99,32 @@ def write_draft(
 
 
 def judge_draft(
-    draft: Path, source: Source, prepared: Prepared, sources: Sources, *, progress: Progress
+    draft: Path,
+    source: Source,
+    prepared: Prepared,
+    sources: Sources,
+    *,
+    progress: Progress,
+    store: BundleStore | None = None,
+    curve: Sequence[tuple[str, int, float]] = (),
 ) -> tuple[Manifest, Verdict]:
     """Judge what was exported, loaded from its files, and write the verdict into the bundle.
 
-    The manifest keeps what the draft's says of its making; metrics and model card are new.
+    The manifest keeps what the draft's says of its making; metrics and model card are new. With a
+    ``store`` the report is written beside its bundles, compared with the live one; ``curve`` is
+    the training loss it shows.
     """
     verdict = evaluate(
         load_serving_model(draft), prepared, sources, k=source.k, views=source.views,
-        relevant_type=source.relevant_type, progress=progress,
+        relevant_type=source.relevant_type, progress=progress, log=source.log,
     )  # fmt: skip
     before = read_manifest(draft)
     (draft / METRICS_FILE).write_text(json.dumps(verdict.metrics, indent=1, sort_keys=True))
     write_model_card(draft, before.model_copy(update={"metrics": verdict.metrics}))
-    return finish_manifest(draft, before.model_copy(update={"metrics": verdict.metrics})), verdict
+    finished = finish_manifest(draft, before.model_copy(update={"metrics": verdict.metrics}))
+    if store is not None:
+        report_on(
+            finished, verdict, source.log, source.plan, store, against=LIVE, curve=curve,
+            progress=progress,
+        )  # fmt: skip
+    return finished, verdict

@@ -192,6 +192,11 @@ class TorchServingModel:
         return Ranked(score.float(), output.probability.sigmoid().float())
 
     @torch.inference_mode()
+    def item_vectors(self) -> Tensor:
+        """Give ``[N + 1, D]`` vectors of the item tower, row 0 zero."""
+        return self._item_vectors.decoded()
+
+    @torch.inference_mode()
     def user_vectors(self, user: UserContext) -> Tensor:
         """Give ``[B, D]`` vectors of the user tower."""
         return self.prepare(user).vectors

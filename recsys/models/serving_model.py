@@ -72,6 +72,9 @@ class ServingModel(Protocol):
     def similar(self, item_index: Tensor, *, k: int) -> tuple[Tensor, Tensor]:
         """Give the ``[B, k]`` nearest other items of ``[B]`` items, and their cosines."""
 
+    def item_vectors(self) -> Tensor:
+        """Give ``[N + 1, D]`` vectors of the item tower, row 0 zero."""
+
     def set_available(self, available: Tensor) -> None:
         """Swap in which items may be retrieved, ``[N + 1]`` bool (row 0 never is)."""
 

@@ -24,7 +24,7 @@ from recsys.evaluation.ndcg import ndcg_at_k
 from recsys.evaluation.novelty import novelty_at_k
 from recsys.evaluation.recall import recall_at_k
 from recsys.evaluation.reciprocal_rank import reciprocal_rank_at_k
-from recsys.evaluation.report import as_table, judge_lists
+from recsys.evaluation.report import ItemFacts, as_table, judge_lists
 from recsys.features.batch import Ragged
 
 
@@ -139,7 +139,7 @@ def test_bootstrap_interval_holds_the_mean_and_skips_nan() -> None:
 
 def test_report_has_numbers_and_a_table() -> None:
     quality = judge_lists(
-        RANKED, RELEVANT, k=4, popularity=np.ones(10), rng=np.random.default_rng(0)
+        RANKED, RELEVANT, k=4, items=ItemFacts(popularity=np.ones(10)), rng=np.random.default_rng(0)
     )
     assert quality.num_users == 2
     assert quality.as_json()["recall@4"] == 0.75

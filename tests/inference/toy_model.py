@@ -79,6 +79,9 @@ class ToyModel:
         score, index = cosine.topk(min(k, self.num_items), dim=1)
         return index.masked_fill(score == -torch.inf, 0).int(), score
 
+    def item_vectors(self) -> Tensor:
+        return self.vectors
+
     def set_available(self, available: Tensor) -> None:
         self.available = available
 
