@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHON RECSYS_TORCH_INDEX
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test verify-accuracy verify-equality verify-feast verify-kuairand verify-offline verify-ranklens verify-sequences verify-stream bench lock clean
+.PHONY: help setup demo check test verify-accuracy verify-cold-start verify-equality verify-feast verify-kuairand verify-offline verify-ranklens verify-sequences verify-stream bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ verify-accuracy: setup  ## train on Online Retail and hold the ranked list to it
 
 verify-sequences: setup  ## three seeds on Amazon Beauty, leave-one-out, held to the published bars (many minutes)
 	@$(BIN)/python -m training.leave_one_out.verify $(ARGS)
+
+verify-cold-start: setup  ## items introduced after training are found by content alone (minutes)
+	@$(BIN)/python -m training.verify_cold_start $(ARGS)
 
 verify-equality: setup  ## 2,000 generated logs a test: stream, backfill, history and definition agree (an hour)
 	@RECSYS_TEST_EXAMPLES=$${RECSYS_TEST_EXAMPLES:-2000} $(BIN)/pytest -q -n $(WORKERS) --timeout 0 $(ARGS) \

@@ -124,6 +124,7 @@ def prepare(
         popular_weights=popular_weights,
         visit_context=context,
         visit_positives=RaggedTensor.of(visits.positives),
+        visit_moment_ms=torch.from_numpy(visits.moment_ms),
         visit_is_early=torch.from_numpy(visits.moment_ms < split.ranker_from_ms),
         early_edges=_edges(early, recipe, catalogue.vocabulary.num_items, split.ranker_from_ms),
         all_edges=all_edges,

@@ -101,6 +101,8 @@ class Prepared:
     popular_weights: Tensor
     visit_context: Context
     visit_positives: RaggedTensor
+    visit_moment_ms: Tensor
+    """``[E]`` int64: one millisecond before the visit's first item."""
     visit_is_early: Tensor
     """``[E]`` bool: before the ranker's part begins."""
     early_edges: Edges

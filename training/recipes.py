@@ -39,6 +39,9 @@ class TowerTraining:
     """AdamW's."""
     repeat_weight: float = 0.3
     """Weight of a positive the user already had: the history source finds those."""
+    newcomer_ms: int = 3 * DAY_MS
+    """A visit this soon after an item appeared meets it without its own embedding, where the model
+    ``learns_newcomers``: about as long as a bundle serves."""
     pause_ms: int = 30 * MINUTE_MS
     """A pause this long ends a visit."""
     max_visits: int = 200_000
@@ -142,7 +145,7 @@ class Recipe:
 
 def demo() -> Recipe:
     """Give the run of ``recsys demo``: under 100 seconds on two cores for a year of a shop."""
-    return Recipe(name="demo")
+    return Recipe(name="demo", model=TwoTowerConfig(learns_newcomers=True))
 
 
 def debug() -> Recipe:

@@ -29,6 +29,7 @@ class TowerSteps:
         self._rows = rows
         self._world = world
         self._known = _known_items(prepared, rows).to(world.device)
+        self._first_seen_ms = prepared.first_seen_ms.to(world.device)
         self._share = (counts / counts.sum().clamp(min=1)).float().to(world.device)
 
     def phase(self, name: str, epochs: int) -> Phase:
@@ -56,22 +57,54 @@ class TowerSteps:
         every, chosen = every[own].to(device), chosen[own].to(device)
         had = (chosen.unsqueeze(2) == context["history_index"].unsqueeze(1)).any(dim=2)
         weight = torch.where(had, self._config.repeat_weight, 1.0) * (chosen != 0)
+        moment_ms = self._prepared.visit_moment_ms[rows].to(device)
+        cold = self._towers.items.as_newcomers() if self._towers.learns_newcomers else None
         if self._config.softmax == "full":
-            logits = users @ items.T / self._towers.temperature
-            unknown = torch.ones(len(items), dtype=torch.bool, device=device)
-            unknown[self._known] = False
-            loss = full_softmax(logits.masked_fill(unknown, -1e9), chosen, weight)
+            every_item = torch.arange(len(items), device=device)
+            logits = self._logits(users, items, cold, every_item, moment_ms)
+            absent = torch.ones(len(items), dtype=torch.bool, device=device)
+            absent[self._known] = False
+            absent = absent | self._is_unborn(every_item, moment_ms)
+            absent = absent.scatter(1, every, False)
+            absent[:, 0] = True
+            loss = full_softmax(logits.masked_fill(absent, -1e9), chosen, weight)
         else:
-            loss = self._sampled(users, items, every, chosen, weight, generator)
+            loss = self._sampled(users, items, cold, every, chosen, weight, moment_ms, generator)
         return loss * self._world.share(weight)
+
+    def _logits(
+        self, users: Tensor, items: Tensor, cold: Tensor | None, index: Tensor, moment_ms: Tensor
+    ) -> Tensor:
+        """Give ``[B, M]`` logits of items ``[M]`` for every visit, or ``[B, P]`` of its own ones.
+
+        An item that had only just appeared by the visit is met as a newcomer (``cold``): it had no
+        embedding of its own then.
+        """
+
+        def cosine(vectors: Tensor) -> Tensor:
+            found = F.embedding(index, vectors)
+            return (users.unsqueeze(1) * found).sum(2) if index.dim() == 2 else users @ found.T
+
+        logits = cosine(items)
+        if cold is not None:
+            is_new = self._first_seen_ms[index] > moment_ms.unsqueeze(1) - self._config.newcomer_ms
+            logits = torch.where(is_new, cosine(cold), logits)
+        return logits / self._towers.temperature
+
+    def _is_unborn(self, index: Tensor, moment_ms: Tensor) -> Tensor:
+        """Tell ``[B, M]`` which items ``[M]`` appeared only after the visit: nobody could take
+        them, so they are no negatives of it."""  # fmt: skip
+        return self._first_seen_ms[index] > moment_ms.unsqueeze(1)
 
     def _sampled(
         self,
         users: Tensor,
         items: Tensor,
+        cold: Tensor | None,
         every: Tensor,
         chosen: Tensor,
         weight: Tensor,
+        moment_ms: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
         num_known, num_uniform = len(self._known), self._config.uniform_negatives
@@ -81,12 +114,11 @@ class TowerSteps:
         expected = len(in_batch) * self._share[pool] + num_uniform / num_known
         own = torch.zeros(len(users), len(items), dtype=torch.bool, device=users.device)
         own.scatter_(1, every, True)
-        temperature = self._towers.temperature
         return sampled_softmax(
-            positive_logit=(users.unsqueeze(1) * F.embedding(chosen, items)).sum(2) / temperature,
-            pool_logit=users @ F.embedding(pool, items).T / temperature,
+            positive_logit=self._logits(users, items, cold, chosen, moment_ms),
+            pool_logit=self._logits(users, items, cold, pool, moment_ms),
             pool_log_q=expected.log(),
-            own_positive=own[:, pool],
+            own_positive=own[:, pool] | self._is_unborn(pool, moment_ms),
             weight=weight,
         )
 

@@ -53,6 +53,9 @@ class TwoTowerConfig:
     """Rows of the profile-token table."""
     id_dropout: float = 0.1
     """Chance that a training step sees an item without its own embedding."""
+    learns_newcomers: bool = False
+    """Whether items without an embedding of their own share one, which is learned from how items
+    did in their first days (``TowerTraining.newcomer_ms``); off, they have none."""
     dropout: float = 0.1
     """On the user tower's inputs."""
     temperature: float = 0.08

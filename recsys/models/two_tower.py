@@ -3,6 +3,9 @@
 The item tower adds up what is known of an item: an embedding of its own, its category, the words
 of its text, its price. In training the own embedding is now and then left out (``id_dropout``), so
 that the rest learns to stand alone: a never-seen item then gets a useful vector from its words.
+With ``learns_newcomers`` such items share an embedding, and visits from an item's first days meet
+it without its own, as serving meets what comes after training: that new things are wanted more (or
+less) than old ones of the same content is learned too.
 
 The user tower looks at the history through the *same* item vectors: pooled, by a few attention
 heads that see each item's vector, its count and its age (so one head can learn the last days and
@@ -50,25 +53,46 @@ class ItemTower(nn.Module):
         self.words = nn.EmbeddingBag(config.num_text_buckets + 1, size, mode="mean", padding_idx=0)
         self.price = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, size))
         self.mix = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size))
+        self.newcomer = nn.Parameter(torch.zeros(size)) if config.learns_newcomers else None
         for embedding in (self.identity, self.category, self.words):
             nn.init.normal_(embedding.weight, std=0.1)
 
     def forward(self) -> Tensor:
         """Give the vectors of all items, ``[N + 1, D]``, length 1, row 0 zero."""
         table = self.table
-        identity = self.identity.weight * table.has_id.unsqueeze(1)
+        identity = self.identity.weight
         if self.training and self.id_dropout > 0:
             kept = torch.rand(len(identity), 1, device=identity.device) >= self.id_dropout
             identity = identity * kept
-        content = (
+        if self.newcomer is None:
+            identity = identity * table.has_id.unsqueeze(1)
+        else:
+            identity = torch.where(table.has_id.unsqueeze(1), identity, self.newcomer)
+        return self._unit(identity + self._content())
+
+    def as_newcomers(self) -> Tensor:
+        """Give ``[N + 1, D]``: every item as it would be had nobody touched it yet.
+
+        What an item without an embedding of its own gets from ``forward``, to the bit.
+        """
+        content = self._content()
+        return self._unit(content if self.newcomer is None else self.newcomer + content)
+
+    def _content(self) -> Tensor:
+        """Give ``[N + 1, D]`` what category, words and price say."""
+        table = self.table
+        content: Tensor = (
             self.category(table.category)
             + self.words(table.text)
             + self.price(table.log_price().unsqueeze(1))
         )
-        vectors = F.normalize(identity + content + self.mix(content), dim=1)
+        mixed: Tensor = self.mix(content)
+        return content + mixed
+
+    def _unit(self, vectors: Tensor) -> Tensor:
         padding = torch.ones(len(vectors), 1, device=vectors.device)
         padding[0] = 0.0
-        return vectors * padding
+        return F.normalize(vectors, dim=1) * padding
 
 
 class UserTower(nn.Module):
@@ -166,6 +190,7 @@ class TwoTower(nn.Module):
     def __init__(self, config: TwoTowerConfig, dimensions: Dimensions, table: ItemTable) -> None:
         super().__init__()
         self.temperature = config.temperature
+        self.learns_newcomers = config.learns_newcomers
         self.items = ItemTower(config, table, dimensions.num_categories)
         self.users = UserTower(config, dimensions)
 

@@ -102,6 +102,55 @@ def test_items_that_come_later_are_no_negatives(softmax) -> None:
     assert moved[:-2].all() and not moved[-2]
 
 
+def test_an_item_is_no_negative_of_a_visit_before_it_appeared() -> None:
+    log = made_up_log()
+    begin_ms = int(log["event_time_ms"].min())
+    middle = begin_ms + 15 * 86_400_000
+    late = log.filter(pl.col("kind") == "item").head(1).with_columns(
+        pl.lit("a-late-item").alias("item_id"), pl.lit("late").alias("event_id"),
+        pl.lit("zzz").alias("category"), pl.lit(middle).alias("event_time_ms"),
+    )  # fmt: skip
+    task = prepared(pl.concat([log, late], how="diagonal"))
+    before = (task.visit_moment_ms < middle).nonzero().flatten()
+    after = (task.visit_moment_ms > middle).nonzero().flatten()
+    assert len(before) > 30 and len(after) > 30
+    for rows, is_negative in ((before, False), (after, True)):
+        for softmax in ("sampled", "full"):
+            recipe = replace(task.recipe, towers=replace(task.recipe.towers, softmax=softmax))
+            one = replace(task, recipe=recipe)
+            towers = TwoTower(recipe.model, task.dimensions, ItemTable(task.statics))
+            every = torch.arange(len(task.visit_is_early))
+            steps = TowerSteps(one, towers, every, task.all_edges.counts, World())
+            phase = steps.phase("towers", 1)
+            phase.loss(rows, torch.Generator().manual_seed(1)).backward()
+            moved = bool(towers.items.category.weight.grad[-2].abs().sum() > 0)
+            assert moved == is_negative, (softmax, is_negative)
+
+
+def test_a_newcomer_is_met_in_training_as_it_is_served() -> None:
+    """An item without an embedding has the vector that its first days taught; those teach it."""
+    task = prepared(made_up_log())
+    assert task.recipe.model.learns_newcomers
+    towers = TwoTower(task.recipe.model, task.dimensions, ItemTable(task.statics))
+    towers.items.table.has_id[:] = True
+    towers.items.table.has_id[5] = False
+    every = torch.arange(len(task.visit_is_early))
+    steps = TowerSteps(task, towers, every, task.all_edges.counts, World()).phase("towers", 1)
+    first_days = task.visit_moment_ms < task.visit_moment_ms.min() + 2 * 86_400_000
+    gradients = []
+    for rows in (every[first_days], every[~first_days]):
+        towers.zero_grad()
+        steps.loss(rows, torch.Generator().manual_seed(1)).backward()
+        gradients.append(float(towers.items.newcomer.grad.abs().sum()))
+    assert gradients[0] > 3 * gradients[1]  # later only item 5 is one
+    with torch.no_grad():
+        towers.items.newcomer.normal_()
+        towers.eval()
+        assert torch.equal(towers.items()[5], towers.items.as_newcomers()[5])
+        assert not torch.equal(towers.items()[6], towers.items.as_newcomers()[6])
+        assert not towers.items.as_newcomers()[0].any()
+
+
 class KilledError(Exception):
     """Stands for a process that is no more."""
 
