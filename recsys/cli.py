@@ -67,6 +67,9 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(
         "training.report.cli", "judge a bundle on the log, against another; write its report"
     ),
+    "pipeline": Command(
+        "training.pipeline.cli", "run, schedule and render the whole chain from log to live bundle"
+    ),
     "bundle": Command("recsys.bundle.cli", "list, verify, point to and roll back bundles"),
     "publish": Command("serving.publish", "load a bundle into Triton and make it live"),
     "loadtest": Command("benchmarks.loadtest", "load the API at a given rate, print latencies"),

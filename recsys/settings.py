@@ -60,6 +60,8 @@ class Settings(BaseSettings):
     """``host:port`` of Triton's gRPC port; it must see ``model_repository`` under the same path."""
     ray_address: str | None = Field(None, alias="RAY_ADDRESS")
     """Ray cluster for training; unset starts a local one."""
+    mlflow_tracking_uri: str | None = Field(None, alias="MLFLOW_TRACKING_URI")
+    """Where training runs are recorded; unset: a SQLite file under the state folder."""
 
     state_dir: Path = Field(Path("var"), alias="RECSYS_STATE_DIR")
     """Everything the system writes: server data, event log, bundles, process files."""

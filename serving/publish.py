@@ -34,7 +34,7 @@ from recsys.bundle.triton_repository import BundleToServe, TritonModelConfig, re
 from recsys.client import AsyncClient, ClientConfig
 from recsys.deadline import Deadline
 from recsys.endpoints import Endpoints, resolve
-from recsys.errors import BundleError, RecsysError
+from recsys.errors import BundleError, RecsysError, ServerError, StageError
 from recsys.features.plan import PLAN_FILE
 from recsys.features.plan import load as load_plan
 from recsys.features.plan_history import PlanHistory
@@ -44,6 +44,8 @@ from recsys.models import signature
 from recsys.models.signature import Dimensions
 from recsys.settings import Settings
 
+TRY_AGAIN = 3
+"""Exit code when a server did not answer: the same command may succeed in a minute."""
 _TEMPLATE = Path(__file__).parent / "model_repository" / "model.py"
 
 
@@ -96,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except RecsysError as error:
         sys.stderr.write(f"recsys publish: {error}\n")
-        return 2
+        return TRY_AGAIN if isinstance(error, (ServerError, StageError)) else 2
     sys.stdout.write(
         json.dumps(
             {

@@ -18,22 +18,22 @@ import shutil
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from recsys.errors import ConfigurationError
+from recsys.errors import ConfigurationError, ServerError
 from training.checkpoint_files import KEPT, newest_whole, write_state
-from training.fit import Fitted, fit
+from training.fit import Fitted, Output, fit, fit_step
 from training.loop import State, World
 from training.prepared import Prepared
 
 OBJECT_STORE_BYTES = 200 * 1024**2
 """Nothing large goes through Ray's object store; this keeps a laptop's memory free."""
-_FITTED_FILE, _PROGRESS_FILE = "fitted.pt", "progress.jsonl"
+_FITTED_FILE, _GIVEN_FILE, _PROGRESS_FILE = "fitted.pt", "given.pt", "progress.jsonl"
 _RAY_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -75,19 +75,61 @@ def fit_on_ray(
     Raises:
         ConfigurationError: when Ray cannot be reached or the job fails.
     """
+    fitted = _on_ray(
+        prepared, None, {}, storage=storage, address=address, num_workers=num_workers,
+        use_gpu=use_gpu, on_epoch=on_epoch,
+    )  # fmt: skip
+    assert isinstance(fitted, Fitted)
+    return fitted, "cuda" if use_gpu else "cpu"
+
+
+def fit_step_on_ray(
+    name: str,
+    prepared: Prepared,
+    given: Mapping[str, Output],
+    *,
+    storage: Path,
+    address: str | None,
+    num_workers: int,
+    use_gpu: bool,
+    on_epoch: EpochReport,
+) -> Output:
+    """Run one step of ``fit.FIT_STEPS`` on workers; the rest is as in ``fit_on_ray``."""
+    output = _on_ray(
+        prepared, name, given, storage=storage, address=address, num_workers=num_workers,
+        use_gpu=use_gpu, on_epoch=on_epoch,
+    )  # fmt: skip
+    assert isinstance(output, dict)
+    return output
+
+
+def _on_ray(
+    prepared: Prepared,
+    step: str | None,
+    given: Mapping[str, Output],
+    *,
+    storage: Path,
+    address: str | None,
+    num_workers: int,
+    use_gpu: bool,
+    on_epoch: EpochReport,
+) -> object:
     storage = storage.absolute()
     storage.mkdir(parents=True, exist_ok=True)
     staged = storage / "prepared.pt"
     prepared.save(staged)
-    folder = storage / run_name(staged)
+    folder = storage / (run_name(staged) + (f"-{step}" if step else ""))
     folder.mkdir(exist_ok=True)
     staged = staged.replace(folder / "prepared.pt")
+    torch.save(dict(given), folder / _GIVEN_FILE)
     with _ray(address, num_workers), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own notices on our standard error
-        _train(folder, staged, num_workers=num_workers, use_gpu=use_gpu, on_epoch=on_epoch)
-    fitted = torch.load(folder / _FITTED_FILE, weights_only=False)
+        _train(
+            folder, staged, step=step, num_workers=num_workers, use_gpu=use_gpu, on_epoch=on_epoch
+        )
+    result: object = torch.load(folder / _FITTED_FILE, weights_only=False)
     shutil.rmtree(folder, ignore_errors=True)
-    return fitted, "cuda" if use_gpu else "cpu"
+    return result
 
 
 def run_name(prepared_file: Path) -> str:
@@ -124,7 +166,7 @@ def _ray(address: str | None, num_workers: int) -> Iterator[None]:
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigurationError(
+        raise ServerError(
             f"Ray does not answer at {address or 'a local start'} ({error}); check RAY_ADDRESS, or "
             "unset it to train on this machine"
         ) from error
@@ -137,7 +179,13 @@ def _ray(address: str | None, num_workers: int) -> Iterator[None]:
 
 
 def _train(
-    folder: Path, staged: Path, *, num_workers: int, use_gpu: bool, on_epoch: EpochReport
+    folder: Path,
+    staged: Path,
+    *,
+    step: str | None,
+    num_workers: int,
+    use_gpu: bool,
+    on_epoch: EpochReport,
 ) -> None:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -147,7 +195,7 @@ def _train(
         _worker,
         train_loop_config={
             "prepared": str(staged), "folder": str(folder), "use_gpu": use_gpu,
-            "threads": threads,
+            "threads": threads, "step": step,
         },
         scaling_config=ScalingConfig(
             num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1}
@@ -216,9 +264,16 @@ def _worker(config: dict[str, Any]) -> None:
             with progress.open("a") as file:
                 file.write(json.dumps([phase, epoch, epochs, loss]) + "\n")
 
-    fitted = fit(prepared, world=world, checkpoints=checkpoints, on_epoch=tell)
+    result: object
+    if config["step"] is None:
+        result = fit(prepared, world=world, checkpoints=checkpoints, on_epoch=tell)
+    else:
+        given = torch.load(Path(config["folder"]) / _GIVEN_FILE, weights_only=False)
+        result = fit_step(
+            config["step"], prepared, given, world=world, checkpoints=checkpoints, on_epoch=tell
+        )
     if world.rank == 0:
-        write_whole(Path(config["folder"]) / _FITTED_FILE, fitted)
+        write_whole(Path(config["folder"]) / _FITTED_FILE, result)
 
 
 class _RayCheckpoints:

@@ -36,6 +36,7 @@ from training.progress import Progress
 from training.recipe_file import read_recipe
 from training.recipes import RECIPES, Recipe, find_recipe
 from training.source import Source, Wanted, content_hash, read_log, source_of
+from training.tracking.mirror import mirror_bundles
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"({peak_mb:.0f} MB at most in this process)"
     )
     sys.stdout.write(json.dumps(_result(made, recipe, took_s, peak_mb, progress)) + "\n")
+    if not args.no_tracking:
+        progress.console.print(mirror_bundles(Settings()).said())
     return 0
 
 
@@ -89,6 +92,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--from-files", action="store_true",
         help="read the data set's files instead of the event log (no Kafka needed)",
     )  # fmt: skip
+    parser.add_argument("--no-tracking", action="store_true", help="do not tell MLflow")
     parser.add_argument("--quiet", action="store_true", help="no progress, no tables")
     return parser.parse_args(argv)
 

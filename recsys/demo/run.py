@@ -121,7 +121,7 @@ def play(args: argparse.Namespace, stages: Stages, settings: Settings, state_dir
         stages.run("lag", "--wait")
     with stages.stage("train", "point-in-time examples, two towers, ranker, evaluation (Ray)"):
         stages.run(
-            "train", "--recipe", "demo", "--dataset", world.name,
+            "train", "--no-tracking", "--recipe", "demo", "--dataset", world.name,
             "--shift-ms", str(world.shift_ms), capture=True,
         )  # fmt: skip
     with stages.stage("publish", "the bundle becomes Triton models; the pointer moves"):

@@ -23,7 +23,7 @@ from recsys.features.backfill import views_folder, work_folder
 _OTHERS = frozenset(
     # erased by whoever owns them, or whole states of their own
     ("event_log", "redis", "kafka", "triton", "run", "training", "demo", "backfill",
-     "backfill-views", "bundles", "model_repository")
+     "backfill-views", "bundles", "model_repository", "pipeline", "mlflow")
 )  # fmt: skip
 
 

@@ -1,0 +1,373 @@
+"""The steps of a run, in order: what each reads, what it depends on, what it leaves.
+
+::
+
+    data ► examples ► towers ► index ► ranker ► refit
+         ► bundle ► evaluate ► gate ► register ► publish
+
+Fitting is ``training.fit``'s own steps, the bundle is ``training.bundle_run``'s: ``recsys train``
+calls the same functions one after the other in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+
+from recsys.bundle.manifest import read_manifest
+from recsys.bundle.store import BundleStore
+from recsys.errors import BundleError, RecsysError
+from recsys.features import current_plan
+from recsys.features.plan import Plan
+from recsys.settings import Settings
+from training.bundle_run import judge_draft, write_draft
+from training.checkpoint_files import FolderCheckpoints
+from training.export import code_version
+from training.fit import FIT_STEPS, fit_step, fitted_of
+from training.loop import World
+from training.pipeline.champion import compare
+from training.pipeline.data_check import check_data, check_log_files
+from training.pipeline.definition import Definition
+from training.pipeline.engine import Step, Work
+from training.pipeline.gate import GateRefusedError, as_json, from_json, judge, passed, refusal
+from training.pipeline.parts import code_identity, recipe_part, visible
+from training.pipeline.retry import TransientError
+from training.prepare import prepare
+from training.prepared import Prepared, Sources
+from training.progress import Progress
+from training.source import Positions, Source, content_hash, fingerprint, read_log, source_of
+
+DATA_FILE, GATE_FILE, REGISTERED_FILE, PUBLISHED_FILE = (
+    "data.json", "gate.json", "registered.json", "published.json",
+)  # fmt: skip
+BUNDLE = "bundle"
+PUBLISH_TRY_AGAIN = 3
+"""Exit code of ``recsys publish`` when a server did not answer."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pins:
+    """What a run holds on to from its beginning, so that going on after a kill is the same run."""
+
+    run: str
+    started_ms: int
+    positions: Positions
+    """Where the event log ended."""
+    champion: str | None
+    """What was live."""
+
+
+class Chain:
+    """The steps of one run."""
+
+    def __init__(
+        self,
+        definition: Definition,
+        settings: Settings,
+        pins: Pins,
+        *,
+        fence: int,
+        progress: Progress,
+    ) -> None:
+        """``fence`` is the run's number, ``progress`` shows what goes on inside steps."""
+        self.definition = definition
+        self.settings = settings
+        self.pins = pins
+        self._fence = fence
+        self._progress = progress
+        self._recipe = definition.full_recipe()
+        self._store = BundleStore(settings.bundle_dir)
+        self._source: Source | None = None
+        self._plan: Plan | None = None
+
+    def steps(self, *, until_gate: bool = False) -> list[Step]:
+        """Give the steps; with ``until_gate`` those that change nothing outside their outputs."""
+        fit_reads: dict[str, tuple[str, ...]] = {
+            "towers": ("examples",),
+            "index": ("examples", "towers"),
+            "ranker": ("examples", "towers", "index"),
+            "refit": ("examples", "towers"),
+        }
+        definition, recipe = self.definition, self._recipe
+        machine = {"workers": definition.workers if definition.ray else 1, "device": self._device()}
+        steps = [
+            self._step("data", self._check, config=self._data_config()),
+            self._step(
+                "examples", self._examples, reads=("data",), config=recipe_part(recipe, "examples")
+            ),
+            *(
+                self._step(
+                    name, self._fitting(name), reads=fit_reads[name],
+                    config=recipe_part(recipe, name) | machine,
+                )
+                for name in FIT_STEPS
+            ),
+            self._step(
+                "bundle", self._bundle, reads=("data", "examples", *FIT_STEPS),
+                config=recipe_part(recipe, "bundle"),
+            ),
+            self._step("evaluate", self._evaluate, reads=("data", "examples", "bundle"), config={}),
+            self._step(
+                "gate", self._gate, reads=("data", "examples", "evaluate"),
+                config={"bounds": definition.gate.model_dump(mode="json"),
+                        "champion": self.pins.champion},
+            ),
+        ]  # fmt: skip
+        if until_gate:
+            return steps
+        steps.append(
+            self._step(
+                "register", self._register, reads=("evaluate", "gate"),
+                config={"store": str(self.settings.bundle_dir.absolute())}, holds=self._is_stored,
+            )
+        )  # fmt: skip
+        if definition.publish != "no":
+            steps.append(
+                self._step(
+                    "publish", self._publish, reads=("register",),
+                    config={"how": definition.publish},
+                )
+            )  # fmt: skip
+        return steps
+
+    def _step(
+        self,
+        name: str,
+        work: Callable[[Work], None],
+        *,
+        config: dict[str, Any],
+        reads: tuple[str, ...] = (),
+        holds: Callable[[Path], bool] = lambda _: True,
+    ) -> Step:
+        return Step(
+            name=name, work=work, reads=reads, config=config, code=code_identity(), holds=holds
+        )
+
+    # --- data ------------------------------------------------------------------------------
+
+    def source(self) -> Source:
+        """Give the log up to the run's positions, read once."""
+        if self._source is None:
+            wanted = self.definition.wanted
+            with self._progress.stage("read the log"):
+                log = read_log(self.settings, wanted, positions=self.pins.positions)
+            self._source = source_of(
+                log, self._feature_plan(), wanted.dataset, shift_ms=wanted.shift_ms,
+                test_from=wanted.test_from, data_hash=content_hash(log),
+            )  # fmt: skip
+        return self._source
+
+    def _feature_plan(self) -> Plan:
+        if self._plan is None:
+            settings = self.settings
+            self._plan = current_plan.ensure(settings.state_dir, project=settings.namespace)
+        return self._plan
+
+    def _data_config(self) -> dict[str, Any]:
+        definition = self.definition
+        return {
+            "wanted": asdict(definition.wanted),
+            "bounds": definition.data.model_dump(mode="json"),
+            "plan": self._feature_plan().schema_hash,
+            # Files of a data set say nothing of their content: they are read to find it.
+            "log": self.source().data_hash
+            if definition.from_files
+            else fingerprint(self.settings, self.pins.positions),
+            # How old the newest event may be is a question of when it is asked.
+            "asked_ms": None if definition.data.max_age_hours is None else self.pins.started_ms,
+        }
+
+    def _check(self, work: Work) -> None:
+        definition = self.definition
+        if not definition.from_files:
+            check_log_files(self.settings, definition.data)
+        source = self.source()
+        facts = check_data(source.log, definition.data, now_ms=self.pins.started_ms)
+        _write(
+            work.out / DATA_FILE,
+            {
+                "data_hash": source.data_hash,
+                "plan": source.plan.schema_hash,
+                "dataset": source.dataset,
+                "objectives": [o.model_dump(mode="json") for o in source.objectives],
+                "views": source.views,
+                "k": source.k,
+                "relevant_type": source.relevant_type,
+                "test_from_ms": source.test_from_ms,
+                "facts": facts.as_json(),
+            },
+        )
+        work.journal.tell("said", text=f"{facts.num_events} events of {facts.num_users} users")
+
+    def _same_source(self, work: Work) -> Source:
+        """Give the source, if it is still what the data step saw."""
+        source = self.source()
+        wanted = json.loads((work.given["data"] / DATA_FILE).read_bytes())["data_hash"]
+        if source.data_hash != wanted:
+            raise RecsysError(
+                f"wanted the events this run began with (content {wanted}), found others "
+                f"({source.data_hash}): the log was changed meanwhile, by an erasure or retention; "
+                "run the pipeline again"
+            )
+        return source
+
+    # --- learning --------------------------------------------------------------------------
+
+    def _examples(self, work: Work) -> None:
+        source = self._same_source(work)
+        prepared, sources = prepare(
+            source.log, source.plan, visible(self._recipe, "examples"), source.objectives,
+            test_from_ms=source.test_from_ms, progress=self._progress,
+        )  # fmt: skip
+        prepared.save(work.out / "prepared.pt")
+        torch.save(sources, work.out / "sources.pt")
+
+    def _prepared(self, work: Work, step: str) -> Prepared:
+        prepared = Prepared.load(work.given["examples"] / "prepared.pt")
+        return replace(prepared, recipe=visible(self._recipe, step))
+
+    def _sources(self, work: Work) -> Sources:
+        return cast(Sources, _load(work.given["examples"] / "sources.pt"))
+
+    def _fitting(self, name: str) -> Callable[[Work], None]:
+        def work(work: Work) -> None:
+            prepared = self._prepared(work, name)
+            given = {
+                before: _load(work.given[before] / "output.pt")
+                for before in FIT_STEPS
+                if before in work.given
+            }
+
+            def on_epoch(phase: str, epoch: int, epochs: int, loss: float) -> None:
+                work.journal.tell(
+                    "epoch", step=name, phase=phase, epoch=epoch + 1, epochs=epochs, loss=loss
+                )
+
+            if self.definition.ray and name != "index":  # nothing is trained there
+                from training.ray_job import fit_step_on_ray
+
+                output = fit_step_on_ray(
+                    name, prepared, given, storage=work.scratch,
+                    address=self.settings.ray_address, num_workers=self.definition.workers,
+                    use_gpu=self._device() == "cuda", on_epoch=on_epoch,
+                )  # fmt: skip
+            else:
+                output = fit_step(
+                    name, prepared, given, world=World(device=torch.device(self._device())),
+                    checkpoints=FolderCheckpoints(work.scratch), on_epoch=on_epoch,
+                )  # fmt: skip
+            torch.save(output, work.out / "output.pt")
+
+        return work
+
+    def _device(self) -> str:
+        asked = self.definition.device
+        if asked == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        if asked == "cuda" and not torch.cuda.is_available():
+            raise RecsysError("device cuda: torch finds no CUDA device here; use cpu")
+        return asked
+
+    # --- the bundle ------------------------------------------------------------------------
+
+    def _bundle(self, work: Work) -> None:
+        fitted = fitted_of({name: _load(work.given[name] / "output.pt") for name in FIT_STEPS})
+        write_draft(
+            work.out / BUNDLE, self._same_source(work), self._prepared(work, "bundle"),
+            self._sources(work), fitted, device=self._device(), now_ms=self.pins.started_ms,
+        )  # fmt: skip
+
+    def _evaluate(self, work: Work) -> None:
+        draft = work.out / BUNDLE
+        shutil.copytree(work.given["bundle"] / BUNDLE, draft)
+        judge_draft(
+            draft, self._same_source(work), self._prepared(work, "evaluate"), self._sources(work),
+            progress=self._progress,
+        )  # fmt: skip
+
+    def _gate(self, work: Work) -> None:
+        candidate = work.given["evaluate"] / BUNDLE
+        manifest = read_manifest(candidate)
+        champion, pairs = self.pins.champion, None
+        if champion is not None and champion != manifest.bundle_id:
+            source = self._same_source(work)
+            k = int(manifest.metrics.get("k", source.k))
+            pairs = compare(
+                candidate, self._store.path(champion), source.log,
+                self._prepared(work, "gate"), self._sources(work), views=tuple(source.views), k=k,
+                relevant_type=source.relevant_type, metrics=self.definition.gate.metrics,
+                progress=self._progress,
+            )  # fmt: skip
+        checks = judge(manifest.metrics, self.definition.gate, pairs)
+        _write(
+            work.out / GATE_FILE,
+            {
+                "bundle_id": manifest.bundle_id,
+                "champion": champion,
+                "passed": passed(checks),
+                "checks": as_json(checks),
+            },
+        )
+
+    # --- its way out -----------------------------------------------------------------------
+
+    def _register(self, work: Work) -> None:
+        gate = json.loads((work.given["gate"] / GATE_FILE).read_bytes())
+        if not gate["passed"]:
+            raise GateRefusedError(
+                f"bundle {gate['bundle_id']} does not pass the gate: "
+                f"{refusal(from_json(gate['checks']))}; the live bundle stays. The candidate is in "
+                f"{work.given['evaluate'] / BUNDLE}"
+            )
+        bundle_id = self._store.add(work.given["evaluate"] / BUNDLE)
+        if bundle_id != self._store.live():
+            self._store.set_challenger(bundle_id)
+        _write(work.out / REGISTERED_FILE, {"bundle_id": bundle_id})
+
+    def _is_stored(self, output: Path) -> bool:
+        try:
+            self._store.path(json.loads((output / REGISTERED_FILE).read_bytes())["bundle_id"])
+        except BundleError:
+            return False
+        return True
+
+    def _publish(self, work: Work) -> None:
+        registered = json.loads((work.given["register"] / REGISTERED_FILE).read_bytes())
+        bundle_id = registered["bundle_id"]
+        if self.definition.publish == "point":
+            self._store.activate(bundle_id, fence=self._fence)
+        else:
+            _serve(bundle_id, self._fence)
+        _write(work.out / PUBLISHED_FILE, {"bundle_id": bundle_id, "code": code_version()})
+
+
+def _serve(bundle_id: str, fence: int) -> None:
+    """Run ``recsys publish``: serving is another program, met in the bundle store."""
+    done = subprocess.run(
+        [sys.executable, "-m", "recsys.cli", "publish", bundle_id, "--fence", str(fence)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode == 0:
+        return
+    said = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+    if done.returncode == PUBLISH_TRY_AGAIN:
+        raise TransientError(said[0])
+    raise RecsysError(f"publishing {bundle_id} failed (exit code {done.returncode}): {said[0]}")
+
+
+def _write(path: Path, document: object) -> None:
+    path.write_text(json.dumps(document, indent=1, sort_keys=True))
+
+
+def _load(path: Path) -> Any:
+    """Read a file of our own outputs, whose checksum was compared before: it may hold any class."""
+    return torch.load(path, weights_only=False)
