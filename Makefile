@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHON RECSYS_TORCH_INDEX
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test verify-accuracy verify-cold-start verify-equality verify-feast verify-kuairand verify-offline verify-ranklens verify-sequences verify-stream bench lock clean
+.PHONY: help setup demo check test verify-accuracy verify-cold-start verify-equality verify-feast verify-kuairand verify-offline verify-pipeline verify-ranklens verify-sequences verify-stream bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,10 @@ verify-stream: setup  ## hurt workers, broker and store at 280 random points; no
 	@$(BIN)/python -m tests.features.chaos --points 200 $(ARGS)
 	@$(BIN)/python -m tests.features.chaos --points 40 --store lost $(ARGS)
 	@$(BIN)/python -m tests.features.chaos --points 40 --store cluster $(ARGS)
+
+verify-pipeline: setup  ## kill the pipeline at everything it does and its engine at every line (minutes)
+	@folder=$$(mktemp -d) && $(BIN)/python -m tests.training.pipeline.killed_pipeline $$folder/pipeline && \
+		$(BIN)/python -m tests.training.pipeline.killed_engine $$folder/engine && rm -rf $$folder
 
 bench: setup  ## run the benchmarks and print their figures
 	@$(BIN)/python -m benchmarks $(ARGS)

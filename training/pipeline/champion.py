@@ -31,11 +31,12 @@ from recsys.features.batch import Int32s, Int64s, Ragged
 from recsys.features.history import ItemHistory, UserHistory, open_rows
 from recsys.features.plan import PLAN_FILE
 from recsys.features.plan import load as load_plan
-from training.evaluate import NEW, served_lists
 from training.pipeline.gate import Paired
 from training.prepared import Prepared, Sources
 from training.progress import Progress
 from training.questions import encoded
+from training.report.contender import served_lists
+from training.report.protocol import NEW
 
 _METRICS = {"recall": recall_at_k, "ndcg": ndcg_at_k}
 logger = logging.getLogger(__name__)

@@ -1,9 +1,9 @@
-"""``python -m tests.training.pipeline.killed_pipeline FOLDER``: kill a run at each thing it tells.
+"""``python -m tests.training.pipeline.killed_pipeline FOLDER [STRIDE]``: kill a run as it tells.
 
 Each child dies (SIGKILL) as soon as it has told of something nobody told before: a step begun, an
 epoch, a step done. So every step is killed at its beginning, in its middle and at its end, and the
-next child goes on from there. Prints the bundle of a run that was left alone, that of the killed
-one, and the number of kills.
+next child goes on from there. With a stride it dies at every so many of them. Prints the bundle of
+a run that was left alone, that of the killed one, and the number of kills.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def identity(event: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(event.get(name) for name in ("event", "step", "phase", "epoch"))
 
 
-def main(root: str) -> None:
+def main(root: str, stride: str = "1") -> None:
     quiet = Console(file=io.StringIO())
     # This process only forks: Polars' threads, once begun, do not live on in a child.
     folders = [Path(root) / name for name in ("alone", "killed")]
@@ -63,11 +63,15 @@ def main(root: str) -> None:
 
         def run() -> None:
             tell = Journal.tell
+            left = int(stride)
 
             def tell_and_die(self: Journal, event: str, **fields: Any) -> None:
+                nonlocal left
                 tell(self, event, **fields)  # noqa: B023
                 if identity({"event": event, **fields}) not in seen:  # noqa: B023
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    left -= 1
+                    if left == 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
 
             Journal.tell = tell_and_die  # type: ignore[method-assign]
             run_pipeline(definition, killed, console=quiet, now_ms=now_ms())
@@ -87,4 +91,4 @@ def main(root: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
