@@ -69,7 +69,7 @@ RATES = (
     ("long_views_30d", "watches_30d"),
 )  # fmt: skip
 """Of users and of videos. The earlier exposures are watches without impressions."""
-TRAINING = ExposureTraining()
+TRAINING = ExposureTraining(listwise_share=0.4)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,7 +125,7 @@ def read(
     has_id = np.array([False, *(i in often for i in catalogue.vocabulary.item_ids)])
     data = read_exposures(
         log, catalogue, plan, [LabelRule(objective=o, interaction=o) for o in OBJECTIVES],
-        attribution_ms=1, history_length=50, num_tokens=30, request_tokens=("tab",),
+        attribution_ms=1, history_length=50, num_tokens=0, request_tokens=("tab",),
         num_item_tokens=MODEL.num_item_tokens, has_id=has_id, progress=progress,
     )  # fmt: skip
     day = [int(msgspec.json.decode(text or "{}")["date"]) for text in data.lists.context]

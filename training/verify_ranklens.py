@@ -49,7 +49,7 @@ MIN_EXPOSURES_FOR_ID = 5
 MODEL = RankerConfig(
     hidden_size=64, num_factors=8, dropout=0.4, token_size=32, num_item_tokens=48,
     num_token_buckets=8192, item_identities=True, attention_heads=2, num_experts=2,
-    num_positions=24, one_logit=True, content_size=256,
+    num_positions=24, one_logit=True, content_size=1024,
 )  # fmt: skip
 RATES = (("clicks_30d", "impressions_30d"),)
 TRAINING = ExposureTraining(

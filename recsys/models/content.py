@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from recsys.models.serving_model import UserContext
 
-NUM_MATCH_FEATURES = 4
-"""Mean and maximum over items met once, and over items met more often."""
+NUM_MATCH_FEATURES = 2
+"""Over items met once, and over items met more often."""
 PLACES_PER_TOKEN = 8
 """Coordinates a token is written to: several, so that two tokens sharing one are told apart."""
 _PRIMES = (1_000_003, 2_000_003, 3_000_017, 4_000_037, 5_000_011, 6_000_011, 7_000_003, 8_000_009)
@@ -38,19 +38,14 @@ def content_vectors(tokens: Tensor, size: int) -> Tensor:
 
 
 def content_match(content: Tensor, user: UserContext, index: Tensor) -> Tensor:
-    """Give ``[B, C, NUM_MATCH_FEATURES]``: cosines of the candidates with the history.
+    """Give ``[B, C, NUM_MATCH_FEATURES]``: mean cosine of the candidates with the history.
 
     An item the user met more than once (seen and then taken, or taken again) is one they chose to
-    return to, so the two kinds are told apart. A kind of which there is none gives zeros.
+    return to, so the two kinds are told apart. A kind of which there is none gives zero. The mean
+    is taken once per user: a candidate costs two products of size S, however long the history.
     """
     history = user["history_index"].long()
-    cosine = F.embedding(index, content) @ F.embedding(history, content).transpose(1, 2)
     some, count = history != 0, user["history_count"]
-    features = []
-    for kind in (some & (count < 1.5), some & (count >= 1.5)):
-        of_kind = kind.unsqueeze(1)
-        number = of_kind.sum(dim=2).clamp(min=1)
-        features.append((cosine * of_kind).sum(dim=2) / number)
-        highest = cosine.masked_fill(~of_kind, -1.0).amax(dim=2)
-        features.append(torch.where(of_kind.any(dim=2), highest, 0.0))
-    return torch.stack(features, dim=-1)
+    kinds = torch.stack([some & (count < 1.5), some & (count >= 1.5)], dim=1).to(content.dtype)
+    kinds = kinds / kinds.sum(dim=2, keepdim=True).clamp(min=1.0)
+    return F.embedding(index, content) @ (kinds @ F.embedding(history, content)).transpose(1, 2)

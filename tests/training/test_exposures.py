@@ -18,7 +18,7 @@ from recsys.models.ranker import Ranker
 from tests.bundle.test_bundle import small_plan
 from training.exposure_intervals import auc_interval, grouped_auc_interval
 from training.exposure_steps import ExposureSteps, ExposureTraining, calibrate, scores_of
-from training.exposures import ExposureData, read_exposures, with_meetings
+from training.exposures import ExposureData, item_statics, read_exposures, with_meetings
 from training.loop import NoCheckpoints, Run, World
 from training.progress import Progress
 
@@ -174,6 +174,17 @@ def test_grouped_softmax_is_the_listwise_loss_of_each_list() -> None:
     mask = torch.ones(2, 4, dtype=torch.bool)
     wanted = listwise_softmax(logits[rows], labels[rows], mask, torch.zeros(2, 4)) * 2 / 12
     torch.testing.assert_close(found[0], wanted)
+
+
+def test_tokens_of_few_items_count_in_comparisons_alone() -> None:
+    catalogue = build_catalogue(log())  # four things, two of each colour
+    statics = item_statics(
+        catalogue, num_item_tokens=3, content_size=32, has_id=np.ones(5, dtype=np.bool_)
+    )
+    assert statics.tokens is not None and statics.content is not None
+    assert statics.tokens[1:].unique().numel() == 2  # "category=things" and padding
+    same, other = statics.content[1] @ statics.content[3], statics.content[1] @ statics.content[2]
+    assert same > 0.99 > other
 
 
 def test_numbers_become_tokens_of_their_size() -> None:
