@@ -17,6 +17,7 @@ from recsys.bundle.manifest import Objective
 from recsys.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from recsys.features import current_plan
 from recsys.features.plan import Plan
+from recsys.models.config import RankerConfig
 from training.bundle_run import make_bundle
 from training.loop import NoCheckpoints, World
 from training.progress import Progress
@@ -95,8 +96,9 @@ def made_up_log(
 
 
 def make_debug_bundle(
-    out_dir: Path, *, plan: Plan | None = None, seed: int = 7, state_dir: Path | None = None
-) -> Path:
+    out_dir: Path, *, plan: Plan | None = None, seed: int = 7, state_dir: Path | None = None,
+    ranker: RankerConfig | None = None,
+) -> Path:  # fmt: skip
     """Train on the made-up log and give the finished bundle's folder, ``out_dir/<bundle_id>``.
 
     Takes about two seconds, and five to ten more when the feature plan must be compiled: give one,
@@ -110,8 +112,11 @@ def make_debug_bundle(
         views=("new_items_only", "repeats_allowed"), k=10, relevant_type="purchase",
         test_from_ms=None,
     )  # fmt: skip
+    recipe = replace(debug(), seed=seed)
+    if ranker is not None:
+        recipe = replace(recipe, ranker_model=ranker)
     made = make_bundle(
-        source, replace(debug(), seed=seed), out_dir, world=World(), checkpoints=NoCheckpoints(),
+        source, recipe, out_dir, world=World(), checkpoints=NoCheckpoints(),
         progress=Progress(quiet=True), now_ms=DEBUG_END_MS,
     )  # fmt: skip
     return made.folder

@@ -9,7 +9,6 @@ Axes: ``L`` lists, ``C`` places, ``O`` objectives, ``X`` cross features.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -18,7 +17,6 @@ import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from recsys.data.catalogue import Catalogue
 from recsys.data.impressions import LabelRule, ShownLists, read_shown_lists
@@ -27,20 +25,17 @@ from recsys.features.batch import Bools, Int64s
 from recsys.features.history import ItemHistory, UserHistory, open_rows
 from recsys.features.names import token_hash
 from recsys.features.plan import Plan
-from recsys.models.content import content_vectors
 from recsys.models.cross_features import cross_features, usual_prices
 from recsys.models.encode import UserEncoding, encode_users
 from recsys.models.item_table import ItemStatics, ItemTable
 from recsys.models.serving_model import Candidates
 from recsys.models.signature import Dimensions
+from training.item_inputs import token_inputs
 from training.prepared import Context
 from training.progress import Progress
 from training.ranker_steps import RANKER_INPUTS
 
 _CHUNK = 2048
-MIN_ITEMS_OF_TOKEN = 3
-"""A token of fewer items (its maker, its one actor) says no more than the item's identity, and
-learns as little from a few exposures. It still counts where items are compared by content."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,47 +197,17 @@ def item_statics(
     catalogue: Catalogue, *, num_item_tokens: int, content_size: int, has_id: Bools
 ) -> ItemStatics:
     """Give what the ranker knows of items beside their moving features; no words."""
-    frequent = {
-        token
-        for token, count in Counter(t for said in catalogue.tokens for t in said).items()
-        if count >= MIN_ITEMS_OF_TOKEN
-    }
-    tokens = _token_table(
-        [[t for t in said if t in frequent] for said in catalogue.tokens], num_item_tokens
-    )
+    tokens, content = token_inputs(catalogue, num_tokens=num_item_tokens, content_size=content_size)
+    num_items = catalogue.vocabulary.num_items
     unknown = len(catalogue.vocabulary.categories)
     return ItemStatics(
         category=torch.from_numpy(np.concatenate([[unknown], catalogue.category])),
         price=torch.from_numpy(np.concatenate([[-1.0], catalogue.price]).astype(np.float32)),
-        text=torch.zeros(len(tokens), 1, dtype=torch.int64),
+        text=torch.zeros(num_items + 1, 1, dtype=torch.int64),
         has_id=torch.from_numpy(has_id),
-        tokens=torch.from_numpy(tokens),
-        content=_content(catalogue.tokens, content_size) if content_size else None,
+        tokens=tokens,
+        content=content,
     )
-
-
-def _content(said: Sequence[Sequence[str]], size: int) -> Tensor:
-    """Give ``[len(said) + 1, size]`` unit vectors in which each attribute has an equal say.
-
-    Many rare tags would otherwise drown the few common genres. Sizes (``key~7``) are left out: two
-    long films are not alike for it.
-    """
-    keys = sorted({token.partition("=")[0] for tokens in said for token in tokens if "=" in token})
-    total = torch.zeros(len(said) + 1, size)
-    for key in keys:
-        of_key = [[t for t in tokens if t.startswith(f"{key}=")] for tokens in said]
-        table = _token_table(of_key, max(map(len, of_key)))
-        total += content_vectors(torch.from_numpy(table), size)
-    return F.normalize(total, dim=1)
-
-
-def _token_table(said: Sequence[Sequence[str]], width: int) -> Int64s:
-    """Give ``[len(said) + 1, width]`` hashes of each item's first tokens, row 0 empty."""
-    tokens = np.zeros((len(said) + 1, width), dtype=np.int64)
-    for row, of_item in enumerate(said, start=1):
-        hashes = [token_hash(token) for token in of_item[:width]]
-        tokens[row, : len(hashes)] = hashes
-    return tokens
 
 
 def _request_tokens(context: Sequence[str | None], keys: Sequence[str]) -> Int64s:

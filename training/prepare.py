@@ -36,6 +36,7 @@ from training.checks import (
     check_services,
     check_windows,
 )
+from training.item_inputs import token_inputs
 from training.prepared import Context, Edges, Prepared, QuestionRound, RaggedTensor, Sources
 from training.progress import Progress
 from training.questions import QuestionMaker
@@ -194,11 +195,18 @@ def _statics(catalogue: Catalogue, recipe: Recipe) -> ItemStatics:
         num_words=recipe.model.num_words,
     )
     unknown = len(catalogue.vocabulary.categories)
+    tokens, content = token_inputs(
+        catalogue,
+        num_tokens=recipe.ranker_model.num_item_tokens,
+        content_size=recipe.ranker_model.content_size,
+    )
     return ItemStatics(
         category=torch.from_numpy(np.concatenate([[unknown], catalogue.category])),
         price=torch.from_numpy(np.concatenate([[-1.0], catalogue.price]).astype(np.float32)),
         text=torch.from_numpy(np.concatenate([np.zeros_like(words[:1]), words])),
         has_id=torch.zeros(num_items + 1, dtype=torch.bool),
+        tokens=tokens,
+        content=content,
     )
 
 

@@ -140,10 +140,15 @@ def fit(
     return ranker
 
 
-def judge(ranker: Ranker, data: ExposureData, split: dict[str, Tensor]) -> dict[str, Any]:
-    """Give NDCG@10 of the test as served, with places, and its standard error."""
+def judge(
+    ranker: Ranker, data: ExposureData, split: dict[str, Tensor], parts: Sequence[str] = ("test",)
+) -> dict[str, Any]:
+    """Give NDCG@10 of parts of the lists as served, its standard error, and NDCG@10 with places.
+
+    ``validation`` says something of a ranker trained on the part ``training`` alone.
+    """
     out: dict[str, Any] = {}
-    for part in ("validation", "test"):
+    for part in parts:
         rows = data.exposures.take(split[part])
         served = ndcg(rows, scores_of(ranker, rows).order[:, :, 0].numpy())
         placed = ndcg(rows, scores_of(ranker, rows, with_position=True).order[:, :, 0].numpy())

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from recsys.bundle.load import load_serving_model
 from recsys.bundle.manifest import read_manifest
 from recsys.errors import BundleError, ConfigurationError
 from recsys.models.calibration import Calibration
@@ -322,6 +323,29 @@ def test_the_plain_ranker_has_the_weights_it_always_had() -> None:
         "calibrate_user.0.weight", "calibrate_user.0.bias", "calibrate_user.2.weight",
         "calibrate_user.2.bias",
     }  # fmt: skip
+
+
+def test_a_ranker_with_every_part_is_trained_exported_and_served(tmp_path: Path) -> None:
+    folder = make_debug_bundle(tmp_path, plan=small_plan(), ranker=EVERYTHING)
+    model = load_serving_model(folder)
+    d = model.dimensions
+    history = torch.zeros(2, d.history_length, dtype=torch.int32)
+    history[1, -3:] = torch.tensor([5, 6, 7])
+    user = {
+        "history_index": history, "history_count": (history > 0).float(),
+        "history_age_s": torch.zeros(2, d.history_length),
+        "user_tokens": torch.ones(2, d.num_tokens, dtype=torch.int64),
+        "user_dense": torch.zeros(2, d.num_user_features),
+        "user_category": torch.zeros(2, d.num_categories, d.num_category_features),
+    }  # fmt: skip
+    found = model.retrieve(
+        user, num_candidates=20, exclude_index=torch.zeros(2, 0, dtype=torch.int32),
+        exclude_history=torch.zeros(2, 1, dtype=torch.bool),
+    )  # fmt: skip
+    ranked = model.rank(user, found)
+    assert torch.isfinite(ranked.score).all()
+    assert ((ranked.objective_score > 0) & (ranked.objective_score < 1)).all()
+    assert ranked.score[1].unique().numel() > 10
 
 
 @pytest.mark.parametrize("option", ["num_item_tokens", "item_identities"])
