@@ -1,8 +1,8 @@
 """What of a user lies in files of the state folder beside the event log.
 
-Two folders hold work in progress, made from the event log and made again from it: what training
-prepared for a run that was interrupted, and the log a backfill laid out. They cannot be searched by
-user (training's has no ids), so they go as a whole. Other Parquet tables, such as those Feast's
+Two folders hold work in progress, made from the event log and made again from it: what training and
+its pipeline prepared, and the log a backfill laid out. They cannot be searched by user, so they go
+as a whole. Other Parquet tables, such as those Feast's
 ``offline_write_batch`` writes, lose the user's rows.
 """
 

@@ -47,7 +47,7 @@ class Search:
         folders = work_folders(state_dir)
         is_training = training_folder(state_dir) in folders
         for name, num, note in (
-            ("interrupted training runs", int(is_training), "hold no ids: removed as a whole"),
+            ("training runs' work", int(is_training), "removed as a whole, made again"),
             ("backfills' work", len(folders) - is_training, "removed as a whole, made again"),
         ):
             place = _found(name, f"{num} folders", "folders", num)
