@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHON RECSYS_TORCH_INDEX
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test verify-accuracy verify-cold-start verify-equality verify-feast verify-kuairand verify-offline verify-pipeline verify-ranklens verify-sequences verify-stream bench lock clean
+.PHONY: help setup demo check test verify-accuracy verify-cold-start verify-equality verify-feast verify-kuairand verify-memory verify-offline verify-pipeline verify-ranklens verify-resume verify-sequences verify-stream verify-tune bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,15 @@ verify-sequences: setup  ## three seeds on Amazon Beauty, leave-one-out, held to
 
 verify-cold-start: setup  ## items introduced after training are found by content alone (minutes)
 	@$(BIN)/python -m training.verify_cold_start $(ARGS)
+
+verify-memory: setup  ## make and read examples of growing logs: memory stays bounded (minutes)
+	@$(BIN)/python -m training.verify_memory $(ARGS)
+
+verify-resume: setup  ## kill a Ray worker, then the driver, damage a checkpoint: the same run (minutes)
+	@$(BIN)/python -m training.verify_resume $(ARGS)
+
+verify-tune: setup  ## search a recipe on Ray, twice: the second has nothing left to do (minutes)
+	@$(BIN)/python -m training.verify_tune $(ARGS)
 
 verify-equality: setup  ## 2,000 generated logs a test: stream, backfill, history and definition agree (an hour)
 	@RECSYS_TEST_EXAMPLES=$${RECSYS_TEST_EXAMPLES:-2000} $(BIN)/pytest -q -n $(WORKERS) --timeout 0 $(ARGS) \

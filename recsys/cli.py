@@ -61,6 +61,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "backfill": Command("serving.backfill", "compute features anew from the event log"),
     "train": Command("training.train", "train towers and ranker, evaluate, write a bundle"),
+    "tune": Command("training.tune", "search for a better recipe, within a budget"),
     "leave-one-out": Command(
         "training.leave_one_out.command", "judge a next-item model by the published protocol"
     ),

@@ -12,6 +12,7 @@ from recsys.bundle.load import load_serving_model
 from recsys.bundle.manifest import Manifest, read_manifest
 from recsys.bundle.store import BundleStore
 from training.evaluate import Verdict, evaluate
+from training.examples.build import Place
 from training.export import METRICS_FILE, finish_manifest, write_files, write_manifest
 from training.fit import Fitted, fit
 from training.loop import Checkpoints, World
@@ -50,10 +51,12 @@ def make_bundle(
     progress: Progress,
     now_ms: int,
     fitter: Fitter | None = None,
+    examples: Place | None = None,
 ) -> Made:
     """Prepare, fit, export, judge what was exported, and add it to the store in ``bundle_dir``.
 
-    Without a ``fitter`` the fitting happens here, on ``world`` with ``checkpoints``.
+    Without a ``fitter`` the fitting happens here, on ``world`` with ``checkpoints``. Example tables
+    are looked for and kept in ``examples``; None makes them for this run alone.
     """
 
     def here(prepared: Prepared) -> tuple[Fitted, str]:
@@ -61,7 +64,8 @@ def make_bundle(
 
     prepared, sources = prepare(
         source.log, source.plan, recipe, source.objectives,
-        test_from_ms=source.test_from_ms, progress=progress,
+        test_from_ms=source.test_from_ms, progress=progress, examples=examples,
+        log_identity=source.data_hash or None,
     )  # fmt: skip
     with progress.stage("fit"):
         fitted, device = (fitter or here)(prepared)

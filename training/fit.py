@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from recsys.compression.item_vectors import Float32Vectors
+from recsys.errors import InputError
 from recsys.models.item_table import ItemTable
 from recsys.models.ranker import Ranker
 from recsys.models.serving import TorchServingModel
@@ -30,6 +31,7 @@ from recsys.retrieval.ease import MAX_ITEMS, fit_ease, strongest
 from recsys.retrieval.item_knn import fit_item_knn
 from recsys.retrieval.mix import build_sources
 from training.distillation import Teaching
+from training.examples.stream import VisitSelection
 from training.loop import Checkpoints, Run, World
 from training.prepared import Edges, Prepared
 from training.ranker_steps import RankerSteps, RoundLists, lists_of_round
@@ -39,6 +41,8 @@ from training.tower_steps import TowerSteps
 Weights = dict[str, Tensor]
 Output = dict[str, Any]
 """What a step gives, on the CPU: weights, tensors and its part of the ``curve``."""
+_SCALED_BY = 200_000
+"""Visits that inputs are standardised by: enough for two moments, and little memory."""
 OnEpoch = Callable[[str, int, int, float], None]
 
 
@@ -108,13 +112,33 @@ def _fit_towers(prepared: Prepared, given: Mapping[str, Output], run: Run, world
     """Give the towers' weights after the visits before the ranker's part."""
     del given
     table, towers, _ = _models(prepared, world)
-    early = prepared.visit_is_early.nonzero().flatten()
-    dense = prepared.visit_context["user_dense"]
-    towers.users.dense.fit((dense[early] if len(early) else dense).to(world.device))
+    early = prepared.visits.between(None, prepared.split.ranker_from_ms)
+    known = early if len(early) else prepared.visits.between(None, None)
+    dense = known.column("user_dense", limit=_SCALED_BY)
+    towers.users.dense.fit(dense.to(world.device))
     _give_identities(table, prepared.early_edges, prepared.recipe)
-    steps = TowerSteps(prepared, towers, early, prepared.early_edges.counts, world)
+    held_out = None
+    if prepared.recipe.engine.patience > 0:
+        early, held_out = _held_out(prepared)
+    steps = TowerSteps(prepared, towers, early, prepared.early_edges.counts, world, held_out)
     run.train(steps.phase("towers", prepared.recipe.towers.epochs))
     return {"towers": _weights(towers), "curve": _curve(run, "towers")}
+
+
+def _held_out(prepared: Prepared) -> tuple[VisitSelection, VisitSelection]:
+    """Give the early visits without the latest of them, and those."""
+    split = prepared.split
+    span_ms = split.ranker_from_ms - split.begin_ms
+    from_ms = split.ranker_from_ms - int(span_ms * prepared.recipe.engine.validation_share)
+    early = prepared.visits.between(None, from_ms)
+    late = prepared.visits.between(from_ms, split.ranker_from_ms)
+    if not len(early) or not len(late):
+        raise InputError(
+            f"engine.patience wants visits to learn from and later ones to hold out, found "
+            f"{len(early)} and {len(late)}; change engine.validation_share "
+            f"({prepared.recipe.engine.validation_share}), or set engine.patience to 0"
+        )
+    return early, late
 
 
 def _build_index(prepared: Prepared, given: Mapping[str, Output], run: Run, world: World) -> Output:
@@ -172,7 +196,7 @@ def _refit(prepared: Prepared, given: Mapping[str, Output], run: Run, world: Wor
     """Give towers that trained on over all visits before the test, and the index they make."""
     table, towers, _ = _models(prepared, world, towers=given["towers"]["towers"])
     _give_identities(table, prepared.all_edges, prepared.recipe)
-    every = torch.arange(len(prepared.visit_is_early))
+    every = prepared.visits.between(None, None)
     steps = TowerSteps(prepared, towers, every, prepared.all_edges.counts, world)
     run.train(steps.phase("towers again", prepared.recipe.towers.refit_epochs))
     return {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -19,7 +20,7 @@ from recsys.bundle.manifest import Objective
 from recsys.data.catalogue import Catalogue, build_catalogue
 from recsys.data.examples import visits_of
 from recsys.data.interactions import Interactions, read_interactions
-from recsys.data.splits import split_by_time
+from recsys.data.splits import TimeSplit, split_by_time
 from recsys.data.text import word_buckets
 from recsys.data.vocabulary import Vocabulary
 from recsys.errors import ConfigurationError, InputError
@@ -36,12 +37,21 @@ from training.checks import (
     check_services,
     check_windows,
 )
+from training.examples import lists, visits
+from training.examples.build import Order, Place, build, temporary_place
+from training.examples.identity import identity_of_log, parts_of
+from training.examples.lists import ListShards
+from training.examples.partitions import num_parts
+from training.examples.shards import ExampleSet
+from training.examples.stream import VisitShards
+from training.examples.visits import VisitTask
 from training.item_inputs import token_inputs
-from training.prepared import Context, Edges, Prepared, QuestionRound, RaggedTensor, Sources
+from training.prepared import Edges, Prepared, Sources
 from training.progress import Progress
 from training.questions import QuestionMaker
 from training.recipe_file import check_recipe
 from training.recipes import Recipe
+from training.rounds import QuestionRound
 
 
 def prepare(
@@ -52,8 +62,12 @@ def prepare(
     *,
     test_from_ms: int | None,
     progress: Progress,
+    examples: Place | None = None,
+    log_identity: str | None = None,
 ) -> tuple[Prepared, Sources]:
-    """Make the tensors of a run.
+    """Make the tensors of a run, and its examples in ``examples`` (None: a temporary folder).
+
+    ``log_identity`` is a hash of the log where one is at hand.
 
     Raises:
         InputError: when the log is empty or too short, or an objective has no positive before the
@@ -88,29 +102,15 @@ def prepare(
         users = UserHistory(rows, plan, catalogue.vocabulary)
         items = ItemHistory(rows, plan, catalogue.vocabulary)
     encoding, dimensions = _shapes(recipe, plan, catalogue.vocabulary, objectives)
-    rng = np.random.default_rng(recipe.seed)
     maker = QuestionMaker(past, users, items, encoding, progress)
-    visits = visits_of(past, pause_ms=recipe.towers.pause_ms)
-    if len(visits) > recipe.towers.max_visits:
-        latest = np.sort(np.argsort(-visits.moment_ms, kind="stable")[: recipe.towers.max_visits])
-        keep = np.zeros(len(visits), dtype=np.bool_)
-        keep[latest] = True
-        visits = visits.where(keep)
-    context = maker.context(visits.user, visits.moment_ms, "visits")
-    has_impressions = bool((log["kind"] == "impression").any())
-    if has_impressions:
-        train_log = log.filter(pl.col("event_time_ms") < split.test_from_ms)
-        rounds = maker.shown_rounds(train_log, catalogue.vocabulary, recipe, objectives, split, rng)
-    else:
-        rounds = maker.window_rounds(recipe, objectives, split, rng)
-    if not rounds:
-        raise InputError(
-            "the ranker's part of the log has no labelled list; give a later --test-from or "
-            "replay more history"
-        )
+    made = _examples(
+        log, plan, recipe, objectives, split, past, encoding, catalogue.vocabulary,
+        maker, examples or temporary_place(), progress, log_identity or identity_of_log(log),
+    )  # fmt: skip
+    rounds = ListShards(made.folder, made.named(lists.PREFIX))
     statics = _statics(catalogue, recipe)
     check_columns_finite(statics.price.unsqueeze(1), ("price",), "the catalogue's items")
-    _check_values(context, rounds, encoding, plan, objectives)
+    _check_values(rounds, encoding, plan, objectives)
     all_edges = _edges(past, recipe, catalogue.vocabulary.num_items, split.test_from_ms)
     early = past.where(past.time_ms < split.ranker_from_ms)
     prepared = Prepared(
@@ -123,10 +123,7 @@ def prepare(
         available=torch.from_numpy(np.concatenate([[False], catalogue.available])),
         first_seen_ms=torch.from_numpy(np.concatenate([[0], catalogue.first_seen_ms])),
         popular_weights=popular_weights,
-        visit_context=context,
-        visit_positives=RaggedTensor.of(visits.positives),
-        visit_moment_ms=torch.from_numpy(visits.moment_ms),
-        visit_is_early=torch.from_numpy(visits.moment_ms < split.ranker_from_ms),
+        visits=VisitShards(made.folder, made.named(visits.PREFIX)),
         early_edges=_edges(early, recipe, catalogue.vocabulary.num_items, split.ranker_from_ms),
         all_edges=all_edges,
         rounds=rounds,
@@ -143,29 +140,85 @@ def prepare(
     return prepared, sources
 
 
+def _examples(
+    log: pl.DataFrame,
+    plan: Plan,
+    recipe: Recipe,
+    objectives: Sequence[Objective],
+    split: TimeSplit,
+    past: Interactions,
+    encoding: UserEncoding,
+    vocabulary: Vocabulary,
+    maker: QuestionMaker,
+    place: Place,
+    progress: Progress,
+    log_identity: str,
+) -> ExampleSet:
+    """Find or make the example tables."""
+    made_from = parts_of(
+        log=log_identity, plan=plan, recipe=recipe, objectives=objectives,
+        encoding=encoding, split=split, vocabulary=vocabulary,
+    )  # fmt: skip
+
+    def task(cut: Path, out: Path) -> VisitTask:
+        return VisitTask(
+            parts=cut, out=out, plan=plan, vocabulary=vocabulary, encoding=encoding,
+            pause_ms=recipe.towers.pause_ms, until_ms=split.test_from_ms,
+            from_ms=_latest_visits_from_ms(past, recipe),
+        )  # fmt: skip
+
+    def rounds() -> Sequence[QuestionRound]:
+        rng = np.random.default_rng(recipe.seed)
+        if bool((log["kind"] == "impression").any()):
+            train_log = log.filter(pl.col("event_time_ms") < split.test_from_ms)
+            found = maker.shown_rounds(train_log, vocabulary, recipe, objectives, split, rng)
+        else:
+            found = maker.window_rounds(recipe, objectives, split, rng)
+        if not found:
+            raise InputError(
+                "the ranker's part of the log has no labelled list; give a later --test-from or "
+                "replay more history"
+            )
+        return found
+
+    with progress.stage("examples"):
+        return build(
+            Order(
+                made_from=made_from, log=log.lazy(), num_parts=num_parts(len(past)), task=task,
+                rounds=rounds,
+            ),
+            place,
+        )  # fmt: skip
+
+
+def _latest_visits_from_ms(past: Interactions, recipe: Recipe) -> int:
+    """Give the moment from which on there are no more visits than the recipe wants."""
+    moments = visits_of(past, pause_ms=recipe.towers.pause_ms).moment_ms
+    if len(moments) <= recipe.towers.max_visits:
+        return int(moments.min())
+    return int(np.partition(moments, -recipe.towers.max_visits)[-recipe.towers.max_visits])
+
+
 def _check_values(
-    visits: Context,
-    rounds: Sequence[QuestionRound],
+    rounds: ListShards,
     encoding: UserEncoding,
     plan: Plan,
     objectives: Sequence[Objective],
 ) -> None:
     """Refuse what cannot be learned from: features that are no numbers, labels that say nothing."""
-    check_finite(visits, encoding, "visits")
+    num_positive, num_all = [0.0] * len(objectives), 0.0
     for question in rounds:
         check_finite(question.context, encoding, "the ranker's users")
         check_columns_finite(question.activity, plan.item_activity_names, "items")
-    for column, objective in enumerate(objectives):
-        num_positive = num_all = 0.0
-        for question in rounds:
-            if question.shown is None or question.shown_label is None:
-                num_positive += len(question.labels[column].values)
-                num_all = math.inf  # whatever was not taken
+        is_item = None if question.shown is None else question.shown != 0
+        num_all += math.inf if is_item is None else float(is_item.sum())
+        for column in range(len(objectives)):
+            if is_item is None or question.shown_label is None:
+                num_positive[column] += len(question.labels[column].values)
             else:
-                is_item = question.shown != 0
-                num_positive += float(question.shown_label[..., column][is_item].sum())
-                num_all += float(is_item.sum())
-        check_classes(objective.name, num_positive, num_all)
+                num_positive[column] += float(question.shown_label[..., column][is_item].sum())
+    for objective, positive in zip(objectives, num_positive, strict=True):
+        check_classes(objective.name, positive, num_all)
 
 
 def _edges(past: Interactions, recipe: Recipe, num_items: int, now_ms: int) -> Edges:

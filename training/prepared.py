@@ -5,10 +5,9 @@ Axes: ``E`` visits or lists, ``N`` items, ``O`` objectives.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,39 +15,17 @@ from recsys.bundle.manifest import Objective
 from recsys.data.catalogue import Catalogue
 from recsys.data.interactions import Interactions
 from recsys.data.splits import TimeSplit
-from recsys.features.batch import Ragged
 from recsys.features.history import ItemHistory, UserHistory
 from recsys.models.encode import UserEncoding
 from recsys.models.item_table import ItemStatics
 from recsys.models.signature import Dimensions
+from training.examples.lists import ListShards
+from training.examples.stream import VisitShards
+from training.ragged import RaggedTensor
 from training.recipes import Recipe
+from training.rounds import Context, QuestionRound
 
-Context = dict[str, Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RaggedTensor:
-    """Rows of unequal length."""
-
-    values: Tensor
-    offsets: Tensor
-
-    @classmethod
-    def of(cls, ragged: Ragged) -> RaggedTensor:
-        """Take over a NumPy one."""
-        return cls(
-            values=torch.from_numpy(np.ascontiguousarray(ragged.values)).long(),
-            offsets=torch.from_numpy(ragged.offsets),
-        )
-
-    def padded(self, rows: Tensor) -> Tensor:
-        """Give ``[len(rows), longest]`` values, 0 pads."""
-        begin = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - begin
-        place = torch.arange(int(lengths.max()) if len(rows) else 0)
-        mask = place < lengths.unsqueeze(1)
-        source = (begin.unsqueeze(1) + place).clamp(max=max(len(self.values) - 1, 0))
-        return torch.where(mask, self.values[source], 0)
+__all__ = ["Context", "Edges", "Prepared", "QuestionRound", "RaggedTensor", "Sources"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,27 +38,6 @@ class Edges:
     num_users: int
     counts: Tensor
     """``[N + 1]`` interactions of each item."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuestionRound:
-    """Questions that share one state of the items' moving features."""
-
-    as_of_ms: int
-    activity: Tensor
-    """``[N + 1, Fi]``."""
-    context: Context
-    """``[E, ...]`` user tensors."""
-    labels: tuple[RaggedTensor, ...]
-    """One for each objective: item rows that were taken. Empty when ``shown`` is there."""
-    weight: Tensor
-    """``[E]``: how many users each question stands for."""
-    shown: Tensor | None = None
-    """``[E, C]`` shown items; None: candidates are to be retrieved."""
-    shown_position: Tensor | None = None
-    """``[E, C]`` place each was displayed at, from 0; -1 pads."""
-    shown_label: Tensor | None = None
-    """``[E, C, O]``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,17 +55,23 @@ class Prepared:
     first_seen_ms: Tensor
     """``[N + 1]`` int64: before this an item was no candidate."""
     popular_weights: Tensor
-    visit_context: Context
-    visit_positives: RaggedTensor
-    visit_moment_ms: Tensor
-    """``[E]`` int64: one millisecond before the visit's first item."""
-    visit_is_early: Tensor
-    """``[E]`` bool: before the ranker's part begins."""
+    visits: VisitShards
+    """What the towers learn from, on disk."""
     early_edges: Edges
     all_edges: Edges
-    rounds: tuple[QuestionRound, ...]
+    rounds: ListShards
+    """What the ranker learns from, on disk: a round at a time."""
     activity: Tensor
     """``[N + 1, Fi]`` at the end of training."""
+
+    def with_examples_in(self, root: Path) -> Prepared:
+        """Give the same with its example shards in another folder, where they were moved to."""
+        folder = root / self.visits.folder.name
+        return replace(
+            self,
+            visits=replace(self.visits, folder=folder),
+            rounds=replace(self.rounds, folder=folder),
+        )
 
     def save(self, path: Path) -> None:
         """Write everything to one file."""

@@ -1,7 +1,7 @@
-"""The one file that knows Ray: runs ``fit`` on Ray Train's workers, with checkpoints it can resume.
+"""Runs ``fit`` on Ray Train's workers, with checkpoints it can resume.
 
-Without ``RAY_ADDRESS`` a small local Ray is started and stopped again, whatever happens. With one,
-the same job runs on that cluster; its storage folder must then be one that all nodes share.
+Without ``RAY_ADDRESS`` it runs on a small local Ray (``ray_start.py``). With one, the same job runs
+on that cluster; its storage folder must then be one that all nodes share.
 
 What a run prepared goes to the workers as one file. Each epoch leaves a checkpoint with a checksum;
 a worker that is killed is started again by Ray, and a driver that is killed finds the run by its
@@ -25,29 +25,14 @@ from typing import Any
 
 import torch
 
-from recsys.errors import ConfigurationError, ServerError
+from recsys.errors import ConfigurationError
 from training.checkpoint_files import KEPT, newest_whole, write_state
 from training.fit import Fitted, Output, fit, fit_step
 from training.loop import State, World
 from training.prepared import Prepared
+from training.ray_start import started
 
-OBJECT_STORE_BYTES = 200 * 1024**2
-"""Nothing large goes through Ray's object store; this keeps a laptop's memory free."""
 _FITTED_FILE, _GIVEN_FILE, _PROGRESS_FILE = "fitted.pt", "given.pt", "progress.jsonl"
-_RAY_ENVIRONMENT = {
-    "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    # Nothing preempts a laptop; on a cluster a lost node is a failed worker, started again.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # A report waits for the controller's next look, every 2 seconds by default.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # Workers of a local Ray inherit this. Threads that wait for each other must sleep, not spin: on
-    # a machine that has other work to do, spinning costs several times what it saves.
-    "OMP_WAIT_POLICY": "passive",
-}
 logger = logging.getLogger(__name__)
 
 EpochReport = Callable[[str, int, int, float], None]
@@ -122,7 +107,7 @@ def _on_ray(
     folder.mkdir(exist_ok=True)
     staged = staged.replace(folder / "prepared.pt")
     torch.save(dict(given), folder / _GIVEN_FILE)
-    with _ray(address, num_workers), warnings.catch_warnings():
+    with started(address, num_workers, storage), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own notices on our standard error
         _train(
             folder, staged, step=step, num_workers=num_workers, use_gpu=use_gpu, on_epoch=on_epoch
@@ -136,46 +121,6 @@ def run_name(prepared_file: Path) -> str:
     """Name a run by what it learns from, so that the same command finds it again."""
     with prepared_file.open("rb") as file:
         return "fit-" + hashlib.file_digest(file, "sha256").hexdigest()[:12]
-
-
-@contextmanager
-def _ray(address: str | None, num_workers: int) -> Iterator[None]:
-    """Connect to a cluster, or start a local Ray without dashboard, and let go of it at the end."""
-    for name, value in _RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)  # before ray is imported: it reads them then
-    import ray
-
-    options: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-    }
-    local_dir: str | None = None
-    if address is None:
-        # A short path of its own: sockets have a length limit, and it is removed afterwards.
-        local_dir = tempfile.mkdtemp(prefix="ray-")
-        options |= {
-            "address": "local",
-            "_node_ip_address": "127.0.0.1",  # nobody else's business
-            "num_cpus": max(2, num_workers + 1),
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "include_dashboard": False,
-            "_temp_dir": local_dir,
-        }
-    else:
-        options["address"] = address
-    try:
-        ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ServerError(
-            f"Ray does not answer at {address or 'a local start'} ({error}); check RAY_ADDRESS, or "
-            "unset it to train on this machine"
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        if local_dir is not None:
-            shutil.rmtree(local_dir, ignore_errors=True)
 
 
 def _train(

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from recsys.models.losses import full_softmax, sampled_softmax
 from recsys.models.two_tower import TwoTower
+from training.examples.stream import VisitBatch, VisitBatches, VisitSelection
 from training.loop import Phase, World
 from training.prepared import Prepared
 from training.recipes import TowerTraining
@@ -20,15 +21,19 @@ class TowerSteps:
     """Draws batches of visits and their loss."""
 
     def __init__(
-        self, prepared: Prepared, towers: TwoTower, rows: Tensor, counts: Tensor, world: World
-    ) -> None:
-        """Take the visits to learn from (``rows``) and ``[N + 1]`` counts in the same time."""
-        self._prepared = prepared
+        self, prepared: Prepared, towers: TwoTower, visits: VisitSelection, counts: Tensor,
+        world: World, held_out: VisitSelection | None = None,
+    ) -> None:  # fmt: skip
+        """Take the visits to learn from and ``[N + 1]`` counts in the same time.
+
+        ``held_out``: later visits, whose loss says when to stop.
+        """
+        self._held_out = held_out
         self._towers = towers
         self._config: TowerTraining = prepared.recipe.towers
-        self._rows = rows
+        self._visits = visits
         self._world = world
-        self._known = _known_items(prepared, rows).to(world.device)
+        self._known = _known_items(prepared, visits).to(world.device)
         self._first_seen_ms = prepared.first_seen_ms.to(world.device)
         self._share = (counts / counts.sum().clamp(min=1)).float().to(world.device)
 
@@ -37,27 +42,36 @@ class TowerSteps:
         return Phase(
             name=name, module=self._towers, batches=self._batches, loss=self._loss, epochs=epochs,
             learning_rate=self._config.learning_rate, weight_decay=self._config.weight_decay,
+            validate=self._validation_loss if self._held_out else None,
         )  # fmt: skip
 
-    def _batches(self, generator: torch.Generator) -> list[Tensor]:
-        order = self._rows[torch.randperm(len(self._rows), generator=generator)]
-        batches = list(order.split(self._config.batch_visits))
-        if len(batches) > 1 and len(batches[-1]) < self._world.size:
-            batches.pop()
-        return batches
+    def _validation_loss(self) -> float:
+        """Give the mean loss of the visits held out, with the same draws every time."""
+        assert self._held_out is not None
+        generator = torch.Generator().manual_seed(0)
+        total = torch.zeros((), dtype=torch.float64, device=self._world.device)
+        rows = 0
+        for batch in self._held_out.batches(
+            self._config.batch_visits, None, least=self._world.size
+        ):
+            total += self._loss(batch, generator) * len(batch)
+            rows += len(batch)
+        return float(total) / max(rows, 1)
 
-    def _loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        own = slice(self._world.rank, None, self._world.size)
-        rows, device = batch[own], self._world.device
-        context = {k: v[rows].to(device) for k, v in self._prepared.visit_context.items()}
+    def _batches(self, generator: torch.Generator) -> VisitBatches:
+        return self._visits.batches(self._config.batch_visits, generator, least=self._world.size)
+
+    def _loss(self, batch: VisitBatch, generator: torch.Generator) -> Tensor:
+        own, device = slice(self._world.rank, None, self._world.size), self._world.device
+        context = {k: v[own].to(device) for k, v in batch.context.items()}
         users, items = self._towers(context)
         # Drawn for the whole batch on every worker: their number changes nothing.
-        every = self._prepared.visit_positives.padded(batch)
+        every = batch.positives
         chosen = _draw_columns(every, self._config.positives_per_visit, generator)
         every, chosen = every[own].to(device), chosen[own].to(device)
         had = (chosen.unsqueeze(2) == context["history_index"].unsqueeze(1)).any(dim=2)
         weight = torch.where(had, self._config.repeat_weight, 1.0) * (chosen != 0)
-        moment_ms = self._prepared.visit_moment_ms[rows].to(device)
+        moment_ms = batch.moment_ms[own].to(device)
         cold = self._towers.items.as_newcomers() if self._towers.learns_newcomers else None
         if self._config.softmax == "full":
             every_item = torch.arange(len(items), device=device)
@@ -123,21 +137,17 @@ class TowerSteps:
         )
 
 
-def _known_items(prepared: Prepared, rows: Tensor) -> Tensor:
-    """Give the items that were on offer in the time of the visits ``rows``.
+def _known_items(prepared: Prepared, visits: VisitSelection) -> Tensor:
+    """Give the items that were on offer in the time of ``visits``.
 
     Only these are negatives. An item that comes later has no visit in which it could have been
     taken, so as a negative it would teach that new things, and whatever reads like them, are
     never wanted.
     """
-    split, positives = prepared.split, prepared.visit_positives
-    in_rows = torch.zeros(len(positives.offsets) - 1, dtype=torch.bool)
-    in_rows[rows] = True
-    is_early = bool(prepared.visit_is_early[rows].all())
-    until_ms = split.ranker_from_ms if is_early else split.test_from_ms
+    until_ms = prepared.split.test_from_ms if visits.until_ms is None else visits.until_ms
     known = prepared.first_seen_ms < until_ms
     # A visit that began just before may have taken what came just after.
-    known[positives.values[in_rows.repeat_interleave(positives.offsets.diff())]] = True
+    known |= visits.taken(len(known))
     known[0] = False
     return known.nonzero().flatten()
 

@@ -15,7 +15,8 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from recsys.evaluation.report import as_table
 from recsys.features import current_plan
 from recsys.settings import Settings
 from training.bundle_run import Made, make_bundle
+from training.examples.build import Place
 from training.export import code_version
 from training.fit import Fitted
 from training.loop import NoCheckpoints, World
@@ -112,11 +114,27 @@ def _run(args: argparse.Namespace, progress: Progress) -> tuple[Made, Recipe]:
         f"device {'cuda' if use_gpu else 'cpu'}, code {code_version()}"
     )
     source = read_source(args, settings, progress)
-    made = make_bundle(
-        source, recipe, settings.bundle_dir, world=World(), checkpoints=NoCheckpoints(),
-        progress=progress, now_ms=now_ms(), fitter=lambda p: _fit(p, args, settings, progress),
-    )  # fmt: skip
+    with _examples_place(args, settings) as place:
+        made = make_bundle(
+            source, recipe, settings.bundle_dir, world=World(), checkpoints=NoCheckpoints(),
+            progress=progress, now_ms=now_ms(), examples=place,
+            fitter=lambda p: _fit(p, args, settings, progress),
+        )  # fmt: skip
     return made, recipe
+
+
+@contextmanager
+def _examples_place(args: argparse.Namespace, settings: Settings) -> Iterator[Place]:
+    """Say where example tables are kept and who makes them, Ray running meanwhile if it is used."""
+    storage = settings.state_dir.absolute() / "training"
+    if args.no_ray:
+        yield Place(root=storage / "examples")
+        return
+    from training.examples.ray_data import make_over_ray
+    from training.ray_start import started
+
+    with started(settings.ray_address, args.workers, storage):
+        yield Place(root=storage / "examples", make=make_over_ray)
 
 
 def read_source(args: argparse.Namespace, settings: Settings, progress: Progress) -> Source:

@@ -125,6 +125,8 @@ def test_killed_anywhere_and_run_again_the_user_is_gone_and_no_replay_brings_the
     folder = world.settings.state_dir
     (folder / "training" / "run").mkdir(parents=True)
     (folder / "training" / "run" / "prepared.pt").write_bytes(b"ada")
+    (folder / "training" / "examples" / "set").mkdir(parents=True)
+    (folder / "training" / "examples" / "set" / "visits-00000.parquet").write_bytes(b"ada")
     table = folder / "saved" / "set.parquet"
     table.parent.mkdir()
     pl.DataFrame({"user_id": ["ada", "bob", None], "n": [1, 2, 3]}).write_parquet(table)

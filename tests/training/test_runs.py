@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.bundle.test_bundle import small_plan
 from training.bundle_run import Made, make_bundle
 from training.checkpoint_files import read_state, write_state
 from training.debug_bundle import DEBUG_END_MS, OBJECTIVES, made_up_log
+from training.examples.build import Place
 from training.fit import fit
 from training.loop import NoCheckpoints, State, World
 from training.objectives import objectives_of
@@ -31,10 +33,13 @@ from training.tower_steps import TowerSteps
 QUIET = Progress(quiet=True)
 
 
-def prepared(log: pl.DataFrame, recipe=None, test_from_ms: int | None = None) -> Prepared:
+def prepared(
+    log: pl.DataFrame, recipe=None, test_from_ms: int | None = None, root: Path | None = None
+) -> Prepared:
     return prepare(
-        log, small_plan(), recipe or debug(), OBJECTIVES, test_from_ms=test_from_ms, progress=QUIET
-    )[0]
+        log, small_plan(), recipe or debug(), OBJECTIVES, test_from_ms=test_from_ms, progress=QUIET,
+        examples=Place(root=root) if root else None,
+    )[0]  # fmt: skip
 
 
 def made(log: pl.DataFrame, folder: Path, test_from_ms: int | None = None) -> Made:
@@ -73,8 +78,8 @@ def test_a_question_sees_nothing_of_its_own_answer() -> None:
     found = prepared(made_up_log())
     for question in found.rounds:
         assert question.as_of_ms < found.split.test_from_ms
-    latest = found.visit_context["history_age_s"]
-    used = found.visit_context["history_index"] != 0
+    visits = found.visits.between(None, None).every().context
+    latest, used = visits["history_age_s"], visits["history_index"] != 0
     assert (latest[used] >= 0).all()
     # A visit's moment is before its first item: with one visit there is no history at all.
     first_visits = ~used.any(dim=1)
@@ -93,10 +98,10 @@ def test_items_that_come_later_are_no_negatives(softmax) -> None:
     recipe = replace(recipe, towers=replace(recipe.towers, softmax=softmax))
     task = prepared(pl.concat([log, late], how="diagonal"), recipe, test_from_ms)
     towers = TwoTower(task.recipe.model, task.dimensions, ItemTable(task.statics))
-    every = torch.arange(len(task.visit_is_early))
+    every = task.visits.between(None, None)
     steps = TowerSteps(task, towers, every, task.all_edges.counts, World()).phase("towers", 1)
     generator = torch.Generator().manual_seed(1)
-    steps.loss(every[:64], generator).backward()
+    steps.loss(every.every(), generator).backward()
     moved = towers.items.category.weight.grad.abs().sum(1) > 0
     assert task.statics.category[1] == task.dimensions.num_categories - 1
     assert moved[:-2].all() and not moved[-2]
@@ -111,18 +116,18 @@ def test_an_item_is_no_negative_of_a_visit_before_it_appeared() -> None:
         pl.lit("zzz").alias("category"), pl.lit(middle).alias("event_time_ms"),
     )  # fmt: skip
     task = prepared(pl.concat([log, late], how="diagonal"))
-    before = (task.visit_moment_ms < middle).nonzero().flatten()
-    after = (task.visit_moment_ms > middle).nonzero().flatten()
+    before = task.visits.between(None, middle).every()
+    after = task.visits.between(middle + 1, None).every()
     assert len(before) > 30 and len(after) > 30
-    for rows, is_negative in ((before, False), (after, True)):
+    for batch, is_negative in ((before, False), (after, True)):
         for softmax in ("sampled", "full"):
             recipe = replace(task.recipe, towers=replace(task.recipe.towers, softmax=softmax))
             one = replace(task, recipe=recipe)
             towers = TwoTower(recipe.model, task.dimensions, ItemTable(task.statics))
-            every = torch.arange(len(task.visit_is_early))
+            every = task.visits.between(None, None)
             steps = TowerSteps(one, towers, every, task.all_edges.counts, World())
             phase = steps.phase("towers", 1)
-            phase.loss(rows, torch.Generator().manual_seed(1)).backward()
+            phase.loss(batch, torch.Generator().manual_seed(1)).backward()
             moved = bool(towers.items.category.weight.grad[-2].abs().sum() > 0)
             assert moved == is_negative, (softmax, is_negative)
 
@@ -134,13 +139,13 @@ def test_a_newcomer_is_met_in_training_as_it_is_served() -> None:
     towers = TwoTower(task.recipe.model, task.dimensions, ItemTable(task.statics))
     towers.items.table.has_id[:] = True
     towers.items.table.has_id[5] = False
-    every = torch.arange(len(task.visit_is_early))
+    every = task.visits.between(None, None)
     steps = TowerSteps(task, towers, every, task.all_edges.counts, World()).phase("towers", 1)
-    first_days = task.visit_moment_ms < task.visit_moment_ms.min() + 2 * 86_400_000
+    first_days = int(every.every().moment_ms.min()) + 2 * 86_400_000
     gradients = []
-    for rows in (every[first_days], every[~first_days]):
+    for visits in (task.visits.between(None, first_days), task.visits.between(first_days, None)):
         towers.zero_grad()
-        steps.loss(rows, torch.Generator().manual_seed(1)).backward()
+        steps.loss(visits.every(), torch.Generator().manual_seed(1)).backward()
         gradients.append(float(towers.items.newcomer.grad.abs().sum()))
     assert gradients[0] > 3 * gradients[1]  # later only item 5 is one
     with torch.no_grad():
@@ -197,7 +202,9 @@ def test_preparing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     sums = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        prepared(made_up_log()).save(tmp_path / name / "prepared.pt")
+        task = prepared(made_up_log(), root=tmp_path / "examples")
+        task.save(tmp_path / name / "prepared.pt")
+        shutil.rmtree(tmp_path / "examples")
         sums.append(run_name(tmp_path / name / "prepared.pt"))
     assert sums[0] == sums[1]
 

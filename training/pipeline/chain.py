@@ -30,6 +30,7 @@ from recsys.features.plan import Plan
 from recsys.settings import Settings
 from training.bundle_run import judge_draft, write_draft
 from training.checkpoint_files import FolderCheckpoints
+from training.examples.build import Place
 from training.export import code_version
 from training.fit import FIT_STEPS, fit_step, fitted_of
 from training.loop import World
@@ -45,6 +46,7 @@ from training.prepared import Prepared, Sources
 from training.progress import Progress
 from training.source import Positions, Source, content_hash, fingerprint, read_log, source_of
 
+_SHARDS = "shards"
 DATA_FILE, GATE_FILE, REGISTERED_FILE, PUBLISHED_FILE = (
     "data.json", "gate.json", "registered.json", "published.json",
 )  # fmt: skip
@@ -227,12 +229,15 @@ class Chain:
         prepared, sources = prepare(
             source.log, source.plan, visible(self._recipe, "examples"), source.objectives,
             test_from_ms=source.test_from_ms, progress=self._progress,
+            examples=Place(root=work.out / _SHARDS), log_identity=source.data_hash or None,
         )  # fmt: skip
-        prepared.save(work.out / "prepared.pt")
+        # The output is moved when it is whole: where its shards are is said when it is read.
+        prepared.with_examples_in(Path(_SHARDS)).save(work.out / "prepared.pt")
         torch.save(sources, work.out / "sources.pt")
 
     def _prepared(self, work: Work, step: str) -> Prepared:
         prepared = Prepared.load(work.given["examples"] / "prepared.pt")
+        prepared = prepared.with_examples_in(work.given["examples"] / _SHARDS)
         return replace(prepared, recipe=visible(self._recipe, step))
 
     def _sources(self, work: Work) -> Sources:
