@@ -53,6 +53,7 @@ _BATCHES = 16
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure; 0 when done, 1 with one line when it cannot be."""
+    given = list(argv or ())
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training.ranker")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--shape", choices=tuple(SHAPES), default="kaggle")
@@ -66,15 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--profile", action="store_true", help="tables of our side, nothing else")
     parser.add_argument("--compile", action="store_true", help="our side with torch.compile too")
-    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(given)
     try:
         report = _measure(arguments)
     except RecsysError as error:
         sys.stderr.write(f"training.ranker: {error}\n")
         return 1
-    report["command"] = "python -m benchmarks.training.ranker " + shlex.join(
-        sys.argv[1:] if argv is None else argv
-    )
+    report["command"] = f"python -m benchmarks.training.ranker {shlex.join(given)}".strip()
     sys.stdout.write(json.dumps(report) + "\n")
     return 0
 
@@ -178,4 +177,4 @@ def _torchrec(arguments: argparse.Namespace, common: dict[str, Any]) -> dict[str
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

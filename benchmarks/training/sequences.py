@@ -73,7 +73,7 @@ _PAIRS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure; 0 when done, 1 with one line when it cannot be."""
-    given = sys.argv[1:] if argv is None else argv
+    given = list(argv or ())
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training.sequences")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--shape", choices=tuple(SHAPES), default="beauty")
@@ -210,4 +210,4 @@ def _recbole(common: dict[str, Any]) -> dict[str, Trainer]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
