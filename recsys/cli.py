@@ -69,7 +69,10 @@ COMMANDS: dict[str, Command] = {
         "training.report.cli", "judge a bundle on the log, against another; write its report"
     ),
     "pipeline": Command(
-        "training.pipeline.cli", "run, schedule and render the whole chain from log to live bundle"
+        "training.pipeline.cli", "run and schedule the chain from log to live bundle"
+    ),
+    "compress": Command(
+        "training.compression.cli", "make a bundle in smaller numbers, if it loses little enough"
     ),
     "bundle": Command("recsys.bundle.cli", "list, verify, point to and roll back bundles"),
     "publish": Command("serving.publish", "load a bundle into Triton and make it live"),

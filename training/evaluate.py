@@ -25,7 +25,7 @@ from recsys.evaluation.report import ItemFacts, ListQuality, judge_lists
 from recsys.features.batch import Int32s, Int64s
 from recsys.models.serving_model import ServingModel
 from training.baselines import baselines
-from training.prepared import Prepared, Sources
+from training.prepared import Context, Prepared, Sources
 from training.progress import Progress
 from training.report.contender import Contender
 from training.report.probabilities import Probabilities, of_candidates, of_shown_lists
@@ -50,6 +50,8 @@ class Judged:
     """``[B, k]`` by view and recommender, in rows of the log's vocabulary; all users of the
     ``held_out``, also those who are new."""
     probabilities: list[Probabilities]
+    context: Context
+    """``[B, ...]`` what the model server would be told of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +174,7 @@ def judge(
         judged=Judged(
             held_out=held_out, catalogue=catalogue, items=items, k=k, seed=terms.seed,
             questions=questions, lists=every_list, probabilities=probabilities,
+            context=context,
         ),
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from training.loop import NoCheckpoints, World
 from training.progress import Progress
 from training.recipes import debug
 from training.report.attributes import groupings_of
-from training.report.cli import judge_bundle
+from training.report.judge import judge_bundle
 from training.report.other import LIVE, ask_other
 from training.report.write import read_report
 from training.source import Source
@@ -96,18 +96,18 @@ def test_segments_add_up_and_small_ones_are_not_judged(runs, report) -> None:
 
 
 def test_judged_from_the_store_it_is_as_good_as_in_its_own_run(runs, log) -> None:
-    store, manifest = BundleStore(runs[0].folder.parent), runs[0].manifest
+    folder, manifest = runs[0].folder, runs[0].manifest
     found = judge_bundle(
-        store, manifest, source(log, test_from_ms=manifest.lineage.data_until_ms), progress=QUIET
+        folder, source(log, test_from_ms=manifest.lineage.data_until_ms), progress=QUIET
     )
     assert found.metrics["views"] == manifest.metrics["views"]
     with pytest.raises(InputError, match="learned from the data"):
         judge_bundle(
-            store, manifest, source(log, test_from_ms=manifest.lineage.data_until_ms - 1),
+            folder, source(log, test_from_ms=manifest.lineage.data_until_ms - 1),
             progress=QUIET,
         )  # fmt: skip
     with pytest.raises(InputError, match="found none"):
-        judge_bundle(store, manifest, source(log, test_from_ms=2 * DEBUG_END_MS), progress=QUIET)
+        judge_bundle(folder, source(log, test_from_ms=2 * DEBUG_END_MS), progress=QUIET)
 
 
 def test_a_comparison_that_would_mislead_is_refused(runs, log) -> None:

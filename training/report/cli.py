@@ -13,28 +13,20 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
-
 from recsys.bundle.manifest import Manifest, read_manifest
 from recsys.bundle.store import BundleStore
-from recsys.data.catalogue import build_catalogue
-from recsys.data.interactions import read_interactions
-from recsys.errors import BundleError, InputError, RecsysError
+from recsys.errors import BundleError, RecsysError
 from recsys.evaluation.report import as_table
 from recsys.features import current_plan
-from recsys.features.history import open_rows
 from recsys.settings import Settings
-from training.evaluate import Verdict, judge
 from training.progress import Progress
-from training.report.other import LIVE, find_other, open_contender
-from training.report.protocol import Terms, hold_out
+from training.report.judge import judge_bundle
+from training.report.other import LIVE, find_other
 from training.report.run import report_on
-from training.source import Source, Wanted, read_log, source_of
+from training.source import Wanted, read_log, source_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,8 +80,9 @@ def _run(args: argparse.Namespace, settings: Settings, progress: Progress) -> di
     asked = source.test_from_ms if args.test_from else None
     test_from_ms = _test_from(store, manifest, args.against, asked)
     verdict = judge_bundle(
-        store, manifest, replace(source, test_from_ms=test_from_ms), progress=progress
-    )
+        store.path(manifest.bundle_id), replace(source, test_from_ms=test_from_ms),
+        progress=progress,
+    )  # fmt: skip
     for view, rows in verdict.tables.items():
         progress.console.print(as_table(view.replace("_", " "), rows))
     folder = report_on(
@@ -102,50 +95,6 @@ def _run(args: argparse.Namespace, settings: Settings, progress: Progress) -> di
         "test_from_ms": test_from_ms,
         "metrics": verdict.metrics,
     }
-
-
-def judge_bundle(
-    store: BundleStore, manifest: Manifest, source: Source, *, progress: Progress
-) -> Verdict:
-    """Judge a bundle of the store on the part of the log from ``source.test_from_ms`` on.
-
-    Raises:
-        InputError: when the bundle learned from what comes after that, or nothing does.
-        RecsysError: when the bundle cannot be loaded.
-    """
-    test_from_ms, until_ms = source.test_from_ms, manifest.lineage.data_until_ms
-    assert test_from_ms is not None
-    if test_from_ms < until_ms:
-        raise InputError(
-            f"--test-from: wanted {_moment(until_ms)} or later, until when bundle "
-            f"{manifest.bundle_id} learned from the data; found {_moment(test_from_ms)}"
-        )
-    log = source.log
-    end_ms = int(log.filter(pl.col("kind") != "item")["event_time_ms"].max() or 0)  # type: ignore[arg-type]
-    if end_ms < test_from_ms:
-        raise InputError(
-            f"wanted events from {_moment(test_from_ms)} on to judge by, found none (the log ends "
-            f"{_moment(end_ms)}); replay more, or give an earlier bundle"
-        )
-    with progress.stage("features"):
-        catalogue = build_catalogue(log, described_until_ms=test_from_ms)
-        rows = open_rows(log, source.plan)
-        contender, _ = open_contender(store.path(manifest.bundle_id), rows, source.plan)
-    config = manifest.recipe_config
-    terms = Terms(
-        views=source.views, k=source.k, seed=config["seed"],
-        window_ms=config["ranker"]["window_ms"],
-        attribution_ms=config["ranker"]["attribution_ms"],
-    )  # fmt: skip
-    held_out = hold_out(
-        read_interactions(log, catalogue.vocabulary), catalogue.vocabulary,
-        np.concatenate([[0], catalogue.first_seen_ms]), test_from_ms=test_from_ms, end_ms=end_ms,
-        relevant_type=source.relevant_type, seed=terms.seed,
-    )  # fmt: skip
-    return judge(
-        contender, held_out, catalogue, terms, log=log,
-        has_lists=bool((log["kind"] == "impression").any()), progress=progress,
-    )  # fmt: skip
 
 
 def _wanted_bundle(store: BundleStore, name: str | None) -> Manifest:
@@ -169,10 +118,6 @@ def _test_from(store: BundleStore, manifest: Manifest, against: str, asked: int 
     except BundleError:
         pass  # the report will say what is wrong with it
     return moment_ms
-
-
-def _moment(time_ms: int) -> str:
-    return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 if __name__ == "__main__":
