@@ -10,7 +10,10 @@ from pathlib import Path
 
 from recsys.bundle.load import load_serving_model
 from recsys.bundle.manifest import Manifest, read_manifest
+from recsys.bundle.served import VOCABULARY_FILE
 from recsys.bundle.store import BundleStore
+from recsys.data.vocabulary_file import load_vocabulary
+from training.checks import check_vocabulary
 from training.evaluate import Verdict, evaluate
 from training.examples.build import Place
 from training.export import METRICS_FILE, finish_manifest, write_files, write_manifest
@@ -117,7 +120,13 @@ def judge_draft(
     The manifest keeps what the draft's says of its making; metrics and model card are new. With a
     ``store`` the report is written beside its bundles, compared with the live one; ``curve`` is
     the training loss it shows.
+
+    Raises:
+        BundleError: when the draft's items are not those of ``sources``: rows would mean others.
     """
+    check_vocabulary(
+        sources.catalogue.vocabulary, load_vocabulary(draft / VOCABULARY_FILE), str(draft)
+    )
     verdict = evaluate(
         load_serving_model(draft), prepared, sources, k=source.k, views=source.views,
         relevant_type=source.relevant_type, progress=progress, log=source.log,

@@ -33,6 +33,7 @@ from training.prepared import Prepared
 from training.ray_start import started
 
 _FITTED_FILE, _GIVEN_FILE, _PROGRESS_FILE = "fitted.pt", "given.pt", "progress.jsonl"
+_RECORD_FIELDS = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 logger = logging.getLogger(__name__)
 
 EpochReport = Callable[[str, int, int, float], None]
@@ -167,7 +168,8 @@ def _train(
 def _told(path: Path, on_epoch: EpochReport) -> Iterator[None]:
     """Pass on the lines rank 0 appends to ``path``, from a thread of the driver.
 
-    Ray's own callbacks run in its controller process, which has no terminal.
+    Ray's own callbacks run in its controller process, which has no terminal; what a worker logs
+    goes to files of its Ray, which are removed.
     """
     done = threading.Event()
     path.unlink(missing_ok=True)
@@ -176,9 +178,14 @@ def _told(path: Path, on_epoch: EpochReport) -> Iterator[None]:
         seen = 0
         while True:
             last = done.wait(0.2)
-            lines = path.read_text().splitlines() if path.exists() else []
+            text = path.read_text() if path.exists() else ""
+            lines = text[: text.rfind("\n") + 1].splitlines()  # the last may be half written
             for line in lines[seen:]:
-                on_epoch(*json.loads(line))
+                told = json.loads(line)
+                if isinstance(told, dict):
+                    logger.warning(told.pop("message"), extra=told)
+                else:
+                    on_epoch(*told)
             seen = len(lines)
             if last:
                 return
@@ -203,6 +210,8 @@ def _worker(config: dict[str, Any]) -> None:
     prepared = Prepared.load(Path(config["prepared"]))
     checkpoints = _RayCheckpoints(world.rank)
     progress = Path(config["folder"]) / _PROGRESS_FILE
+    if world.rank == 0:
+        logging.getLogger("training").addHandler(_ToDriver(progress))
 
     def tell(phase: str, epoch: int, epochs: int, loss: float) -> None:
         if world.rank == 0:
@@ -219,6 +228,23 @@ def _worker(config: dict[str, Any]) -> None:
         )
     if world.rank == 0:
         write_whole(Path(config["folder"]) / _FITTED_FILE, result)
+
+
+class _ToDriver(logging.Handler):
+    """Has the driver repeat a worker's warnings, where a user reads them."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(logging.WARNING)
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        extra = {n: v for n, v in vars(record).items() if n not in _RECORD_FIELDS}
+        line = json.dumps({"message": record.getMessage(), **extra}, default=str)
+        try:
+            with self._path.open("a") as file:
+                file.write(line + "\n")
+        except OSError:
+            self.handleError(record)
 
 
 class _RayCheckpoints:

@@ -10,11 +10,13 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import psutil
 
@@ -33,6 +35,10 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # A report waits for the controller's next look, every 2 seconds by default.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # A group of workers may start slowly where other work is going on; by default 60 seconds.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+    # As nice as the command is: Ray's own 15 leaves workers next to nothing beside other work.
+    "RAY_worker_niceness": "0",
     # Workers of a local Ray inherit this. Threads that wait for each other must sleep, not spin: on
     # a machine that has other work to do, spinning costs several times what it saves.
     "OMP_WAIT_POLICY": "passive",
@@ -86,13 +92,31 @@ def started(address: str | None, num_workers: int, notes: Path) -> Iterator[None
             "unset it to train on this machine"
         ) from error
     try:
-        yield
+        with redirect_stdout(cast(TextIO, _WithoutRay(sys.stdout))):
+            yield
     finally:
         ray.shutdown()
         if local_dir is not None:
             shutil.rmtree(local_dir, ignore_errors=True)
         if note is not None:
             note.unlink(missing_ok=True)
+
+
+class _WithoutRay:
+    """Standard output, which is for a command's result alone.
+
+    Ray's own threads speak of lost workers on it: that goes to standard error.
+    """
+
+    def __init__(self, stdout: TextIO) -> None:
+        self._stdout = stdout
+
+    def write(self, text: str) -> int:
+        is_ray = threading.current_thread().name.startswith("ray_")
+        return (sys.stderr if is_ray else self._stdout).write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stdout, name)
 
 
 def end_orphans(notes: Path) -> int:

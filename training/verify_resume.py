@@ -1,18 +1,17 @@
 """``python -m training.verify_resume``: does a killed run end as if it had not been killed?
 
-Trains the made-up log on Ray Train four times, with ``--workers`` (2): undisturbed; a worker killed
-(SIGKILL) after some epochs, which Ray starts again; the driver killed, and the same command once
-more; the driver killed, its newest checkpoint damaged, and the same command once more. Each must
-give the loss curve and the weights of the first, bit for bit, and leave no process behind. Takes
-some minutes of two cores, so it is no unit test.
+Trains the made-up log on Ray Train with ``--workers`` (2), once undisturbed and once disturbed
+again and again: a worker killed (SIGKILL), which Ray starts again; then the driver killed, and the
+same command once more; then the driver killed and its newest checkpoint damaged, and the same
+command once more. Each must go on from a checkpoint, the damage must be said, no process may be
+left, and the end must have the loss curve and the weights of the undisturbed run, bit for bit.
+Takes some minutes of two cores, so it is no unit test.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -28,18 +27,25 @@ import torch
 from recsys.features import current_plan
 from training.debug_bundle import OBJECTIVES, made_up_log
 from training.examples.build import Place
+from training.fit import Fitted
 from training.prepare import prepare
 from training.progress import Progress
 from training.ray_job import fit_on_ray
 from training.ray_start import belonging_to
 from training.recipes import debug
 
-_EPOCHS = 12
-_WAIT_S = 300.0
+Epoch = tuple[str, int]
+"""Phase and number."""
+_WORKER_KILLED_AT: Epoch = ("towers", 2)
+_DRIVER_KILLED_AT: Epoch = ("towers", 5)
+_DAMAGED_AT: Epoch = ("ranker", 0)
+_TOWERS_EPOCHS, _RANKER_EPOCHS = 8, 6
+_WAIT_S = 600.0
+_RESULT_FILE, _SAID_FILE = "result.pt", "said.txt"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the check; 0 when every run ended like the first."""
+    """Run the check; 0 when the disturbed run ended like the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
@@ -47,32 +53,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.run is not None:
         _run(args.run, args.workers)
         return 0
-    told: dict[str, Any] = {"workers": args.workers}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        _whole(root / "undisturbed", args.workers)
-        wanted = _result(root / "undisturbed")
-        told["epochs"] = len(wanted["curve"])
-        for what, disturb in _DISTURBANCES.items():
-            folder = root / what.replace(" ", "-")
-            began = time.monotonic()
-            rays = disturb(folder, args.workers)
-            found = _result(folder)
-            told[what] = {
-                "same curve": found["curve"] == wanted["curve"],
-                "same weights": all(
-                    torch.equal(value, found["ranker"][key])
-                    for key, value in wanted["ranker"].items()
-                ) and torch.equal(found["item_vectors"], wanted["item_vectors"]),
-                "processes left": sum(len(belonging_to(ray)) for ray in rays),
-                "took_s": round(time.monotonic() - began),
-            }  # fmt: skip
-            sys.stderr.write(f"{what}: {told[what]}\n")
-    told["passed"] = all(
-        found["same curve"] and found["same weights"] and not found["processes left"]
-        for found in told.values()
-        if isinstance(found, dict)
-    )
+        began = time.monotonic()
+        undisturbed = _Command(root / "undisturbed", args.workers)
+        undisturbed.end()
+        middle = time.monotonic()
+        sys.stderr.write(f"undisturbed: {middle - began:.0f} s\n")
+        held, last = _disturbed(root / "disturbed", args.workers)
+        ended = time.monotonic()
+        (wanted, every), (found, _) = undisturbed.result(), last.result()
+    held |= {
+        "same curve": found.curve == wanted.curve,
+        "same weights": _same(found.ranker, wanted.ranker) and _same(found.towers, wanted.towers)
+        and torch.equal(found.item_vectors, wanted.item_vectors),
+    }  # fmt: skip
+    told = {
+        "passed": all(held.values()), **held, "workers": args.workers, "epochs": len(every),
+        "undisturbed_s": round(middle - began), "disturbed_s": round(ended - middle),
+    }  # fmt: skip
     sys.stdout.write(json.dumps(told) + "\n")
     return 0 if told["passed"] else 1
 
@@ -81,88 +80,147 @@ def _run(folder: Path, workers: int) -> None:
     """Prepare and fit in this process; what a user's command does."""
     plan = current_plan.ensure(folder.parent / "plan", project="recsys")
     base = debug()
-    recipe = replace(base, towers=replace(base.towers, epochs=_EPOCHS))
+    recipe = replace(
+        base,
+        towers=replace(base.towers, epochs=_TOWERS_EPOCHS),
+        ranker=replace(base.ranker, epochs=_RANKER_EPOCHS),
+    )
     prepared, _ = prepare(
         made_up_log(), plan, recipe, OBJECTIVES, test_from_ms=None, progress=Progress(quiet=True),
         examples=Place(root=folder / "examples"),
     )  # fmt: skip
+    epochs: list[Epoch] = []
     fitted, _ = fit_on_ray(
         prepared, storage=folder, address=None, num_workers=workers, use_gpu=False,
-        on_epoch=lambda phase, epoch, *_: sys.stderr.write(f"  {phase} {epoch}\n"),
+        on_epoch=lambda phase, epoch, *_: epochs.append((phase, epoch)),
     )  # fmt: skip
-    torch.save(fitted, folder / "result.pt")
+    torch.save((fitted, epochs), folder / _RESULT_FILE)
 
 
-def _start(folder: Path, workers: int) -> subprocess.Popen[bytes]:
-    folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "training.verify_resume", "--workers", str(workers)]
-    return subprocess.Popen([*command, "--run", str(folder)])
+def _disturbed(folder: Path, workers: int) -> tuple[dict[str, bool], _Command]:
+    """Disturb a run; give what held meanwhile, and the command that ended it."""
+    first = _Command(folder, workers)
+    first.await_epoch(_WORKER_KILLED_AT)
+    first.kill_worker()
+    told = first.await_epoch(_DRIVER_KILLED_AT)
+    first.kill()
+    held = {"a killed worker went on": told.count(("towers", 0)) == 1}
+    sys.stderr.write(f"after a worker was killed: {told}\n")
 
+    second = _Command(folder, workers)
+    told = second.await_epoch(_DAMAGED_AT)
+    second.kill()
+    held["a killed driver went on"] = told[0] > ("towers", _WORKER_KILLED_AT[1])
+    sys.stderr.write(f"after the driver was killed: {told}\n")
 
-def _whole(folder: Path, workers: int) -> None:
-    if _start(folder, workers).wait() != 0:
-        raise SystemExit(f"the run in {folder} failed")
-
-
-def _kill_worker(folder: Path, workers: int) -> list[str]:
-    driver = _start(folder, workers)
-    rays = _await_epochs(folder, 4)
-    worker = next(p for p in _family(driver.pid) if "RayTrainWorker" in " ".join(p.cmdline()))
-    worker.kill()
-    if driver.wait() != 0:
-        raise SystemExit("the run whose worker was killed failed")
-    return rays
-
-
-def _kill_driver(folder: Path, workers: int) -> list[str]:
-    driver = _start(folder, workers)
-    rays = _await_epochs(folder, 4)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    _whole(folder, workers)
-    return rays
-
-
-def _damage_checkpoint(folder: Path, workers: int) -> list[str]:
-    driver = _start(folder, workers)
-    rays = _await_epochs(folder, 5)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
     time.sleep(3)  # what was being written when the driver died is written by then
-    newest = max(folder.glob("fit-*/train/checkpoint_*/state.pt"), key=lambda p: p.parent.name)
-    data = bytearray(newest.read_bytes())
-    data[len(data) // 2] ^= 1
-    newest.write_bytes(data)
-    _whole(folder, workers)
-    return rays
+    # All but the oldest: the newest may be one that Ray had not yet taken note of.
+    for path in sorted(folder.glob("fit-*/train/checkpoint_*/state.pt"))[1:]:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    last = _Command(folder, workers)
+    last.end()
+    _, told = last.result()
+    sys.stderr.write(f"after its newest checkpoint was damaged: {told}\n")
+    held |= {
+        "a damaged checkpoint was passed over": ("towers", _DRIVER_KILLED_AT[1]) not in told
+        and len(told) < _TOWERS_EPOCHS + _RANKER_EPOCHS,
+        "damage was said": "checkpoint damaged" in last.said()
+        and "an earlier checkpoint is used" in last.said(),
+        "no process is left": not any(
+            belonging_to(ray) for command in (first, second, last) for ray in command.rays
+        ),
+        "nothing else is left": not list(folder.glob("fit-*")) + list(folder.glob("ray-*")),
+    }  # fmt: skip
+    return held, last
 
 
-_DISTURBANCES: dict[str, Callable[[Path, int], list[str]]] = {
-    "worker killed": _kill_worker,
-    "driver killed": _kill_driver,
-    "driver killed and checkpoint damaged": _damage_checkpoint,
-}
+class _Command:
+    """A run's command in a process of its own."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        folder.mkdir(exist_ok=True)
+        self._folder = folder
+        self.rays: set[str] = set()
+        """Folders of the local Rays that were seen running."""
+        for left in folder.glob("fit-*/progress.jsonl"):
+            left.unlink()  # an earlier command's
+        command = [sys.executable, "-m", "training.verify_resume", "--workers", str(workers)]
+        with (folder / _SAID_FILE).open("w") as said:
+            self._process = subprocess.Popen([*command, "--run", str(folder)], stderr=said)
+
+    def await_epoch(self, wanted: Epoch) -> list[Epoch]:
+        """Wait until an epoch was told; give all that were."""
+        self._wait(lambda: wanted in self._told(), f"epoch {wanted}")
+        return self._told()
+
+    def end(self) -> None:
+        """Wait until the run is whole."""
+        self._wait(lambda: self._process.poll() is not None, "the end")
+        self._process.wait()
+
+    def kill(self) -> None:
+        """Kill the driver."""
+        self._process.kill()
+        self._process.wait()
+
+    def kill_worker(self) -> None:
+        """Kill one of Ray's training workers."""
+        every = [process for ray in self.rays for process in belonging_to(ray)]
+        next(process for process in every if _is_worker(process)).kill()
+
+    def result(self) -> tuple[Fitted, list[Epoch]]:
+        """Give what the run learned, and the epochs this command did for it."""
+        fitted, epochs = torch.load(self._folder / _RESULT_FILE, weights_only=False)
+        return fitted, epochs
+
+    def said(self) -> str:
+        """Give the command's standard error."""
+        return (self._folder / _SAID_FILE).read_text()
+
+    def _told(self) -> list[Epoch]:
+        lines = [
+            json.loads(line)
+            for path in self._folder.glob("fit-*/progress.jsonl")
+            for line in path.read_text().splitlines(keepends=True)
+            if line.endswith("\n")
+        ]
+        return [(line[0], line[1]) for line in lines if isinstance(line, list)]
+
+    def _wait(self, done: Callable[[], bool], what: str) -> None:
+        until = time.monotonic() + _WAIT_S
+        while not done():
+            failed = self._process.poll() not in (None, 0)
+            if failed or time.monotonic() > until:
+                self.kill()
+                raise SystemExit(f"wanted {what}, found that the run failed:\n{self.said()}")
+            for note in self._folder.glob("ray-*.json"):
+                self._note(note)
+            time.sleep(0.05)
+        if self._process.poll() not in (None, 0):
+            raise SystemExit(f"the run failed:\n{self.said()}")
+
+    def _note(self, path: Path) -> None:
+        try:
+            note = json.loads(path.read_bytes())
+        except OSError:
+            return  # it ended meanwhile
+        if note["driver"] == self._process.pid:
+            self.rays.add(note["folder"])
 
 
-def _await_epochs(folder: Path, wanted: int) -> list[str]:
-    """Wait; give the folders of the local Ray that runs meanwhile."""
-    until = time.monotonic() + _WAIT_S
-    while time.monotonic() < until:
-        for path in folder.glob("fit-*/progress.jsonl"):
-            if len(path.read_text().splitlines()) >= wanted:
-                notes = folder.glob("ray-*.json")
-                return [json.loads(note.read_bytes())["folder"] for note in notes]
-        time.sleep(0.05)
-    raise SystemExit(f"no {wanted} epochs within {_WAIT_S:.0f} s")
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "RayTrainWorker" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
 
 
-def _result(folder: Path) -> dict[str, Any]:
-    fitted = torch.load(folder / "result.pt", weights_only=False)
-    return {"curve": fitted.curve, "ranker": fitted.ranker, "item_vectors": fitted.item_vectors}
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    return psutil.Process(pid).children(recursive=True)
+def _same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(value, theirs[name]) for name, value in ours.items()
+    )
 
 
 if __name__ == "__main__":

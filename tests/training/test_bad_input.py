@@ -15,15 +15,18 @@ import torch
 from recsys.data.interactions import Interactions
 from recsys.data.splits import TimeSplit
 from recsys.data.vocabulary import Vocabulary
+from recsys.data.vocabulary_file import save_vocabulary
 from recsys.errors import BundleError, ConfigurationError, FeatureError, InputError
 from recsys.models.encode import UserEncoding
 from tests.bundle.test_bundle import small_plan
+from training.bundle_run import judge_draft
 from training.checks import check_classes, check_finite, check_vocabulary, check_windows
 from training.debug_bundle import OBJECTIVES, made_up_log
 from training.prepare import prepare
 from training.progress import Progress
 from training.recipe_file import read_recipe, write_recipe
 from training.recipes import debug, demo
+from training.source import Source
 
 
 def refuse(log: pl.DataFrame, *, plan=None, recipe=None, objectives=OBJECTIVES) -> None:
@@ -147,6 +150,23 @@ def test_a_vocabulary_of_other_data_is_refused() -> None:
     check_vocabulary(ours, Vocabulary(("a", "b"), ("x",)), "there")
     with pytest.raises(BundleError, match=r"2 items\), found another with 3 .* 1 are .* 'c' for"):
         check_vocabulary(ours, theirs, "there")
+
+
+def test_a_draft_of_other_data_is_not_judged(tmp_path: Path) -> None:
+    source = Source(
+        log=made_up_log(), plan=small_plan(), dataset="made_up", objectives=OBJECTIVES,
+        views=("repeats_allowed",), k=5, relevant_type="purchase", test_from_ms=None,
+    )  # fmt: skip
+    quiet = Progress(quiet=True)
+    prepared, sources = prepare(
+        source.log, source.plan, debug(), OBJECTIVES, test_from_ms=None, progress=quiet
+    )
+    ours = sources.catalogue.vocabulary
+    # The same items in another order: each row would mean another item.
+    other = Vocabulary(tuple(reversed(ours.item_ids)), ours.categories)
+    save_vocabulary(other, tmp_path / "vocabulary.json")
+    with pytest.raises(BundleError, match=r"80 items\), found another with 80 .* 80 are the same"):
+        judge_draft(tmp_path, source, prepared, sources, progress=quiet)
 
 
 def test_numbers_of_a_recipe_in_code_are_looked_at_too() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -30,7 +31,7 @@ from training.examples import build as building
 from training.examples import partitions, stream
 from training.examples.build import Place
 from training.examples.making import make_here
-from training.examples.shards import MANIFEST_FILE, open_examples
+from training.examples.shards import MANIFEST_FILE, open_examples, read_manifest
 from training.examples.stream import VisitShards
 from training.prepare import prepare
 from training.prepared import Prepared
@@ -137,6 +138,20 @@ def test_a_set_without_a_readable_manifest_is_made_again(whole, tmp_path) -> Non
     before = contents(folder)
     made(tmp_path)
     assert contents(folder) == before
+
+
+def test_shards_of_another_log_under_this_name_are_not_used(whole, tmp_path, caplog) -> None:
+    folder = tmp_path / whole.visits.folder.name
+    shutil.copytree(whole.visits.folder, folder)
+    told = json.loads((folder / MANIFEST_FILE).read_text())
+    told["made_from"]["vocabulary"] = "of-another-log"
+    (folder / MANIFEST_FILE).write_text(json.dumps(told))
+    before = contents(folder)
+    (folder / "visits-00000.parquet").unlink()
+    made(tmp_path)
+    assert "examples of other data" in caplog.text
+    assert contents(folder) == before
+    assert read_manifest(folder).made_from["vocabulary"] != "of-another-log"
 
 
 def test_two_at_once_make_one_set(whole, tmp_path, monkeypatch) -> None:

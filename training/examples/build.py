@@ -88,6 +88,12 @@ def build(order: Order, place: Place) -> ExampleSet:
         make_directory(place.root)
         with _alone(place.root / f".{name}.lock"):
             found = read_manifest(folder)
+            if found is not None and found.made_from != order.made_from:
+                logger.warning(
+                    "examples of other data lie under this name, they are made again",
+                    extra={"folder": str(folder), "found": found.content_hash},
+                )
+                found = None
             if found is not None:
                 wrong = damaged(found)
                 return _repaired(found, wrong, order, place) if wrong else _used(found)
