@@ -10,7 +10,6 @@ name (a hash of what it learns from) when the same command is given again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -31,6 +30,7 @@ from training.fit import Fitted, Output, fit, fit_step
 from training.loop import State, World
 from training.prepared import Prepared
 from training.ray_start import started
+from training.run_identity import identity_of
 
 _FITTED_FILE, _GIVEN_FILE, _PROGRESS_FILE = "fitted.pt", "given.pt", "progress.jsonl"
 _RECORD_FIELDS = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
@@ -102,12 +102,11 @@ def _on_ray(
 ) -> object:
     storage = storage.absolute()
     storage.mkdir(parents=True, exist_ok=True)
-    staged = storage / "prepared.pt"
-    prepared.save(staged)
-    folder = storage / (run_name(staged) + (f"-{step}" if step else ""))
+    folder = storage / (run_name(prepared, given) + (f"-{step}" if step else ""))
     folder.mkdir(exist_ok=True)
-    staged = staged.replace(folder / "prepared.pt")
-    torch.save(dict(given), folder / _GIVEN_FILE)
+    staged = folder / "prepared.pt"
+    write_whole(staged, prepared)
+    write_whole(folder / _GIVEN_FILE, dict(given))
     with started(address, num_workers, storage), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own notices on our standard error
         _train(
@@ -118,10 +117,9 @@ def _on_ray(
     return result
 
 
-def run_name(prepared_file: Path) -> str:
+def run_name(prepared: Prepared, given: Mapping[str, Output]) -> str:
     """Name a run by what it learns from, so that the same command finds it again."""
-    with prepared_file.open("rb") as file:
-        return "fit-" + hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return f"fit-{identity_of(prepared, given)}"
 
 
 def _train(

@@ -110,7 +110,7 @@ def _disturbed(folder: Path, workers: int) -> tuple[dict[str, bool], _Command]:
     second = _Command(folder, workers)
     told = second.await_epoch(_DAMAGED_AT)
     second.kill()
-    held["a killed driver went on"] = told[0] > ("towers", _WORKER_KILLED_AT[1])
+    held["a killed driver went on"] = ("towers", _WORKER_KILLED_AT[1]) not in told
     sys.stderr.write(f"after the driver was killed: {told}\n")
 
     time.sleep(3)  # what was being written when the driver died is written by then
@@ -144,8 +144,6 @@ class _Command:
         self._folder = folder
         self.rays: set[str] = set()
         """Folders of the local Rays that were seen running."""
-        for left in folder.glob("fit-*/progress.jsonl"):
-            left.unlink()  # an earlier command's
         command = [sys.executable, "-m", "training.verify_resume", "--workers", str(workers)]
         with (folder / _SAID_FILE).open("w") as said:
             self._process = subprocess.Popen([*command, "--run", str(folder)], stderr=said)
@@ -180,6 +178,8 @@ class _Command:
         return (self._folder / _SAID_FILE).read_text()
 
     def _told(self) -> list[Epoch]:
+        if not self.rays:
+            return []  # what is there is an earlier command's
         lines = [
             json.loads(line)
             for path in self._folder.glob("fit-*/progress.jsonl")
@@ -206,8 +206,11 @@ class _Command:
             note = json.loads(path.read_bytes())
         except OSError:
             return  # it ended meanwhile
-        if note["driver"] == self._process.pid:
+        if note["driver"] == self._process.pid and note["folder"] not in self.rays:
             self.rays.add(note["folder"])
+            # Workers of a killed driver train on until the next command ends them, which it did.
+            for left in self._folder.glob("fit-*/progress.jsonl"):
+                left.unlink(missing_ok=True)
 
 
 def _is_worker(process: psutil.Process) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,15 +201,33 @@ def test_a_damaged_checkpoint_is_noticed(tmp_path: Path, caplog) -> None:
     assert "damaged" in caplog.text
 
 
-def test_preparing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    sums = []
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
+def test_a_run_has_one_name_in_every_process(tmp_path: Path) -> None:
+    """The same command after a kill must find what it had begun."""
+    names, given = [], {"towers": {"w": torch.ones(2)}}
+    for again in range(3):
         task = prepared(made_up_log(), root=tmp_path / "examples")
-        task.save(tmp_path / name / "prepared.pt")
-        shutil.rmtree(tmp_path / "examples")
-        sums.append(run_name(tmp_path / name / "prepared.pt"))
-    assert sums[0] == sums[1]
+        names.append(run_name(task, given))
+        if again == 1:  # made anew, as they were first
+            shutil.rmtree(tmp_path / "examples")
+    task.save(tmp_path / "prepared.pt")
+    script = (
+        "import sys, torch; from pathlib import Path\n"
+        "from training.prepared import Prepared; from training.ray_job import run_name\n"
+        "task = Prepared.load(Path(sys.argv[1]))\n"
+        "print(run_name(task, {'towers': {'w': torch.ones(2)}}))\n"
+    )
+    root = str(Path(__file__).parents[2])
+    other = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "prepared.pt")], cwd=root, check=True,
+        stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": root},
+    )  # fmt: skip
+    assert {*names, other.stdout.strip()} == {names[0]}
+    assert run_name(task, {"towers": {"w": torch.zeros(2)}}) != names[0]
+    retuned = replace(task.recipe, towers=replace(task.recipe.towers, learning_rate=1e-4))
+    assert run_name(replace(task, recipe=retuned), given) != names[0]
+    with pytest.raises(TypeError, match="a run's name cannot be made of set"):
+        run_name(task, {"towers": {"w": {1, 2}}})
 
 
 def test_data_with_impressions_learn_from_shown_lists(tmp_path: Path) -> None:
