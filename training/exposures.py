@@ -25,11 +25,14 @@ from recsys.features.batch import Bools, Int64s
 from recsys.features.history import ItemHistory, UserHistory, open_rows
 from recsys.features.names import token_hash
 from recsys.features.plan import Plan
+from recsys.models.config import Aspect
 from recsys.models.cross_features import cross_features, usual_prices
 from recsys.models.encode import UserEncoding, encode_users
 from recsys.models.item_table import ItemStatics, ItemTable
 from recsys.models.serving_model import Candidates
 from recsys.models.signature import Dimensions
+from recsys.models.taste import taste_of
+from training.aspect_vectors import aspect_vectors
 from training.item_inputs import token_inputs
 from training.prepared import Context
 from training.progress import Progress
@@ -94,6 +97,8 @@ def read_exposures(
     request_tokens: Sequence[str] = (),
     num_item_tokens: int,
     content_size: int = 0,
+    aspects: Sequence[Aspect] = (),
+    taste_counts: tuple[int, int] | None = None,
     has_id: Bools,
     progress: Progress,
 ) -> ExposureData:
@@ -110,6 +115,8 @@ def read_exposures(
         request_tokens: Keys of the impressions' context that become tokens beside the profile's.
         num_item_tokens: Tokens of an item.
         content_size: Width of the vectors items are compared by, 0 for none.
+        aspects: Sides they are compared from.
+        taste_counts: As in ``RankerConfig``, wanted by ``aspects``.
         has_id: ``[N + 1]``: items with an embedding of their own.
         progress: Told of the stages.
 
@@ -121,8 +128,9 @@ def read_exposures(
         lists = read_shown_lists(log, vocabulary, rules, window_ms=attribution_ms)
         _check_labels(lists, rules)
     statics = item_statics(
-        catalogue, num_item_tokens=num_item_tokens, content_size=content_size, has_id=has_id
-    )
+        catalogue, num_item_tokens=num_item_tokens, content_size=content_size, aspects=aspects,
+        has_id=has_id,
+    )  # fmt: skip
     encoding = UserEncoding(
         history_length=history_length, num_tokens=num_tokens,
         user_activity=plan.user_activity_names, num_categories=len(vocabulary.categories),
@@ -151,7 +159,14 @@ def read_exposures(
         user = {name: torch.from_numpy(values) for name, values in found.items()}
         item = torch.from_numpy(lists.item[part])
         nothing = torch.zeros(*item.shape, 0)
-        cross = cross_features(table, user, Candidates(item, nothing), usual_prices(table, user))
+        taste = None
+        if aspects:
+            assert taste_counts is not None
+            counts = _counts_of_history(items, user["history_index"], moment, taste_counts)
+            taste = taste_of(table.aspects, user, counts)
+        cross = cross_features(
+            table, user, Candidates(item, nothing), usual_prices(table, user), aspects, taste
+        )
         flat = items.activity_of_pairs(
             lists.item[part].reshape(-1), np.repeat(moment, lists.item.shape[1])
         )
@@ -193,9 +208,21 @@ def with_meetings(log: pl.DataFrame, kind: str) -> pl.DataFrame:
     return out.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("offset"))
 
 
+def _counts_of_history(
+    items: ItemHistory, history: Tensor, moments_ms: Int64s, columns: tuple[int, int]
+) -> Tensor:
+    """Give ``[L, H, 2]`` counts of the items of ``[L, H]`` histories as they were at moments."""
+    counts = torch.zeros(*history.shape, 2)
+    row, place = history.nonzero(as_tuple=True)
+    found = items.activity_of_pairs(history[row, place].numpy(), moments_ms[row.numpy()])
+    counts[row, place] = torch.from_numpy(found[:, list(columns)])
+    return counts
+
+
 def item_statics(
-    catalogue: Catalogue, *, num_item_tokens: int, content_size: int, has_id: Bools
-) -> ItemStatics:
+    catalogue: Catalogue, *, num_item_tokens: int, content_size: int,
+    aspects: Sequence[Aspect] = (), has_id: Bools,
+) -> ItemStatics:  # fmt: skip
     """Give what the ranker knows of items beside their moving features; no words."""
     tokens, content = token_inputs(catalogue, num_tokens=num_item_tokens, content_size=content_size)
     num_items = catalogue.vocabulary.num_items
@@ -207,6 +234,7 @@ def item_statics(
         has_id=torch.from_numpy(has_id),
         tokens=tokens,
         content=content,
+        aspects=aspect_vectors(catalogue, aspects),
     )
 
 

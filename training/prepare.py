@@ -29,6 +29,7 @@ from recsys.features.plan import Plan
 from recsys.models.encode import UserEncoding
 from recsys.models.item_table import ItemStatics
 from recsys.models.signature import Dimensions
+from training.aspect_vectors import aspect_vectors
 from training.checks import (
     check_classes,
     check_columns_finite,
@@ -260,6 +261,7 @@ def _statics(catalogue: Catalogue, recipe: Recipe) -> ItemStatics:
         has_id=torch.zeros(num_items + 1, dtype=torch.bool),
         tokens=tokens,
         content=content,
+        aspects=aspect_vectors(catalogue, recipe.ranker_model.aspects),
     )
 
 

@@ -120,7 +120,9 @@ def _retrieved(
         index = found.item_index.cpu().long()
         label = taken.gather(1, index.unsqueeze(2).expand(-1, -1, taken.shape[2]))
         nowhere = torch.full_like(index, -1)
-        parts.append(_part(prepared, rows, context, found, label, nowhere, ranker, generator))
+        parts.append(
+            _part(prepared, question, rows, context, found, label, nowhere, ranker, generator)
+        )
     return parts
 
 
@@ -150,12 +152,12 @@ def _shown(
     places = question.shown_position
     position = torch.full_like(shown, -1) if places is None else places[rows]
     position = F.pad(position.long(), (0, extra), value=-1)
-    return [_part(prepared, rows, context, found, label, position, ranker, generator)]
+    return [_part(prepared, question, rows, context, found, label, position, ranker, generator)]
 
 
 def _part(
-    prepared: Prepared, rows: Tensor, context: Context, found: Candidates, label: Tensor,
-    position: Tensor, ranker: Ranker, generator: torch.Generator,
+    prepared: Prepared, question: QuestionRound, rows: Tensor, context: Context,
+    found: Candidates, label: Tensor, position: Tensor, ranker: Ranker, generator: torch.Generator,
 ) -> _Part:  # fmt: skip
     candidate, device = found.item_index.cpu(), found.source_score.device
     place, log_q = _thin(candidate, label, prepared.recipe.ranker.list_length, generator)
@@ -170,6 +172,7 @@ def _part(
         cross = ranker.cross_features(
             {k: v.to(device) for k, v in context.items()},
             Candidates(kept.to(device), thinned(found.source_score)),
+            question.activity.to(device),
         ).cpu()
     # Out of inference mode: what is kept takes part in training.
     return _Part(

@@ -29,7 +29,7 @@ from recsys.data.impressions import LabelRule
 from recsys.datasets.load import load_mapping
 from recsys.errors import RecsysError
 from recsys.features import current_plan
-from recsys.models.config import RankerConfig
+from recsys.models.config import Aspect, RankerConfig
 from recsys.models.item_table import ItemTable
 from recsys.models.ranker import Ranker
 from recsys.models.rates import rate_columns
@@ -49,7 +49,12 @@ MIN_EXPOSURES_FOR_ID = 5
 MODEL = RankerConfig(
     hidden_size=64, num_factors=8, dropout=0.4, token_size=32, num_item_tokens=48,
     num_token_buckets=8192, item_identities=True, attention_heads=2, num_experts=2,
-    num_positions=24, one_logit=True, content_size=1024,
+    num_positions=24, one_logit=True,
+    aspects=(
+        Aspect(keys=("genres",), size=32), Aspect(keys=("tags",), size=512),
+        Aspect(keys=("actors",), size=256), Aspect(keys=("director", "writer"), size=256),
+        Aspect(keys=("born",), size=128),
+    ),
 )  # fmt: skip
 RATES = (("clicks_30d", "impressions_30d"),)
 TRAINING = ExposureTraining(
@@ -103,10 +108,12 @@ def read(
     times = learned["items"].explode().value_counts()
     often = set(times.filter(pl.col("count") >= MIN_EXPOSURES_FOR_ID)["items"].to_list())
     has_id = np.array([False, *(i in often for i in catalogue.vocabulary.item_ids)])
+    (taste_counts,) = item_rates = rate_columns(plan.item_activity_names, RATES)
     data = read_exposures(
         log, catalogue, plan, [LabelRule(objective="click", interaction="click")],
         attribution_ms=1, history_length=128, num_tokens=1, has_id=has_id,
-        num_item_tokens=MODEL.num_item_tokens, content_size=MODEL.content_size, progress=progress,
+        num_item_tokens=MODEL.num_item_tokens, aspects=MODEL.aspects, taste_counts=taste_counts,
+        progress=progress,
     )  # fmt: skip
     has_click = data.lists.label[:, :, 0].any(axis=1)
     time_ms = data.lists.time_ms
@@ -122,7 +129,8 @@ def read(
     model = replace(
         MODEL,
         user_rates=rate_columns(plan.user_activity_names, RATES),
-        item_rates=rate_columns(plan.item_activity_names, RATES),
+        item_rates=item_rates,
+        taste_counts=taste_counts,
     )
     return data, rows, model
 

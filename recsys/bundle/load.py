@@ -57,6 +57,7 @@ def _build(path: Path, manifest: Manifest, device: torch.device) -> TorchServing
         manifest.towers.num_words,
         manifest.ranker.num_item_tokens,
         manifest.ranker.content_size,
+        sum(aspect.size for aspect in manifest.ranker.aspects),
     )
     towers = TwoTower(manifest.towers, dimensions, table)
     ranker = Ranker(manifest.ranker, dimensions, table, manifest.towers.embedding_size)

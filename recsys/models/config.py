@@ -70,6 +70,17 @@ class TwoTowerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Aspect:
+    """A side from which items are compared (``taste.py``)."""
+
+    keys: tuple[str, ...]
+    """Attributes that count together, and two that every catalogue has: ``text``, the words, and
+    ``born``, the year with those around it."""
+    size: int
+    """Width of the vectors; with fewer distinct tokens likeness is exact."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RankerConfig:
     """Shape of the ranker (``ranker.py``)."""
 
@@ -97,6 +108,12 @@ class RankerConfig:
     content_size: int = 0
     """Width of the vectors by which items' tokens are compared (``content.py``); 0: they are
     not."""
+    aspects: tuple[Aspect, ...] = ()
+    """Sides from which a candidate is held beside what the user chose and left, each choice seen
+    against what others chose (``taste.py``). Say something where a history holds both."""
+    taste_counts: tuple[int, int] | None = None
+    """Columns of the items' moving features: how often an item was taken, how often shown. Wanted
+    by ``aspects``."""
     attention_heads: int = 0
     """A: ways in which a candidate looks at the history (``target_attention.py``); 0: none."""
     attention_size: int = 16

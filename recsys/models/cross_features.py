@@ -8,16 +8,19 @@ Axes: ``B`` users, ``C`` candidates, ``H`` history, ``N`` items, ``X`` features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys.models.config import Aspect
 from recsys.models.content import NUM_MATCH_FEATURES, content_match
 from recsys.models.item_table import ItemTable
 from recsys.models.serving_model import Candidates, UserContext
 from recsys.models.signature import Dimensions
+from recsys.models.taste import Taste, taste_match
 
 DAY_S = 86_400.0
 NUM_HISTORY_FEATURES = 6
@@ -35,7 +38,9 @@ class Prices(NamedTuple):
     """``[B]``, the mean log price of the user's history, computed once per user."""
 
 
-def num_cross_features(dimensions: Dimensions, content_size: int = 0) -> int:
+def num_cross_features(
+    dimensions: Dimensions, content_size: int = 0, aspects: Sequence[Aspect] = ()
+) -> int:
     """Give X; ``content_size``: that of the table's content vectors, 0 where there are none."""
     return (
         len(dimensions.sources)
@@ -43,6 +48,7 @@ def num_cross_features(dimensions: Dimensions, content_size: int = 0) -> int:
         + 2 * dimensions.num_category_features
         + NUM_PRICE_FEATURES
         + (NUM_MATCH_FEATURES if content_size else 0)
+        + len(aspects)
     )
 
 
@@ -57,9 +63,13 @@ def usual_prices(table: ItemTable, user: UserContext, log_price: Tensor | None =
 
 
 def cross_features(
-    table: ItemTable, user: UserContext, candidates: Candidates, prices: Prices
-) -> Tensor:
-    """Give ``[B, C, X]`` raw features; row 0 (padding) gets some too."""
+    table: ItemTable, user: UserContext, candidates: Candidates, prices: Prices,
+    aspects: Sequence[Aspect] = (), taste: Taste | None = None,
+) -> Tensor:  # fmt: skip
+    """Give ``[B, C, X]`` raw features; row 0 (padding) gets some too.
+
+    ``taste``: the user's by the table's ``aspects``, wanted where there are any.
+    """
     index = candidates.item_index.long()
     category = table.category.take(index)
     padded = F.pad(user["user_category"], (0, 0, 0, 1))  # the last row: category unknown
@@ -74,6 +84,9 @@ def cross_features(
     ]
     if table.has_content:
         features.append(content_match(table.content, user, index))
+    if aspects:
+        assert taste is not None
+        features.append(taste_match(table.aspects, aspects, taste, index))
     return torch.cat(features, dim=-1)
 
 

@@ -29,6 +29,8 @@ class ItemStatics:
     where no model looks at them."""
     content: Tensor | None = None
     """``[N + 1, S]`` what tokens say as vectors to compare (``content.py``); None as above."""
+    aspects: Tensor | None = None
+    """``[N + 1, Sa]`` the same by sides, one behind the other (``taste.py``); None as above."""
 
 
 class ItemTable(nn.Module):
@@ -40,19 +42,25 @@ class ItemTable(nn.Module):
     has_id: Tensor
     tokens: Tensor
     content: Tensor
+    aspects: Tensor
 
     def __init__(self, statics: ItemStatics) -> None:
         super().__init__()
         for name in ("category", "price", "text", "has_id"):
             self.register_buffer(name, getattr(statics, name))
-        for name in ("tokens", "content"):  # a table without them has the weights it always had
+        for name in (
+            "tokens",
+            "content",
+            "aspects",
+        ):  # a table without them has the weights it always had
             if getattr(statics, name) is not None:
                 self.register_buffer(name, getattr(statics, name))
 
     @classmethod
     def empty(
-        cls, num_items: int, num_words: int, num_tokens: int = 0, content_size: int = 0
-    ) -> ItemTable:
+        cls, num_items: int, num_words: int, num_tokens: int = 0, content_size: int = 0,
+        aspects_size: int = 0,
+    ) -> ItemTable:  # fmt: skip
         """Give a table of the right shapes, to load stored weights into."""
         return cls(
             ItemStatics(
@@ -64,6 +72,7 @@ class ItemTable(nn.Module):
                 if num_tokens
                 else None,
                 content=torch.zeros(num_items + 1, content_size) if content_size else None,
+                aspects=torch.zeros(num_items + 1, aspects_size) if aspects_size else None,
             )
         )
 

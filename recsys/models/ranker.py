@@ -49,6 +49,7 @@ from recsys.models.rates import Rates
 from recsys.models.serving_model import Candidates, UserContext
 from recsys.models.signature import Dimensions
 from recsys.models.target_attention import AttentionHistory, AttentionItems, TargetAttention
+from recsys.models.taste import Taste, taste_of
 from recsys.models.token_embedding import TokenEmbedding
 
 _NEED_TOKEN_SIZE = ("num_item_tokens", "item_identities")
@@ -100,7 +101,7 @@ class Ranker(nn.Module):
         """``embedding_size``: that of the towers' vectors, 0 where there are no towers.
 
         Raises:
-            ConfigurationError: when embeddings are wanted of no width.
+            ConfigurationError: when embeddings are wanted of no width, or tastes without counts.
         """
         super().__init__()
         wanted = [name for name in _NEED_TOKEN_SIZE if getattr(config, name)]
@@ -109,6 +110,11 @@ class Ranker(nn.Module):
                 f"ranker: {' and '.join(wanted)} want embeddings, found token_size 0; set it to "
                 "their width (such as 16)"
             )
+        if config.aspects and config.taste_counts is None:
+            raise ConfigurationError(
+                "ranker: aspects want taste_counts (the columns of what was taken and shown), "
+                "found none; set them, or leave the aspects out"
+            )
         size, own = config.hidden_size, config.token_size
         num_objectives = len(dimensions.objectives)
         self.config, self.table = config, table
@@ -116,7 +122,7 @@ class Ranker(nn.Module):
         self.item_dense = Standardise(dimensions.num_item_features)
         num_user = dimensions.num_user_features + len(config.user_rates) + own
         num_item = dimensions.num_item_features + len(config.item_rates) + 2 + own
-        num_cross = num_cross_features(dimensions, config.content_size)
+        num_cross = num_cross_features(dimensions, config.content_size, config.aspects)
         attended = config.attention_heads * (config.attention_size + 1)
         self.cross_scale = CrossScale(num_cross)
         self.project_user = nn.Linear(num_user, size)
@@ -266,16 +272,31 @@ class Ranker(nn.Module):
         """Compute the prices beside which candidates are seen; ``log_price`` is the table's."""
         return usual_prices(self.table, user, log_price)
 
+    def taste(self, user: UserContext, item_activity: Tensor) -> Taste | None:
+        """Compute the users' tastes from ``[N + 1, Fi]`` activity; None without aspects."""
+        if self.config.taste_counts is None or not self.config.aspects:
+            return None
+        counts = F.embedding(
+            user["history_index"].long(), item_activity[:, list(self.config.taste_counts)]
+        )
+        return taste_of(self.table.aspects, user, counts)
+
     def cross_features(
-        self, user: UserContext, candidates: Candidates, prices: Prices | None = None
+        self,
+        user: UserContext,
+        candidates: Candidates,
+        item_activity: Tensor,
+        prices: Prices | None = None,
     ) -> Tensor:
         """Give ``[B, C, X]`` raw features of user and candidate together; nothing is learned here.
 
-        ``prices``: those of the history, where they are at hand.
+        ``item_activity``: that of all items, ``[N + 1, Fi]``; ``prices``: those of the history,
+        where they are at hand.
         """
         return cross_features(
-            self.table, user, candidates, self.prices(user) if prices is None else prices
-        )
+            self.table, user, candidates, self.prices(user) if prices is None else prices,
+            self.config.aspects, self.taste(user, item_activity),
+        )  # fmt: skip
 
     def combine(
         self,
@@ -344,5 +365,5 @@ class Ranker(nn.Module):
             self.user_half(user, user_vectors, items),
             items,
             candidates.item_index.long(),
-            self.cross_features(user, candidates),
+            self.cross_features(user, candidates, item_activity),
         )

@@ -180,11 +180,12 @@ class TorchServingModel:
     def rank(self, user: UserContext, candidates: Candidates) -> Ranked:
         """Score candidates; the blend is the weighted sum of the objectives' order logits."""
         prepared = self.prepare(user)
+        activity, items, _ = self._resident  # once: another thread may swap it
         output = self._ranker.combine(
-            self._ranker.user_half(prepared, prepared.vectors, self._resident[1]),
-            self._resident[1],
+            self._ranker.user_half(prepared, prepared.vectors, items),
+            items,
             candidates.item_index.long(),
-            self._ranker.cross_features(prepared, candidates, prepared.prices),
+            self._ranker.cross_features(prepared, candidates, activity, prepared.prices),
         )
         score = (output.order @ self._objective_weights).masked_fill(
             candidates.item_index == 0, -torch.inf

@@ -15,7 +15,7 @@ from recsys.bundle.load import load_serving_model
 from recsys.bundle.manifest import read_manifest
 from recsys.errors import BundleError, ConfigurationError
 from recsys.models.calibration import Calibration
-from recsys.models.config import RankerConfig
+from recsys.models.config import Aspect, RankerConfig
 from recsys.models.content import content_match, content_vectors
 from recsys.models.experts import MultiGateExperts
 from recsys.models.item_table import ItemStatics, ItemTable
@@ -31,6 +31,7 @@ from training.debug_bundle import make_debug_bundle
 
 N, H, B, C = 30, 6, 3, 7
 
+ASPECTS = (Aspect(keys=("category",), size=2), Aspect(keys=("text", "born"), size=3))
 CONFIGS = st.builds(
     RankerConfig,
     hidden_size=st.sampled_from([8, 16]),
@@ -47,13 +48,16 @@ CONFIGS = st.builds(
     user_rates=st.sampled_from([(), ((0, 1), (2, 1))]),
     item_rates=st.sampled_from([(), ((1, 0),)]),
     content_size=st.sampled_from([0, 8]),
+    aspects=st.sampled_from([(), ASPECTS]),
+    taste_counts=st.just((1, 0)),
     one_logit=st.booleans(),
     is_calibrated=st.booleans(),
 )
 EVERYTHING = RankerConfig(
     hidden_size=16, token_size=8, num_token_buckets=50, num_item_tokens=5, item_identities=True,
     attention_heads=2, attention_size=4, num_experts=3, num_positions=4, is_calibrated=True,
-    user_rates=((0, 1),), item_rates=((1, 0),), content_size=8,
+    user_rates=((0, 1),), item_rates=((1, 0),), content_size=8, aspects=ASPECTS,
+    taste_counts=(1, 0),
 )  # fmt: skip
 
 
@@ -76,6 +80,7 @@ def ranker_of(config: RankerConfig, *, seed: int = 0, embedding_size: int = 5) -
             has_id=torch.arange(N + 1) % 4 > 0,
             tokens=tokens if config.num_item_tokens else None,
             content=content_vectors(tokens, config.content_size) if config.content_size else None,
+            aspects=torch.rand(N + 1, 5) if config.aspects else None,
         )
     )
     ranker = Ranker(config, dimensions(), table, embedding_size)
@@ -121,7 +126,7 @@ def test_split_and_unsplit_agree(config: RankerConfig, embedding_size: int, seed
     everyone = Candidates(candidates["index"], candidates["score"])
     together = ranker.combine(
         ranker.user_half(user, candidates["user"], split), split, candidates["index"],
-        ranker.cross_features(user, everyone),
+        ranker.cross_features(user, everyone, items["activity"]),
     )  # fmt: skip
     for b in range(B):
         # Unsplit: this one user, each candidate by itself, everything computed for it anew.
@@ -165,7 +170,9 @@ def test_item_rows_of_several_moments_are_those_of_each_moment() -> None:
     torch.testing.assert_close(mixed.projected[2], halves[1].projected[4])
     torch.testing.assert_close(mixed.factors[2], halves[1].factors[4])
     cross = ranker.cross_features(
-        user, Candidates(rows.repeat(B, 1), torch.zeros(B, 3, 1, dtype=torch.float64))
+        user,
+        Candidates(rows.repeat(B, 1), torch.zeros(B, 3, 1, dtype=torch.float64)),
+        items["activity"],
     )
     half = ranker.user_half(user, candidates["user"], mixed)
     place = torch.arange(3).repeat(B, 1)
@@ -186,7 +193,7 @@ def test_serving_does_not_see_places() -> None:
     half = ranker.item_half(items["activity"], items["vectors"])
     arguments = (
         ranker.user_half(user, candidates["user"], half), half, candidates["index"],
-        ranker.cross_features(user, every),
+        ranker.cross_features(user, every, items["activity"]),
     )  # fmt: skip
     shown = ranker.combine(*arguments, position=torch.arange(C).repeat(B, 1))
     unknown = ranker.combine(*arguments, position=torch.full((B, C), -1))

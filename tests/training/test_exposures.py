@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -10,11 +13,13 @@ import torch
 from recsys.data.catalogue import build_catalogue, item_tokens
 from recsys.data.impressions import LabelRule
 from recsys.errors import InputError
-from recsys.models.config import RankerConfig
+from recsys.features.history import ItemHistory, open_rows
+from recsys.models.config import Aspect, RankerConfig
 from recsys.models.grouped_softmax import grouped_softmax
 from recsys.models.item_table import ItemTable
 from recsys.models.losses import listwise_softmax
 from recsys.models.ranker import Ranker
+from recsys.models.serving_model import Candidates
 from tests.bundle.test_bundle import small_plan
 from training.exposure_intervals import auc_interval, grouped_auc_interval
 from training.exposure_steps import ExposureSteps, ExposureTraining, calibrate, scores_of
@@ -28,6 +33,9 @@ CONFIG = RankerConfig(
     item_identities=True, attention_heads=1, attention_size=4, num_experts=2, num_positions=2,
     one_logit=True, is_calibrated=True,
 )  # fmt: skip
+
+
+ASPECTS = (Aspect(keys=("colour",), size=2), Aspect(keys=("category", "born"), size=20))
 
 
 def log(num_lists: int = 40) -> pl.DataFrame:
@@ -69,13 +77,13 @@ def log(num_lists: int = 40) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def read(frame: pl.DataFrame) -> ExposureData:
+def read(frame: pl.DataFrame, aspects: Sequence[Aspect] = ()) -> ExposureData:
     catalogue = build_catalogue(frame)
     return read_exposures(
         frame, catalogue, small_plan(), [LabelRule(objective="click", interaction="click")],
         attribution_ms=1_000, history_length=4, num_tokens=2, request_tokens=("tab",),
         num_item_tokens=3, has_id=np.arange(catalogue.vocabulary.num_items + 1) > 0,
-        progress=Progress(),
+        aspects=aspects, taste_counts=(0, 1), progress=Progress(),
     )  # fmt: skip
 
 
@@ -103,11 +111,36 @@ def test_features_are_those_of_just_before_the_list() -> None:
 
 
 def test_what_comes_later_changes_no_earlier_exposure() -> None:
-    short, long = read(log(20)).exposures, read(log(40)).exposures.take(torch.arange(20))
+    short, long = (
+        read(with_meetings(log(size), "watch"), ASPECTS).exposures.take(torch.arange(20))
+        for size in (20, 40)
+    )
     for name in ("item", "position", "label", "activity", "cross"):
         assert torch.equal(getattr(short, name), getattr(long, name)), name
     for name, values in short.context.items():
         assert torch.equal(values, long.context[name]), name
+
+
+def test_tastes_are_what_serving_computes_from_the_items_in_force() -> None:
+    frame = with_meetings(log(), "watch")
+    data, vocabulary = read(frame, ASPECTS), build_catalogue(frame).vocabulary
+    config = replace(CONFIG, aspects=ASPECTS, taste_counts=(0, 1))
+    ranker = Ranker(config, data.dimensions, ItemTable(data.statics), embedding_size=0)
+    items = ItemHistory(open_rows(frame, small_plan()), small_plan(), vocabulary)
+    rows = data.exposures
+    everything = np.arange(vocabulary.num_items + 1)
+    for n in (0, 7, 39):
+        moment = np.full(len(everything), int(rows.time_ms[n]) - 1)
+        activity = torch.from_numpy(items.activity_of_pairs(everything, moment))
+        user = {name: values[n : n + 1] for name, values in rows.context.items()}
+        user["user_category"] = torch.zeros(
+            1, data.dimensions.num_categories, data.dimensions.num_category_features
+        )
+        candidates = Candidates(rows.item[n : n + 1], torch.zeros(1, 2, 0))
+        found = ranker.cross_features(user, candidates, activity)[0]
+        torch.testing.assert_close(found[:, -2:], rows.cross[n, :, -2:])
+    assert (rows.cross[:4, :, -2:] == 0).all()  # nobody has a history yet
+    assert rows.cross[8:, :, -2].abs().min() > 0
 
 
 def test_the_ranker_learns_what_is_clicked_and_says_how_often() -> None:
