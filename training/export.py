@@ -22,7 +22,7 @@ from training.fit import Fitted
 from training.prepared import Prepared, Sources
 
 _LIBRARIES = ("torch", "numpy", "polars", "ray")
-METRICS_FILE = "metrics.json"
+METRICS_FILE, CURVE_FILE = "metrics.json", "training_curve.json"
 FEATURE_SERVICES = ("retrieval_v1", "ranking_v1")
 
 
@@ -51,7 +51,7 @@ def write_files(
         folder / ITEMS_FILE,
     )
     _write_popular(folder / "popular.json", prepared, sources)
-    (folder / "training_curve.json").write_text(
+    (folder / CURVE_FILE).write_text(
         json.dumps(
             [{"phase": p, "epoch": e, "loss": round(loss, 6)} for p, e, loss in fitted.curve]
         )

@@ -34,7 +34,6 @@ from training.examples.build import Place
 from training.export import code_version
 from training.fit import FIT_STEPS, fit_step, fitted_of
 from training.loop import World
-from training.pipeline.champion import compare
 from training.pipeline.data_check import check_data, check_log_files
 from training.pipeline.definition import Definition
 from training.pipeline.engine import Step, Work
@@ -44,13 +43,18 @@ from training.pipeline.retry import TransientError
 from training.prepare import prepare
 from training.prepared import Prepared, Sources
 from training.progress import Progress
+from training.report.build import Other, build_report
+from training.report.other import ask_other
+from training.report.run import curve_of
+from training.report.write import HTML_FILE, copy_report, has_report, write_report
 from training.source import Positions, Source, content_hash, fingerprint, read_log, source_of
 
 _SHARDS = "shards"
 DATA_FILE, GATE_FILE, REGISTERED_FILE, PUBLISHED_FILE = (
     "data.json", "gate.json", "registered.json", "published.json",
 )  # fmt: skip
-BUNDLE = "bundle"
+BUNDLE, REPORT = "bundle", "report"
+_VERDICT = "verdict.pt"
 PUBLISH_TRY_AGAIN = 3
 """Exit code of ``recsys publish`` when a server did not answer."""
 T = TypeVar("T")
@@ -294,25 +298,27 @@ class Chain:
     def _evaluate(self, work: Work) -> None:
         draft = work.out / BUNDLE
         shutil.copytree(work.given["bundle"] / BUNDLE, draft)
-        judge_draft(
+        _, verdict = judge_draft(
             draft, self._same_source(work), self._prepared(work, "evaluate"), self._sources(work),
             progress=self._progress,
         )  # fmt: skip
+        if verdict.judged is not None:  # the other bundle is told of the users in its own way
+            verdict = replace(verdict, judged=replace(verdict.judged, context={}))
+        torch.save(verdict, work.out / _VERDICT)
 
     def _gate(self, work: Work) -> None:
         candidate = work.given["evaluate"] / BUNDLE
         manifest = read_manifest(candidate)
-        champion, pairs = self.pins.champion, None
+        source, verdict = self._same_source(work), _load(work.given["evaluate"] / _VERDICT)
+        champion, other = self.pins.champion, cast("Other | None", None)
         if champion is not None and champion != manifest.bundle_id:
-            source = self._same_source(work)
-            k = int(manifest.metrics.get("k", source.k))
-            pairs = compare(
-                candidate, self._store.path(champion), source.log,
-                self._prepared(work, "gate"), self._sources(work), views=tuple(source.views), k=k,
-                relevant_type=source.relevant_type, metrics=self.definition.gate.metrics,
-                progress=self._progress,
+            other = ask_other(
+                self._store, champion, ours=manifest, judged=verdict.judged, log=source.log,
+                plan=source.plan, progress=self._progress,
             )  # fmt: skip
-        checks = judge(manifest.metrics, self.definition.gate, pairs)
+        report = build_report(manifest, verdict, source.log, other=other, curve=curve_of(candidate))
+        write_report(report, work.out / REPORT)
+        checks = judge(manifest.metrics, self.definition.gate, report.against)
         _write(
             work.out / GATE_FILE,
             {
@@ -331,19 +337,24 @@ class Chain:
             raise GateRefusedError(
                 f"bundle {gate['bundle_id']} does not pass the gate: "
                 f"{refusal(from_json(gate['checks']))}; the live bundle stays. The candidate is in "
-                f"{work.given['evaluate'] / BUNDLE}"
+                f"{work.given['evaluate'] / BUNDLE}, its report in "
+                f"{work.given['gate'] / REPORT / HTML_FILE}"
             )
         bundle_id = self._store.add(work.given["evaluate"] / BUNDLE)
+        # Of the live bundle the report stays that compares it with the one before it.
+        if gate["champion"] != bundle_id or not has_report(self._store.bundle_dir, bundle_id):
+            copy_report(work.given["gate"] / REPORT, self._store.bundle_dir, bundle_id)
         if bundle_id != self._store.live():
             self._store.set_challenger(bundle_id)
         _write(work.out / REGISTERED_FILE, {"bundle_id": bundle_id})
 
     def _is_stored(self, output: Path) -> bool:
         try:
-            self._store.path(json.loads((output / REGISTERED_FILE).read_bytes())["bundle_id"])
+            bundle_id = json.loads((output / REGISTERED_FILE).read_bytes())["bundle_id"]
+            self._store.path(bundle_id)
         except BundleError:
             return False
-        return True
+        return has_report(self._store.bundle_dir, bundle_id)
 
     def _publish(self, work: Work) -> None:
         registered = json.loads((work.given["register"] / REGISTERED_FILE).read_bytes())

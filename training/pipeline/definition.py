@@ -58,6 +58,9 @@ class GateBounds(_Part):
     """Non-inferiority: the lower end of the paired 95 % interval of candidate minus champion may be
     below 0 by at most this share of the champion's value. Small test sets have wide intervals: with
     a margin below their width nothing passes."""
+    without_comparison: Literal["refuse", "pass"] = "refuse"
+    """What becomes of a bundle that cannot fairly be compared with the live one: that one cannot be
+    read, is of another data set, or has learned from part of this test."""
     max_calibration_error: float | None = Field(0.02, ge=0)
     """Expected calibration error of each objective's probability; None: not looked at."""
 

@@ -1,4 +1,4 @@
-"""Whether a bundle may go live: floors, baselines, the champion, calibration.
+"""Whether a bundle may go live: floors, baselines, the champion, calibration, compression.
 
 Each is a row of one table with what was wanted and what was found, so a refusal explains itself.
 """
@@ -12,6 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from recsys.errors import RecsysError
+from recsys.evaluation.report_document import Against
 from training.pipeline.definition import GateBounds
 
 
@@ -29,30 +30,14 @@ class Check:
     passed: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Paired:
-    """Candidate minus champion on the same users, one view and metric."""
-
-    view: str
-    metric: str
-    champion: float
-    """The champion's mean."""
-    difference: float
-    low: float
-    high: float
-    """95 % bootstrap interval of the mean difference, users drawn in pairs."""
-    num_users: int
-
-
-def judge(
-    metrics: Mapping[str, Any], bounds: GateBounds, champion: list[Paired] | None
-) -> list[Check]:
+def judge(metrics: Mapping[str, Any], bounds: GateBounds, champion: Against | None) -> list[Check]:
     """Hold a bundle's metrics to the bounds.
 
     Args:
         metrics: ``Manifest.metrics``.
         bounds: What is wanted.
-        champion: Comparison with the live bundle; None where there is none to compare with.
+        champion: The report's comparison with the live bundle, or why there is none; None where
+            nothing else is live.
     """
     views: Mapping[str, Any] = metrics.get("views", {})
     if not views:
@@ -61,8 +46,9 @@ def judge(
     return [
         *_floors(views, bounds),
         *_baselines(views, bounds, metrics.get("k")),
-        *_champion(bounds, champion),
+        *_champion(bounds, champion, metrics.get("k")),
         *_calibration(metrics, bounds),
+        *_compression(metrics),
     ]
 
 
@@ -140,21 +126,38 @@ def _baselines(views: Mapping[str, Any], bounds: GateBounds, k: Any) -> list[Che
     return checks
 
 
-def _champion(bounds: GateBounds, champion: list[Paired] | None) -> list[Check]:
+def _champion(bounds: GateBounds, champion: Against | None, k: Any) -> list[Check]:
     if champion is None:
         return []
-    checks = []
-    for pair in champion:
-        margin = bounds.champion_margin * pair.champion
-        checks.append(
+    if champion.refused:
+        return [
             Check(
-                what=f"champion, {pair.view} {pair.metric}",
-                wanted=f"difference surely above {_n(-margin)}",
-                found=f"{pair.difference:+.4f} ({pair.low:+.4f} to {pair.high:+.4f}, "
-                f"{pair.num_users} users, champion {_n(pair.champion)})",
-                passed=pair.low >= -margin,
+                what=f"champion {champion.bundle_id}",
+                wanted='a fair comparison, or `without_comparison = "pass"`',
+                found=champion.refused,
+                passed=bounds.without_comparison == "pass",
             )
-        )
+        ]
+    checks = []
+    for view in champion.views:
+        for metric in bounds.metrics:
+            theirs, difference = view.theirs.get(metric), view.difference.get(metric)
+            what = f"champion, {view.view} {metric}@{k}"
+            if theirs is None or difference is None:
+                if view.num_users:
+                    said = f"no such figure (found {', '.join(view.difference)})"
+                    checks.append(Check(what=what, wanted=metric, found=said, passed=False))
+                continue
+            margin = bounds.champion_margin * theirs.mean
+            checks.append(
+                Check(
+                    what=what,
+                    wanted=f"difference surely above {_n(-margin)}",
+                    found=f"{difference.mean:+.4f} ({difference.low:+.4f} to "
+                    f"{difference.high:+.4f}, {view.num_users} users, champion {_n(theirs.mean)})",
+                    passed=difference.low >= -margin,
+                )
+            )
     return checks
 
 
@@ -175,6 +178,19 @@ def _calibration(metrics: Mapping[str, Any], bounds: GateBounds) -> list[Check]:
             )
         )
     return checks
+
+
+def _compression(metrics: Mapping[str, Any]) -> list[Check]:
+    """Hold a compressed bundle to what its making found: each loss against its bound."""
+    return [
+        Check(
+            what=f"compression, {loss['what']}",
+            wanted=f"loss surely {_n(loss['bound'])} or less",
+            found=f"{loss['loss']:+.4f} (worst {loss['worst']:+.4f})",
+            passed=bool(loss["is_allowed"]),
+        )
+        for loss in metrics.get("compression", ())
+    ]
 
 
 def _n(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from recsys.bundle.manifest import Manifest
 from recsys.bundle.store import BundleStore
 from recsys.features.plan import Plan
 from training.evaluate import Verdict
+from training.export import CURVE_FILE
 from training.progress import Progress
 from training.report.build import build_report
 from training.report.other import ask_other
@@ -41,3 +43,9 @@ def report_on(
     write_report(report, folder)
     progress.console.print(f"report: {folder / 'report.html'}")
     return folder
+
+
+def curve_of(folder: Path) -> list[tuple[str, int, float]]:
+    """Give phase, epoch and loss as the bundle in ``folder`` keeps them."""
+    rows = json.loads((folder / CURVE_FILE).read_text())
+    return [(row["phase"], row["epoch"], row["loss"]) for row in rows]

@@ -29,6 +29,20 @@ def write_report(report: Report, folder: Path) -> None:
     write_durably(folder / HTML_FILE, page(report).encode())
 
 
+def copy_report(source: Path, bundle_dir: Path, bundle_id: str) -> None:
+    """Take the report that ``write_report`` left in ``source`` as that of a bundle."""
+    folder = report_folder(bundle_dir, bundle_id)
+    make_directory(folder)
+    for name in (JSON_FILE, HTML_FILE):
+        write_durably(folder / name, (source / name).read_bytes())
+
+
+def has_report(bundle_dir: Path, bundle_id: str) -> bool:
+    """Tell whether both forms of a bundle's report are there."""
+    folder = report_folder(bundle_dir, bundle_id)
+    return all((folder / name).is_file() for name in (JSON_FILE, HTML_FILE))
+
+
 def read_report(bundle_dir: Path, bundle_id: str) -> Report:
     """Read a report.
 

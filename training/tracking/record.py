@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recsys.bundle.manifest import Manifest, read_manifest
+from training.report.write import HTML_FILE, JSON_FILE, report_folder
 
 _ARTIFACTS = (
     "MODEL_CARD.md", "model_card.json", "metrics.json", "manifest.json", "training_curve.json",
-    "report.html", "report.json",
 )  # fmt: skip
-"""Files that are kept beside the figures, if the bundle has them. Weights stay in the store."""
+"""Files that are kept beside the figures, if the bundle has them, as is its report. Weights stay in
+the store."""
 
 
 class Figure(NamedTuple):
@@ -41,19 +42,21 @@ class RunRecord:
 
 
 def record_of(folder: Path) -> RunRecord:
-    """Read what is to be recorded of the bundle in ``folder``.
+    """Read what is to be recorded of the bundle in ``folder``, which lies in a bundle store.
 
     Raises:
         BundleError: when it is missing or damaged.
     """
     manifest = read_manifest(folder)
+    report = report_folder(folder.parent, manifest.bundle_id)
+    kept = [folder / name for name in _ARTIFACTS] + [report / HTML_FILE, report / JSON_FILE]
     return RunRecord(
         bundle_id=manifest.bundle_id,
         started_ms=manifest.created_ms,
         params={name: str(value) for name, value in flat(manifest.recipe_config)},
         figures=[*_losses(folder), *_finals(manifest)],
         tags=_tags(manifest),
-        artifacts=[folder / name for name in _ARTIFACTS if (folder / name).is_file()],
+        artifacts=[path for path in kept if path.is_file()],
     )
 
 

@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
+from recsys.evaluation.report_document import Against, Comparison, Figure
+from training.compression.loss import Loss
 from training.pipeline.definition import GateBounds
-from training.pipeline.gate import Paired, as_json, from_json, judge, passed, refusal
+from training.pipeline.gate import as_json, from_json, judge, passed, refusal
+
+ALIKE = Figure(mean=0, low=0, high=0)
 
 
 def metrics(**served: float) -> dict[str, Any]:
@@ -26,19 +30,22 @@ def metrics(**served: float) -> dict[str, Any]:
     }
 
 
-def paired(low: float, difference: float = 0.0) -> list[Paired]:
-    return [
-        Paired(
-            view="new", metric="recall@20", champion=0.2, difference=difference, low=low,
-            high=difference + 0.05, num_users=100,
-        )
-    ]  # fmt: skip
+def paired(low: float, difference: float = 0.0) -> Against:
+    def figure(mean: float, low: float, high: float) -> dict[str, Figure]:
+        return {"recall": Figure(mean=mean, low=low, high=high), "ndcg": ALIKE}
+
+    view = Comparison(
+        view="new", num_users=100, ours=figure(0.2 + difference, 0.1, 0.3),
+        theirs=figure(0.2, 0.1, 0.3), difference=figure(difference, low, difference + 0.05),
+        our_lists={}, their_lists={},
+    )  # fmt: skip
+    return Against(bundle_id="a" * 16, called="live", views=[view])
 
 
 def test_a_good_bundle_passes_everything_there_is() -> None:
     bounds = GateBounds(floors={"new.recall@20": 0.2})
     checks = judge(metrics(), bounds, paired(-0.009))
-    assert passed(checks) and len(checks) == 1 + 2 + 1 + 1
+    assert passed(checks) and len(checks) == 1 + 2 + 2 + 1
     assert from_json(as_json(checks)) == checks
 
 
@@ -51,6 +58,7 @@ def test_a_good_bundle_passes_everything_there_is() -> None:
         ({"baselines": ("ease",)}, 0.0, {}, "no such recommender (found served, popular)"),
         # 5 % of the champion's .2 is .01: the interval's lower end decides, not the mean.
         ({}, -0.0101, {}, "champion, new recall@20: wanted difference surely above -0.0100"),
+        ({"metrics": ("recal",), "baselines": ()}, 0.0, {}, "no such figure (found recall, ndcg)"),
         ({"max_calibration_error": 0.01}, 0.0, {}, "calibration error of purchase"),
     ],
 )
@@ -67,3 +75,22 @@ def test_a_bundle_that_nobody_could_judge_does_not_pass() -> None:
     blank = metrics()
     blank["views"]["new"]["served"] = {"recall@20": float("nan"), "ndcg@20": float("nan")}
     assert not passed(judge(blank, GateBounds(), None))
+
+
+def test_a_live_bundle_that_cannot_be_compared_with_refuses_unless_that_is_allowed() -> None:
+    refused = Against(bundle_id="a" * 16, called="live", refused="it knows answers")
+    checks = judge(metrics(), GateBounds(), refused)
+    assert not passed(checks)
+    assert refusal(checks).endswith("found it knows answers")
+    assert passed(judge(metrics(), GateBounds(without_comparison="pass"), refused))
+
+
+@pytest.mark.parametrize(("worst", "is_allowed"), [(0.0099, True), (0.0101, False)])
+def test_a_compressed_bundle_that_lost_more_than_it_may_is_refused(worst, is_allowed) -> None:
+    loss = Loss(
+        what="new recall", original=0.2, compressed=0.199, loss=0.005, worst=worst, bound=0.01
+    )
+    checks = judge(metrics() | {"compression": [loss.as_json()]}, GateBounds(), None)
+    assert passed(checks) is is_allowed
+    if not is_allowed:
+        assert "compression, new recall: wanted loss surely 0.0100 or less" in refusal(checks)

@@ -12,17 +12,16 @@ from pathlib import Path
 import polars as pl
 import pytest
 import redis
-import torch
 from rich.console import Console
 
 from recsys.bundle.manifest import read_manifest
 from recsys.bundle.store import BundleStore
 from recsys.clock import DAY_MS, now_ms
 from recsys.errors import BundleError, ConfigurationError, InputError
+from recsys.evaluation.report_document import Report
 from recsys.settings import Settings
 from tests.training.pipeline.small_state import append, open_gate, small_definition, small_state
 from training.debug_bundle import DEBUG_END_MS, made_up_log
-from training.pipeline.champion import compare
 from training.pipeline.definition import DataBounds, Definition, read_definition
 from training.pipeline.gate import GateRefusedError
 from training.pipeline.journal import read_journal
@@ -30,9 +29,8 @@ from training.pipeline.one_run import BusyError, turn_by_file, turn_in_redis
 from training.pipeline.run import Ran, run_pipeline
 from training.pipeline.state import journal_path, pipeline_folder, read_state
 from training.pipeline.status import status_of
-from training.prepared import Prepared
-from training.progress import Progress
-from training.source import read_log
+from training.report.write import read_report
+from training.tracking.record import record_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -93,8 +91,11 @@ def test_a_dry_run_ends_with_the_gate(state, first) -> None:
 def test_a_bundle_below_a_floor_is_refused_with_the_figures_and_the_live_one_stays(state, first):
     gate = open_gate().model_copy(update={"floors": {"repeats_allowed.recall@20": 1.01}})
     definition = small_definition(seed=21, gate=gate)
-    with pytest.raises(GateRefusedError, match=r"floor repeats_allowed.recall@20: wanted 1.0100"):
+    with pytest.raises(
+        GateRefusedError, match=r"floor repeats_allowed.recall@20: wanted 1.0100"
+    ) as refused:
         run(state, definition)
+    assert Path(str(refused.value).rpartition("its report in ")[2]).is_file()
     latest = read_state(state)
     assert latest is not None and latest.outcome == "refused" and "1.0100" in latest.error
     assert BundleStore(state.bundle_dir).live() == first.live
@@ -112,23 +113,31 @@ def test_a_damaged_output_in_the_middle_is_said_and_the_bundle_is_the_same(state
     assert ran.bundle_id == first.bundle_id
 
 
-def test_the_champion_is_judged_as_the_evaluation_judged_it(state, first) -> None:
-    """A bundle against itself: no difference, and the very figures of its own metrics."""
-    folder = first.outputs["evaluate"].path / "bundle"
-    examples = first.outputs["examples"].path
-    manifest = read_manifest(folder)
-    pairs = compare(
-        folder, folder, read_log(state, small_definition().wanted),
-        Prepared.load(examples / "prepared.pt"),
-        torch.load(examples / "sources.pt", weights_only=False),
-        views=("repeats_allowed", "new_items_only"), k=20, relevant_type="purchase",
-        metrics=("recall", "ndcg"), progress=Progress(quiet=True),
-    )  # fmt: skip
-    assert len(pairs) == 4
-    for pair in pairs:
-        served = manifest.metrics["views"][pair.view]["served"]
-        assert pair.champion == pytest.approx(served[pair.metric], abs=1e-5)
-        assert (pair.difference, pair.low, pair.high) == (0, 0, 0)
+def test_the_report_and_the_gate_hold_the_candidate_to_the_same_champion(state, first) -> None:
+    """The champion's figures are those of its own evaluation: the same users, on the same test."""
+    ran = run(state, small_definition(seed=21), dry_run=True)
+    report = Report.model_validate_json(
+        (ran.outputs["gate"].path / "report" / "report.json").read_bytes()
+    )
+    assert report.bundle_id == ran.bundle_id and {p.phase for p in report.curve} >= {"towers"}
+    assert report.against is not None and report.against.bundle_id == first.live
+    gate = json.loads((ran.outputs["gate"].path / "gate.json").read_bytes())
+    found = {check["what"]: check["found"] for check in gate["checks"]}
+    served = read_manifest(first.outputs["evaluate"].path / "bundle").metrics["views"]
+    assert len(report.against.views) == 2
+    for view in report.against.views:
+        for metric in ("recall", "ndcg"):
+            wanted = served[view.view]["served"][f"{metric}@{report.k}"]
+            assert view.theirs[metric].mean == pytest.approx(wanted, abs=1e-5)
+            said = found[f"champion, {view.view} {metric}@{report.k}"]
+            assert said.startswith(f"{view.difference[metric].mean:+.4f} (")
+
+
+def test_the_report_lies_beside_the_bundle_and_is_recorded_with_it(state, first) -> None:
+    store = BundleStore(state.bundle_dir)
+    assert read_report(state.bundle_dir, first.bundle_id).against is None  # nothing was live
+    recorded = {path.name for path in record_of(store.path(first.bundle_id)).artifacts}
+    assert recorded >= {"report.html", "report.json", "MODEL_CARD.md"}
 
 
 def test_events_that_come_during_a_run_do_not_change_what_it_learns_from(tmp_path) -> None:
