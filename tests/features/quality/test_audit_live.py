@@ -47,7 +47,7 @@ IN_FLIGHT = ("--in-flight", "0.5")
 
 
 def lasting_plan(plan: Plan) -> Plan:
-    """Give the plan with a column that popularity is counted by."""
+    """Give the plan with a column that popularity is counted by, and services to be served with."""
     popular = Aggregate(
         name="interactions_30d", column="interaction", function="count", window_ms=30 * DAY_MS,
         slide_ms=DAY_MS,
@@ -58,7 +58,10 @@ def lasting_plan(plan: Plan) -> Plan:
         else v
         for v in plan.views
     )
-    return msgspec.structs.replace(plan, views=views)
+    served = tuple(f"{view.name}:{name}" for view in views for name in view.feature_names)
+    return msgspec.structs.replace(
+        plan, views=views, services={"retrieval_v1": served, "ranking_v1": served}
+    )
 
 
 def with_ttl(plan: Plan, ttl_ms: int) -> Plan:
