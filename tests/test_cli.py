@@ -90,6 +90,8 @@ def test_a_wrong_setting_is_one_line_that_names_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RECSYS_API_PORT", "eighty")
+    # A test before this one may have imported what a command line of its own runs afresh.
+    monkeypatch.delitem(sys.modules, "recsys.bundle.cli", raising=False)
     assert cli.main(["bundle", "list"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("recsys bundle: RECSYS_API_PORT: ")
