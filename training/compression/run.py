@@ -76,19 +76,16 @@ def compress(
                 "nobody of the test was known before it, so no loss can be measured; replay more, "
                 "or give a later --test-from"
             )
+        found = losses(before.judged, after.judged, bound)
+        metrics = dict(after.metrics) | {"compression": [one.as_json() for one in found]}
         made = Compressed(
-            manifest=small,
-            losses=(found := losses(before.judged, after.judged, bound)),
+            manifest=write_metrics(draft, small, metrics),
+            losses=found,
             weight_bytes={"original": weight_bytes(folder), "compressed": weight_bytes(draft)},
             request_us=request_us(
                 {"original": load_serving_model(folder), "compressed": load_serving_model(draft)},
                 after.judged.context, k=source.k, num_candidates=original.num_candidates,
             ),
-        )  # fmt: skip
-        metrics = dict(after.metrics) | {"compression": [one.as_json() for one in found]}
-        made = Compressed(
-            manifest=write_metrics(draft, small, metrics), losses=made.losses,
-            weight_bytes=made.weight_bytes, request_us=made.request_us,
         )  # fmt: skip
         if made.is_allowed:
             store.add(draft)
