@@ -29,8 +29,13 @@ def make(asked: dict[str, Any], device: torch.device) -> Task:
     found = np.load(asked["data"])
     batches: list[Batch] = [
         tuple(torch.from_numpy(part).to(device) for part in parts)
-        for parts in zip(found["dense"], found["index"], found["label"], strict=True)
+        for parts in zip(found["dense"], found["index"], found["chance"], strict=True)
     ]
+    clicks = torch.Generator(device).manual_seed(asked["seed"])
+
+    def renew(batch: Batch) -> Batch:
+        dense, index, chance = batch
+        return dense, index, torch.bernoulli(chance, generator=clicks)
 
     def loss(batch: Batch) -> Tensor:
         dense, index, label = batch
@@ -38,7 +43,7 @@ def make(asked: dict[str, Any], device: torch.device) -> Task:
 
     return Task(
         module=model, loss=loss, batches=batches, examples=[len(b[2]) for b in batches],
-        learning_rate=asked["dense_learning_rate"],
+        learning_rate=asked["dense_learning_rate"], renew=renew,
         more={"bytes_per_step": table_bytes(found["index"][0], shape, asked["dtype"])},
     )  # fmt: skip
 

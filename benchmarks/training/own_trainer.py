@@ -52,6 +52,8 @@ class Task:
     """That of the first steps."""
     more: dict[str, Any]
     """Said with the rest when ready."""
+    renew: Callable[[Batch], Batch] = lambda batch: batch
+    """Makes of a batch what a step learns from."""
 
 
 class TurnBatches:
@@ -77,7 +79,7 @@ class TurnBatches:
             cpu, wall = time.process_time(), time.perf_counter()
             for _ in range(steps):
                 examples += self._task.examples[turn % count]
-                yield self._task.batches[turn % count]
+                yield self._task.renew(self._task.batches[turn % count])
                 turn += 1
             settle(self._device)
             wall_s, cpu_s = time.perf_counter() - wall, time.process_time() - cpu
@@ -99,7 +101,7 @@ def train(task: Task, engine: Engine, *, device: torch.device, seed: int) -> Non
         FlopCounterMode(display=False) as counter,
         torch.autocast(device.type, torch.bfloat16, enabled=engine.precision == "bfloat16"),
     ):
-        task.loss(task.batches[0]).backward()
+        task.loss(task.renew(task.batches[0])).backward()
     task.module.zero_grad(set_to_none=True)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -128,7 +130,7 @@ def profile(task: Task, engine: Engine, *, device: torch.device, seed: int) -> s
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
-    began = list(task.batches[:_PROFILED_STEPS])
+    began = [task.renew(batch) for batch in task.batches[:_PROFILED_STEPS]]
     run = Run(seed=seed, world=World(device=device), checkpoints=NoCheckpoints(), engine=engine)
     for name in ("warm-up", "profiled"):
         phase = Phase(

@@ -80,10 +80,10 @@ def test_click_batches_are_seeded_zipf_and_within_their_tables(tmp_path: Path) -
     for path in paths:
         write_batches(path, rows, count=2, batch_size=500, seed=3)
     first, second = (np.load(path) for path in paths)
-    for name in ("dense", "index", "label"):
+    for name in ("dense", "index", "chance"):
         assert np.array_equal(first[name], second[name])
     assert first["dense"].shape == (2, 500, NUM_DENSE)
     assert (first["index"].max(axis=(0, 1)) < rows).all() and first["index"].min() >= 0
     most = np.bincount(first["index"][:, :, 2].ravel()).max()
     assert most > 50  # a thousand draws of a thousand values: one value takes a tenth or more
-    assert 0.1 < first["label"].mean() < 0.5
+    assert 0.1 < first["chance"].mean() < 0.5

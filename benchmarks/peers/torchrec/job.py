@@ -61,7 +61,16 @@ def main() -> None:
     )
     batches = _batches(asked["data"], keys, device)
 
+    clicks = torch.Generator(device).manual_seed(asked["seed"])
+
     def step(batch: Batch) -> torch.Tensor:
+        # ``labels`` holds chances: clicks are drawn anew at each pass (benchmarks/training/
+        # click_data.py says why).
+        batch = Batch(
+            dense_features=batch.dense_features,
+            sparse_features=batch.sparse_features,
+            labels=torch.bernoulli(batch.labels, generator=clicks),
+        )
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast(
             device.type, dtype=torch.bfloat16, enabled=asked["dtype"] == "bfloat16"
@@ -121,7 +130,7 @@ def _dlrm(asked: dict, keys: list[str], device: torch.device) -> DLRM:
 def _batches(path: str, keys: list[str], device: torch.device) -> list[Batch]:
     found = np.load(path)
     made = []
-    for dense, index, label in zip(found["dense"], found["index"], found["label"], strict=True):
+    for dense, index, chance in zip(found["dense"], found["index"], found["chance"], strict=True):
         values = torch.from_numpy(index).T.contiguous().reshape(-1)  # by feature, then by example
         made.append(
             Batch(
@@ -129,7 +138,7 @@ def _batches(path: str, keys: list[str], device: torch.device) -> list[Batch]:
                 sparse_features=KeyedJaggedTensor.from_lengths_sync(
                     keys, values, torch.ones(len(values), dtype=torch.int32)
                 ),
-                labels=torch.from_numpy(label),
+                labels=torch.from_numpy(chance),
             ).to(device)
         )
     return made
