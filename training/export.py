@@ -44,7 +44,7 @@ def write_files(
             "available": prepared.available,
             "activity": prepared.activity.contiguous(),
             "activity_as_of_ms": torch.tensor(prepared.split.test_from_ms - 1),
-            "neighbour_index": fitted.neighbour_index.contiguous(),
+            "neighbour_index": fitted.neighbour_index.to(torch.int32).contiguous(),
             "neighbour_weight": fitted.neighbour_weight.contiguous(),
             "popular_weights": prepared.popular_weights,
         },

@@ -25,9 +25,9 @@ class ItemToItemSource:
     def __init__(
         self, name: str, neighbour_index: Tensor, neighbour_weight: Tensor, *, half_life_days: float
     ) -> None:
-        """Take ``[N + 1, M]`` neighbour rows (0 pads) and weights (0 where padded)."""
+        """Take ``[N + 1, M]`` neighbour rows (int32 or int64, 0 pads) and weights (0 there)."""
         self._name = name
-        self.neighbour_index = neighbour_index.long()
+        self.neighbour_index = neighbour_index
         self.neighbour_weight = neighbour_weight
         self.half_life_days = half_life_days
 
@@ -56,6 +56,6 @@ class ItemToItemSource:
         return (
             user["history_age_s"][:, begin:],
             index != 0,
-            F.embedding(index, self.neighbour_index).flatten(1),
+            F.embedding(index, self.neighbour_index).flatten(1).long(),
             F.embedding(index, self.neighbour_weight),
         )
