@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from recsys.models.losses import weighted_cross_entropy
 from recsys.models.ranker import RankerOutput
+from training.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,20 +53,24 @@ class Teaching:
         mask: Tensor,
         weight: Tensor,
         objective: int,
+        world: World,
     ) -> Tensor:
         """Give how far the student's ``output`` is from the opinions on ``rows`` of a round.
 
         ``mask`` ``[L, W]`` bool says which places hold an item; ``weight`` ``[L, W]`` how many
-        (user, candidate) pairs each stands for.
+        (user, candidate) pairs each stands for. Averaged over the workers of ``world`` it is the
+        loss over all their lists.
         """
         device = output.order.device
         opinions = self.rounds[number]
         order = opinions.order[rows][:, :, objective].float().to(device)
         probability = opinions.probability[rows][:, :, objective].float().to(device)
         listwise = soft_listwise(output.order[:, :, objective], order, mask, self.temperature)
-        return listwise + weighted_cross_entropy(
+        of_chance = weighted_cross_entropy(
             output.probability[:, :, objective], probability.sigmoid(), weight
         )
+        given = mask.any(dim=1).float()
+        return listwise * world.share(given) + of_chance * world.share(weight)
 
 
 def soft_listwise(logits: Tensor, teacher: Tensor, mask: Tensor, temperature: float) -> Tensor:

@@ -276,8 +276,9 @@ class RankerSteps:
     def _loss(self, batch: tuple[int, Tensor], generator: torch.Generator) -> Tensor:
         del generator  # lists were thinned when they were made
         number, every_row = batch
-        rows = every_row[self._world.rank :: self._world.size]
-        lists, device = self._rounds[number], self._world.device
+        world = self._world
+        rows = every_row[world.rank :: world.size]
+        lists, device = self._rounds[number], world.device
         output = self._output(number, rows)
         label, log_q = lists.label[rows].float().to(device), lists.log_q[rows].to(device)
         mask = lists.candidate[rows].to(device) != 0
@@ -286,11 +287,16 @@ class RankerSteps:
         for objective in range(label.shape[2]):
             share = 1.0 if objective == 0 else SECOND_OBJECTIVE_SHARE
             order, wanted = output.order[:, :, objective], label[:, :, objective]
-            of_labels = listwise_softmax(order, wanted, mask, log_q) + weighted_cross_entropy(
+            has_positive = (wanted * mask).any(dim=1)
+            of_order = listwise_softmax(order, wanted, mask, log_q)
+            of_chance = weighted_cross_entropy(
                 output.probability[:, :, objective], wanted, weight
             )
+            # Each is a mean over what this worker has of the batch; workers have unequal parts.
+            of_labels = of_order * world.share(has_positive.float())
+            of_labels = of_labels + of_chance * world.share(weight)
             if (teaching := self._teaching) is not None:
-                taught = teaching.loss(output, number, rows, mask, weight, objective)
+                taught = teaching.loss(output, number, rows, mask, weight, objective, world)
                 of_labels = (1 - teaching.share) * of_labels + teaching.share * taught
             total = total + share * of_labels
         return total

@@ -49,6 +49,12 @@ def test_two_workers_with_half_a_batch_each_give_the_gradients_of_one(found, sof
     close(alone, both)
 
 
+def test_two_workers_teach_a_ranker_what_one_does_however_their_lists_differ(found) -> None:
+    alone, both = found["ranker"]
+    assert len(alone) > 10 and any(float(g.abs().max()) > 1e-3 for g in alone.values())
+    close(alone, both)
+
+
 def test_gathered_rows_are_everybodys_and_gradients_come_back_to_their_owner(found) -> None:
     rows, gradient = found["gathered"]
     assert rows.tolist() == [[0, 0], [1, 1], [1, 1]]

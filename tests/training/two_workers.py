@@ -16,14 +16,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recsys.models.item_table import ItemTable
+from recsys.models.ranker import Ranker
 from recsys.models.two_tower import TwoTower
 from tests.bundle.test_bundle import small_plan
 from training.debug_bundle import OBJECTIVES, made_up_log
+from training.distillation import Teaching
 from training.engine import Engine
+from training.fit import assemble, fit_neighbours
 from training.loop import NoCheckpoints, Phase, Run, State
 from training.prepare import prepare
 from training.prepared import Prepared
 from training.progress import Progress
+from training.ranker_steps import RankerSteps, lists_of_round
 from training.recipes import debug
 from training.tower_steps import TowerSteps
 from training.world import World
@@ -49,6 +53,7 @@ def main(folder: Path, rank: int) -> None:
         alone = engine if not engine.shard_tables_mb else replace(engine, shard_tables_mb=0)
         found[name] = (looked_up(World(), alone)[0], *looked_up(both, engine))
     found["resumed"] = resumed(both)
+    found["ranker"] = (ranker_gradients(task, World()), ranker_gradients(task, both))
     if rank == 0:
         torch.save(found, folder / "found.pt")
     dist.destroy_process_group()
@@ -70,6 +75,33 @@ def quiet_task() -> Prepared:
         made_up_log(), small_plan(), recipe, OBJECTIVES, test_from_ms=None,
         progress=Progress(quiet=True),
     )[0]  # fmt: skip
+
+
+def ranker_gradients(task: Prepared, world: World) -> Gradients:
+    """Give the gradients of one batch of the ranker, which also learns from what it thought."""
+    torch.manual_seed(4)
+    towers = TwoTower(task.recipe.model, task.dimensions, ItemTable(task.statics)).eval()
+    with torch.no_grad():
+        vectors = towers.items()
+    table = ItemTable(task.statics)
+    ranker = Ranker(task.recipe.ranker_model, task.dimensions, table, vectors.shape[1])
+    rounds = []
+    for question in task.rounds:
+        model = assemble(
+            task, towers=towers, ranker=ranker, item_vectors=vectors,
+            neighbours=fit_neighbours(task.early_edges, task.recipe, table.num_items),
+            activity=question.activity, as_of_ms=question.as_of_ms,
+            available=torch.arange(table.num_items + 1) > 0, device=world.device,
+        )  # fmt: skip
+        rounds.append(lists_of_round(task, question, model, ranker, seed=5))
+    opinions = RankerSteps(task, ranker, rounds, vectors, World()).opinions()
+    ranker.train()
+    teaching = Teaching(rounds=opinions, share=0.4, temperature=2.0)
+    phase = RankerSteps(task, ranker, rounds, vectors, world, teaching).phase("ranker")
+    batch = next(iter(phase.batches(torch.Generator().manual_seed(6))))
+    phase.loss(batch, torch.Generator()).backward()
+    world.average_gradients(ranker)
+    return {n: p.grad for n, p in ranker.named_parameters() if p.grad is not None}
 
 
 def gradients(task: Prepared, world: World, softmax: str) -> Gradients:
