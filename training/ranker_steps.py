@@ -289,9 +289,7 @@ class RankerSteps:
             order, wanted = output.order[:, :, objective], label[:, :, objective]
             has_positive = (wanted * mask).any(dim=1)
             of_order = listwise_softmax(order, wanted, mask, log_q)
-            of_chance = weighted_cross_entropy(
-                output.probability[:, :, objective], wanted, weight
-            )
+            of_chance = weighted_cross_entropy(output.probability[:, :, objective], wanted, weight)
             # Each is a mean over what this worker has of the batch; workers have unequal parts.
             of_labels = of_order * world.share(has_positive.float())
             of_labels = of_labels + of_chance * world.share(weight)
