@@ -37,6 +37,8 @@ class ExposureTraining:
     """Weight of the order within a group beside the cross-entropy."""
     objective_shares: tuple[float, ...] = (1.0, 1.0, 0.3)
     """Weight of each objective's losses, in their order."""
+    zero_start: bool = False
+    """Whether the ranker begins without an order of its own (``Ranker.start_at_zero``)."""
 
 
 class ExposureSteps:
@@ -58,6 +60,8 @@ class ExposureSteps:
         self._ranker, self._config, self._world = ranker, config, world
         self._share = torch.tensor(config.objective_shares, device=world.device)
         fit_scales(ranker, exposures)
+        if config.zero_start:
+            ranker.start_at_zero()
 
     def phase(self, name: str) -> Phase:
         """Give the phase that trains the ranker on these lists."""

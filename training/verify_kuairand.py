@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,17 +29,24 @@ from numpy.typing import NDArray
 from recsys.data.catalogue import build_catalogue
 from recsys.data.impressions import LabelRule
 from recsys.datasets.load import load_mapping
-from recsys.errors import InputError, RecsysError
+from recsys.errors import InputError
 from recsys.evaluation.auc import auc
 from recsys.evaluation.calibration import expected_calibration_error
 from recsys.evaluation.grouped_auc import grouped_auc
-from recsys.features import current_plan
 from recsys.models.config import RankerConfig
 from recsys.models.item_table import ItemTable
 from recsys.models.ranker import Ranker
 from recsys.models.rates import rate_columns
 from recsys.settings import Settings
 from training.dataset_log import log_of_dataset
+from training.exposure_check import (
+    Findings,
+    OneSeed,
+    add_seeds,
+    exposure_plan,
+    run_check,
+    shown_often,
+)
 from training.exposure_intervals import auc_interval, grouped_auc_interval
 from training.exposure_steps import ExposureSteps, ExposureTraining, calibrate, scores_of
 from training.exposures import ExposureData, Exposures, read_exposures, with_meetings
@@ -50,14 +55,12 @@ from training.progress import Progress
 
 DATASET = "kuairand_pure"
 HISTORY_FILE = "history_before_0425.parquet"
-REPOSITORY = Path(__file__).resolve().parent.parent / "feature_repo_exposures"
 OBJECTIVES = ("click", "long_view", "like")
 LAST_TRAINING_DAY, VALIDATION_DAY = 20220503, 20220504
 """The publisher's days, which the impressions carry as context."""
 BARS = {"click": (0.7387, 0.5988), "long_view": (0.7369, 0.6082)}
 """AUC and gAUC of LightGBM with counting features."""
 MAX_CALIBRATION_ERROR = 0.02
-MIN_EXPOSURES_FOR_ID = 5
 HOUR_MS = 3_600_000
 MODEL = RankerConfig(
     hidden_size=64, num_factors=8, dropout=0.1, token_size=16, num_item_tokens=14,
@@ -75,32 +78,24 @@ TRAINING = ExposureTraining(listwise_share=0.4)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the check; 0 when every seed passes every bar."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, action="append", help="default: 7, 8 and 9")
+    add_seeds(parser)
     parser.add_argument("--lightgbm", action="store_true", help="fit LightGBM to the same rows")
     args = parser.parse_args(argv)
     settings, progress = Settings(), Progress()
-    missed: list[str] = []
-    found: dict[str, Any] = {}
-    try:
+
+    def begin(found: Findings) -> OneSeed:
         data, day, model = read(settings, progress)
         if args.lightgbm:
             found["lightgbm"] = judged_parts(lightgbm_scores(data, day), data, day)
             progress.console.print_json(data=found["lightgbm"])
-        for seed in args.seed or [7, 8, 9]:
-            begin = time.process_time()
-            ranker = fit(data, day, model, seed)
-            result = judge(ranker, data, day)
-            result["cpu_s"] = round(time.process_time() - begin)
-            progress.console.print_json(data={f"seed {seed}": result})
-            found[f"seed {seed}"] = result
-            missed += [f"seed {seed}, {line}" for line in shortfalls(result["test"])]
-    except RecsysError as error:
-        sys.stderr.write(f"verify_kuairand: {error}\n")
-        return 2
-    for line in missed:
-        sys.stderr.write(line + "\n")
-    sys.stdout.write(json.dumps({"passed": not missed, "missed": missed, "found": found}) + "\n")
-    return 1 if missed else 0
+
+        def one_seed(seed: int) -> tuple[Findings, list[str]]:
+            result = judge(fit(data, day, model, seed), data, day)
+            return result, shortfalls(result["test"])
+
+        return one_seed
+
+    return run_check("verify_kuairand", args.seed, progress, begin)
 
 
 def read(
@@ -108,9 +103,7 @@ def read(
 ) -> tuple[ExposureData, NDArray[np.int64], RankerConfig]:
     """Give the exposures with their features, the publisher's day of each, and the model."""
     with progress.stage("read the data set"):
-        plan = current_plan.ensure(
-            settings.state_dir / "exposures", project=settings.namespace, repository=REPOSITORY
-        )
+        plan = exposure_plan(settings)
         log = log_of_dataset(DATASET, settings.data_dir)
         folder = load_mapping(DATASET).data_folder(settings.data_dir)
         log = with_earlier_events(with_meetings(log, "watch"), folder / HISTORY_FILE)
@@ -120,9 +113,7 @@ def read(
         item_id=pl.col("items").list.first(),
     )  # fmt: skip
     learned = days.filter(pl.col("day") <= LAST_TRAINING_DAY)["item_id"]
-    times = learned.value_counts()
-    often = set(times.filter(pl.col("count") >= MIN_EXPOSURES_FOR_ID)["item_id"].to_list())
-    has_id = np.array([False, *(i in often for i in catalogue.vocabulary.item_ids)])
+    has_id = shown_often(learned, catalogue.vocabulary)
     data = read_exposures(
         log, catalogue, plan, [LabelRule(objective=o, interaction=o) for o in OBJECTIVES],
         attribution_ms=1, history_length=50, num_tokens=0, request_tokens=("tab",),

@@ -10,12 +10,9 @@ given beside it. Fails when a seed's figure without places is not above LightGBM
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,25 +24,29 @@ from torch import Tensor
 from recsys.data.catalogue import build_catalogue
 from recsys.data.impressions import LabelRule
 from recsys.datasets.load import load_mapping
-from recsys.errors import RecsysError
-from recsys.features import current_plan
 from recsys.models.config import Aspect, RankerConfig
 from recsys.models.item_table import ItemTable
 from recsys.models.ranker import Ranker
 from recsys.models.rates import rate_columns
 from recsys.settings import Settings
 from training.dataset_log import log_of_dataset
+from training.exposure_check import (
+    Findings,
+    OneSeed,
+    add_seeds,
+    exposure_plan,
+    run_check,
+    shown_often,
+)
 from training.exposure_steps import ExposureSteps, ExposureTraining, scores_of
 from training.exposures import ExposureData, Exposures, read_exposures, with_meetings
 from training.loop import NoCheckpoints, Run, World
 from training.progress import Progress
 
 DATASET = "ranklens"
-REPOSITORY = Path(__file__).resolve().parent.parent / "feature_repo_exposures"
 BAR = 0.618
 """LightGBM's lambdarank with counted features and the displayed place; its standard error .0065."""
 K = 10
-MIN_EXPOSURES_FOR_ID = 5
 MODEL = RankerConfig(
     hidden_size=64, num_factors=8, dropout=0.4, token_size=32, num_item_tokens=48,
     num_token_buckets=8192, item_identities=True, attention_heads=2, num_experts=2,
@@ -65,29 +66,23 @@ TRAINING = ExposureTraining(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the check; 0 when every seed passes the bar."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, action="append", help="default: 7, 8 and 9")
+    add_seeds(parser)
     args = parser.parse_args(argv)
     settings, progress = Settings(), Progress()
-    missed: list[str] = []
-    found: dict[str, Any] = {}
-    try:
+
+    def begin(found: Findings) -> OneSeed:
+        del found  # nothing but the seeds'
         data, split, model = read(settings, progress)
-        for seed in args.seed or [7, 8, 9]:
-            begin = time.process_time()
+
+        def one_seed(seed: int) -> tuple[Findings, list[str]]:
             result = judge(fit(data, split, model, seed), data, split)
-            result["cpu_s"] = round(time.process_time() - begin)
-            progress.console.print_json(data={f"seed {seed}": result})
-            found[f"seed {seed}"] = result
-            ndcg = result["test"]["ndcg@10"]
-            if not ndcg > BAR:
-                missed.append(f"seed {seed}: wanted NDCG@10 above {BAR}, found {ndcg}")
-    except RecsysError as error:
-        sys.stderr.write(f"verify_ranklens: {error}\n")
-        return 2
-    for line in missed:
-        sys.stderr.write(line + "\n")
-    sys.stdout.write(json.dumps({"passed": not missed, "missed": missed, "found": found}) + "\n")
-    return 1 if missed else 0
+            value = result["test"]["ndcg@10"]
+            short = f"wanted NDCG@10 above {BAR}, found {value}"
+            return result, [] if value > BAR else [short]
+
+        return one_seed
+
+    return run_check("verify_ranklens", args.seed, progress, begin)
 
 
 def read(
@@ -95,9 +90,7 @@ def read(
 ) -> tuple[ExposureData, dict[str, Tensor], RankerConfig]:
     """Give the lists, the rows with a click of training, validation and test, and the model."""
     with progress.stage("read the data set"):
-        plan = current_plan.ensure(
-            settings.state_dir / "exposures", project=settings.namespace, repository=REPOSITORY
-        )
+        plan = exposure_plan(settings)
         log = with_meetings(log_of_dataset(DATASET, settings.data_dir), "watch")
         catalogue = build_catalogue(log)
     bounds = load_mapping(DATASET).split
@@ -105,9 +98,7 @@ def read(
     learned = log.filter(
         (pl.col("kind") == "impression") & (pl.col("event_time_ms") < bounds.test_from_ms)
     )
-    times = learned["items"].explode().value_counts()
-    often = set(times.filter(pl.col("count") >= MIN_EXPOSURES_FOR_ID)["items"].to_list())
-    has_id = np.array([False, *(i in often for i in catalogue.vocabulary.item_ids)])
+    has_id = shown_often(learned["items"].explode(), catalogue.vocabulary)
     (taste_counts,) = item_rates = rate_columns(plan.item_activity_names, RATES)
     data = read_exposures(
         log, catalogue, plan, [LabelRule(objective="click", interaction="click")],

@@ -194,6 +194,20 @@ class Ranker(nn.Module):
         last.weight.zero_()
         last.bias.copy_(torch.logit(rate))
 
+    @torch.no_grad()
+    def start_at_zero(self) -> None:
+        """Let the logits begin at their bias for every candidate.
+
+        Random last layers are an order that the first steps have to undo, and a short training at a
+        low rate never quite does: what is left of it differs by seed and is noise.
+        Source: Goyal et al. 2017, "Accurate, large minibatch SGD", section 5.1, which begins the
+        last scale of each residual block at zero for the same reason; here it is the last layer.
+        """
+        self.direct.weight.zero_()
+        self.output.weight.zero_()
+        if self.config.num_experts:
+            self.experts.towers.zero_()
+
     def item_half(
         self, item_activity: Tensor, item_vectors: Tensor, rows: Tensor | None = None
     ) -> ItemHalf:

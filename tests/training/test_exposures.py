@@ -156,6 +156,24 @@ def test_the_ranker_learns_what_is_clicked_and_says_how_often() -> None:
     assert not torch.allclose(placed.order, output.order)
 
 
+@pytest.mark.parametrize("num_experts", [0, 2])
+def test_a_ranker_that_starts_at_zero_prefers_nothing_until_it_has_learned(num_experts) -> None:
+    data = read(log())
+    torch.manual_seed(0)
+    config = replace(CONFIG, num_experts=num_experts)
+    ranker = Ranker(config, data.dimensions, ItemTable(data.statics), embedding_size=0)
+    rows = data.exposures
+    training = ExposureTraining(epochs=25, learning_rate=0.02, zero_start=True)
+    steps = ExposureSteps(ranker, rows, rows.user, training, World())
+    begins = scores_of(ranker, rows).order
+    rate = rows.label.mean(dim=(0, 1))
+    torch.testing.assert_close(begins, torch.logit(rate).expand_as(begins))
+    Run(seed=0, world=World(), checkpoints=NoCheckpoints()).train(steps.phase("ranker"))
+    learned = scores_of(ranker, rows).order[..., 0]
+    label = rows.label[..., 0]
+    assert learned[label == 1].min() > learned[label == 0].max()
+
+
 def test_the_same_seed_gives_the_same_ranker() -> None:
     data = read(log(12))
     one, two = (fitted(data, epochs=2).state_dict() for _ in range(2))
