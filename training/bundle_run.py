@@ -68,7 +68,7 @@ def make_bundle(
     prepared, sources = prepare(
         source.log, source.plan, recipe, source.objectives,
         test_from_ms=source.test_from_ms, progress=progress, examples=examples,
-        log_identity=source.data_hash or None,
+        log_identity=source.data_hash or None, exposures=source.exposures,
     )  # fmt: skip
     with progress.stage("fit"):
         fitted, device = (fitter or here)(prepared)

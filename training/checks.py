@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -54,6 +55,28 @@ def check_services(plan: Plan) -> None:
                 f"{', '.join(there) or 'nothing'}); add the view to it in feature_repo and run "
                 "`recsys features apply`"
             )
+
+
+def check_feature_source(source: str, log: pl.DataFrame, *, has_exposures: bool) -> None:
+    """Refuse logged features where the data cannot have any.
+
+    Raises:
+        InputError: saying what the data are.
+    """
+    if source != "logged":
+        return
+    if not has_exposures:
+        raise InputError(
+            "features as logged at serving: wanted the exposure log beside the events, found the "
+            "files of a data set, which nobody was served from; train from the event log without "
+            "--from-files, or with --features joined"
+        )
+    if not bool((log["kind"] == "impression").any()):
+        raise InputError(
+            "features as logged at serving: wanted impressions, which name the answers that were "
+            f"shown, found none among {len(log)} events; send an impression with the request_id of "
+            "each answer (docs/events.md), or train with --features joined"
+        )
 
 
 def check_objectives(past: Interactions, objectives: Sequence[Objective]) -> None:

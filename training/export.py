@@ -112,6 +112,7 @@ def write_manifest(
             num_events=sources.num_events,
             log_positions=sources.log_positions,
             data_hash=data_hash,
+            logged_features=sources.logged_features,
             data_from_ms=split.begin_ms,
             data_until_ms=split.test_from_ms,
             seed=recipe.seed,

@@ -33,6 +33,7 @@ def model_card(manifest: Manifest) -> dict[str, Any]:
     """Give the card as plain values."""
     lineage, metrics = manifest.lineage, manifest.metrics
     views = metrics.get("views", {})
+    logged = lineage.logged_features
     return {
         "recipe": manifest.recipe,
         "intended_use": (
@@ -47,7 +48,8 @@ def model_card(manifest: Manifest) -> dict[str, Any]:
             "until": _day(lineage.data_until_ms),
             "log_positions": lineage.log_positions,
             "content_hash": lineage.data_hash,
-        },
+        }
+        | ({} if logged is None else {"logged_features": logged.model_dump(mode="json")}),
         "objectives": [
             {
                 "name": o.name,
@@ -111,6 +113,7 @@ def as_markdown(card: dict[str, Any]) -> str:
         "",
         f"**Data.** {data['events']} events from {data['from']} until {data['until']} (UTC), "
         f"content {data['content_hash'] or 'not hashed'}.",
+        *_logged(data.get("logged_features")),
         "",
         "**Objectives.** " + "; ".join(_objective(o) for o in card["objectives"]) + ".",
         "",
@@ -145,6 +148,16 @@ def as_markdown(card: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _logged(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    left_out = sum(found["left_out"].values())
+    return [
+        f"The ranker learned from features as they were logged at serving: {found['num_lists']} "
+        f"shown lists; {left_out} others had none that could be used.",
+    ]
 
 
 def _view(rows: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recsys.bundle.manifest import Objective
+from recsys.bundle.manifest import LoggedFeatures, Objective
 from recsys.data.catalogue import Catalogue, build_catalogue
 from recsys.data.examples import visits_of
 from recsys.data.interactions import Interactions, read_interactions
@@ -26,6 +26,7 @@ from recsys.data.vocabulary import Vocabulary
 from recsys.errors import ConfigurationError, InputError
 from recsys.features.history import ItemHistory, UserHistory, open_rows
 from recsys.features.plan import Plan
+from recsys.feedback.exposure_lookup import LoggedExposures
 from recsys.models.encode import UserEncoding
 from recsys.models.item_table import ItemStatics
 from recsys.models.signature import Dimensions
@@ -33,6 +34,7 @@ from training.aspect_vectors import aspect_vectors
 from training.checks import (
     check_classes,
     check_columns_finite,
+    check_feature_source,
     check_finite,
     check_objectives,
     check_services,
@@ -47,12 +49,15 @@ from training.examples.shards import ExampleSet
 from training.examples.stream import VisitShards
 from training.examples.visits import VisitTask
 from training.item_inputs import token_inputs
+from training.logged_agreement import as_table, compared, said
+from training.logged_lists import LoggedLists, read_logged_lists
 from training.prepared import Edges, Prepared, Sources
 from training.progress import Progress
 from training.questions import QuestionMaker
 from training.recipe_file import check_recipe
 from training.recipes import Recipe
 from training.rounds import QuestionRound
+from training.shown_lists import rankers_lists
 
 
 def prepare(
@@ -65,18 +70,22 @@ def prepare(
     progress: Progress,
     examples: Place | None = None,
     log_identity: str | None = None,
+    exposures: LoggedExposures | None = None,
 ) -> tuple[Prepared, Sources]:
     """Make the tensors of a run, and its examples in ``examples`` (None: a temporary folder).
 
-    ``log_identity`` is a hash of the log where one is at hand.
+    ``log_identity`` is a hash of the log where one is at hand. ``exposures`` are read when the
+    recipe's ranker learns from logged features.
 
     Raises:
         InputError: when the log is empty or too short, or an objective has no positive before the
-            test.
+            test, or no list can be learned from as it was logged.
         ConfigurationError: when the recipe wants a feature the plan does not have.
+        FeatureError: when it wants a feature that was not logged.
     """
     check_recipe(recipe)
     check_services(plan)
+    check_feature_source(recipe.ranker.features, log, has_exposures=exposures is not None)
     popular_weights = _popular_weights(recipe, plan)
     with progress.stage("catalogue and interactions"):
         catalogue = build_catalogue(log)
@@ -103,9 +112,17 @@ def prepare(
         users = UserHistory(rows, plan, catalogue.vocabulary)
         items = ItemHistory(rows, plan, catalogue.vocabulary)
     encoding, dimensions = _shapes(recipe, plan, catalogue.vocabulary, objectives)
+    logged: LoggedLists | None = None
+    logged_features: LoggedFeatures | None = None
+    if recipe.ranker.features == "logged":
+        assert exposures is not None  # check_feature_source
+        logged, logged_features = _logged(
+            exposures, log, plan, recipe, objectives, split, catalogue.vocabulary, encoding, users,
+            progress,
+        )  # fmt: skip
     maker = QuestionMaker(past, users, items, encoding, progress)
     made = _examples(
-        log, plan, recipe, objectives, split, past, encoding, catalogue.vocabulary,
+        log, plan, recipe, objectives, split, past, encoding, catalogue.vocabulary, logged,
         maker, examples or temporary_place(), progress, log_identity or identity_of_log(log),
     )  # fmt: skip
     rounds = ListShards(made.folder, made.named(lists.PREFIX))
@@ -136,9 +153,37 @@ def prepare(
         users=users,
         items=items,
         num_events=len(log),
-        log_positions=_positions(log),
+        log_positions=_positions(log) | ({} if logged is None else logged.positions),
+        logged_features=logged_features,
     )
     return prepared, sources
+
+
+def _logged(
+    exposures: LoggedExposures,
+    log: pl.DataFrame,
+    plan: Plan,
+    recipe: Recipe,
+    objectives: Sequence[Objective],
+    split: TimeSplit,
+    vocabulary: Vocabulary,
+    encoding: UserEncoding,
+    users: UserHistory,
+    progress: Progress,
+) -> tuple[LoggedLists, LoggedFeatures]:
+    """Read the ranker's lists with their users as logged, and say what there is of them."""
+    with progress.stage("logged features"):
+        train_log = log.filter(pl.col("event_time_ms") < split.test_from_ms)
+        lists, usable = rankers_lists(train_log, vocabulary, recipe.ranker, objectives, split)
+        logged = read_logged_lists(
+            exposures, lists, usable, split=split, vocabulary=vocabulary, encoding=encoding,
+            plan_schema_hash=plan.schema_hash, max_lists=recipe.ranker.max_lists,
+            rng=np.random.default_rng(recipe.seed),
+        )  # fmt: skip
+        found = compared(logged, users, encoding)
+    for line in (said(found, logged), as_table(found)):
+        progress.console.print(line)
+    return logged, found
 
 
 def _examples(
@@ -150,6 +195,7 @@ def _examples(
     past: Interactions,
     encoding: UserEncoding,
     vocabulary: Vocabulary,
+    logged: LoggedLists | None,
     maker: QuestionMaker,
     place: Place,
     progress: Progress,
@@ -159,6 +205,7 @@ def _examples(
     made_from = parts_of(
         log=log_identity, plan=plan, recipe=recipe, objectives=objectives,
         encoding=encoding, split=split, vocabulary=vocabulary,
+        exposures=None if logged is None else logged.identity,
     )  # fmt: skip
 
     def task(cut: Path, out: Path) -> VisitTask:
@@ -170,7 +217,9 @@ def _examples(
 
     def rounds() -> Sequence[QuestionRound]:
         rng = np.random.default_rng(recipe.seed)
-        if bool((log["kind"] == "impression").any()):
+        if logged is not None:
+            found = maker.logged_rounds(logged, recipe, split)
+        elif bool((log["kind"] == "impression").any()):
             train_log = log.filter(pl.col("event_time_ms") < split.test_from_ms)
             found = maker.shown_rounds(train_log, vocabulary, recipe, objectives, split, rng)
         else:

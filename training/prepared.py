@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recsys.bundle.manifest import Objective
+from recsys.bundle.manifest import LoggedFeatures, Objective
 from recsys.data.catalogue import Catalogue
 from recsys.data.interactions import Interactions
 from recsys.data.splits import TimeSplit
@@ -95,3 +95,5 @@ class Sources:
     items: ItemHistory
     num_events: int
     log_positions: dict[str, int]
+    logged_features: LoggedFeatures | None = None
+    """What the ranker learns from that was logged at serving; None: its features are joined."""

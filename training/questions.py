@@ -14,16 +14,18 @@ from torch import Tensor
 
 from recsys.bundle.manifest import Objective
 from recsys.data.examples import labels_after, question_moments
-from recsys.data.impressions import LabelRule, read_shown_lists
+from recsys.data.impressions import ShownLists
 from recsys.data.interactions import Interactions
 from recsys.data.splits import TimeSplit
 from recsys.data.vocabulary import Vocabulary
 from recsys.features.batch import Int64s, Ragged, UserFeatures
 from recsys.features.history import ItemHistory, UserHistory
 from recsys.models.encode import UserEncoding, encode_users
+from training.logged_lists import LoggedLists
 from training.prepared import Context, QuestionRound, RaggedTensor
 from training.progress import Progress
 from training.recipes import Recipe
+from training.shown_lists import drawn, grid_ms, rankers_lists
 
 _CHUNK = 2048
 
@@ -84,9 +86,9 @@ class QuestionMaker:
             ]
             active = np.intersect1d(found[0][0], known)
             limit = max(config.max_lists // (2 * len(moments)), 1)
-            chosen = _draw(active, limit, rng)
+            chosen = drawn(active, limit, rng)
             idle = np.setdiff1d(known, active)
-            some_idle = _draw(idle, min(config.idle_lists, limit), rng)
+            some_idle = drawn(idle, min(config.idle_lists, limit), rng)
             asked = np.concatenate([chosen, some_idle])
             if len(chosen) == 0:
                 continue
@@ -121,43 +123,53 @@ class QuestionMaker:
     ) -> tuple[QuestionRound, ...]:
         """Give the lists that were shown in the ranker's part, with what came of them."""
         config = recipe.ranker
-        rules = [
-            LabelRule(objective=o.name, interaction=o.interaction, min_value=o.min_value)
-            for o in objectives
-        ]
-        recent = log.filter(pl.col("event_time_ms") >= split.ranker_from_ms)
-        lists = read_shown_lists(recent, vocabulary, rules, window_ms=config.attribution_ms)
-        complete = lists.time_ms + config.attribution_ms < split.test_from_ms
-        if not complete.any():
-            complete[:] = True
-        chosen = _draw(np.flatnonzero(complete & (lists.item > 0).any(1)), config.max_lists, rng)
-        # Short logs get a finer grid: at least eight states of the items.
-        span = split.test_from_ms - split.ranker_from_ms
-        grid_ms = max(min(config.refresh_ms, span // 8), 1)
-        cell = (lists.time_ms[chosen] - split.ranker_from_ms) // grid_ms
+        lists, usable = rankers_lists(log, vocabulary, config, objectives, split)
+        chosen = drawn(usable, config.max_lists, rng)
+        step_ms = grid_ms(config, split)
+        cell = (lists.time_ms[chosen] - split.ranker_from_ms) // step_ms
         rounds = []
         for value in np.unique(cell).tolist():
             rows = chosen[cell == value]
             as_of_ms = (
-                min(split.ranker_from_ms + value * grid_ms, int(lists.time_ms[rows].min())) - 1
+                min(split.ranker_from_ms + value * step_ms, int(lists.time_ms[rows].min())) - 1
             )
             context = encoded(
                 self._users, lists.user_id[rows], lists.time_ms[rows] - 1, self._encoding,
                 self._progress, "lists",
             )  # fmt: skip
-            rounds.append(
-                QuestionRound(
-                    as_of_ms=as_of_ms,
-                    activity=self.activity(as_of_ms),
-                    context=context,
-                    labels=(),
-                    weight=torch.ones(len(rows)),
-                    shown=torch.from_numpy(lists.item[rows]),
-                    shown_position=torch.from_numpy(lists.position[rows]),
-                    shown_label=torch.from_numpy(lists.label[rows]),
-                )
-            )
+            rounds.append(self._shown(lists, rows, as_of_ms, context))
         return tuple(rounds)
+
+    def logged_rounds(
+        self, logged: LoggedLists, recipe: Recipe, split: TimeSplit
+    ) -> tuple[QuestionRound, ...]:
+        """Give the same with users as they were logged; items are joined.
+
+        Lists share a state of the items when the serving tables they were answered from were of
+        moments less than ``refresh_ms`` apart; that state is the earliest of these moments.
+        """
+        cell = logged.item_moment_ms // grid_ms(recipe.ranker, split)
+        rounds = []
+        for value in np.unique(cell).tolist():
+            of_cell = np.flatnonzero(cell == value)
+            as_of_ms = int(logged.item_moment_ms[of_cell].min())
+            context = {n: torch.from_numpy(v[of_cell]) for n, v in logged.context.items()}
+            rounds.append(self._shown(logged.lists, logged.row[of_cell], as_of_ms, context))
+        return tuple(rounds)
+
+    def _shown(
+        self, lists: ShownLists, rows: Int64s, as_of_ms: int, context: Context
+    ) -> QuestionRound:
+        return QuestionRound(
+            as_of_ms=as_of_ms,
+            activity=self.activity(as_of_ms),
+            context=context,
+            labels=(),
+            weight=torch.ones(len(rows)),
+            shown=torch.from_numpy(lists.item[rows]),
+            shown_position=torch.from_numpy(lists.position[rows]),
+            shown_label=torch.from_numpy(lists.label[rows]),
+        )
 
 
 def encoded(
@@ -178,12 +190,6 @@ def encoded(
     return {
         name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]
     }
-
-
-def _draw(rows: Int64s, limit: int, rng: np.random.Generator) -> Int64s:
-    if len(rows) <= limit:
-        return rows
-    return np.sort(rng.choice(rows, size=limit, replace=False))
 
 
 def _of_users(found: tuple[Int64s, Ragged], wanted: Int64s) -> Ragged:

@@ -52,6 +52,9 @@ class TowerTraining:
 class RankerTraining:
     """How the ranker learns."""
 
+    features: Literal["joined", "logged"] = "joined"
+    """What is known of the user of a shown list: joined from the event log as of that moment, or
+    as it was logged when the list was answered (``logged_lists.py``)."""
     epochs: int = 5
     """Passes over its lists; more fit the weeks before the test and lose on it."""
     batch_lists: int = 64

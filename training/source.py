@@ -18,6 +18,7 @@ from recsys.events.log_files import commits
 from recsys.events.topics import Topics
 from recsys.events.tracers import without_tracers
 from recsys.features.plan import Plan
+from recsys.feedback.exposure_lookup import LoggedExposures
 from recsys.settings import Settings
 from training.dataset_log import log_of_dataset
 from training.evaluate import View
@@ -42,6 +43,8 @@ class Source:
     test_from_ms: int | None
     data_hash: str = ""
     """``content_hash`` of the log; "" where nobody asked for it."""
+    exposures: LoggedExposures | None = None
+    """What was answered meanwhile; None where the data are files, which nobody was served from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +57,18 @@ class Wanted:
     from_files: bool = False
 
 
+def exposures_of(settings: Settings, positions: Mapping[str, int] | None = None) -> LoggedExposures:
+    """Give the log of what was answered; with ``positions`` what lies before them alone."""
+    return LoggedExposures(
+        log_dir=settings.event_log_dir, topic=Topics(namespace=settings.namespace).exposures,
+        bundle_dir=settings.bundle_dir, positions=positions,
+    )  # fmt: skip
+
+
 def present_positions(settings: Settings) -> Positions:
-    """Give where the event log ends now, so that a later read can stop there."""
+    """Give where the logs of events and exposures end now, so that a later read can stop there."""
     found: Positions = {}
-    for topic in _topics(settings):
+    for topic in (*_topics(settings), Topics(namespace=settings.namespace).exposures):
         for one in commits(settings.event_log_dir, topic):
             name = f"{topic}:{one.range.partition}"
             found[name] = max(found.get(name, 0), one.range.last + 1)
@@ -65,19 +76,28 @@ def present_positions(settings: Settings) -> Positions:
 
 
 def fingerprint(settings: Settings, positions: Mapping[str, int]) -> str:
-    """Give a hash of the files that hold the log up to ``positions``; opens none of them.
+    """Give a hash of the files that hold the events up to ``positions``; opens none of them.
 
     Equal hashes mean equal rows. Compaction changes the hash and not the rows, so what depends on
     the rows should go by ``content_hash``.
     """
+    return _fingerprint(settings, _topics(settings), positions)
+
+
+def fingerprint_of_exposures(settings: Settings, positions: Mapping[str, int]) -> str:
+    """Give the same of the exposures."""
+    return _fingerprint(settings, [Topics(namespace=settings.namespace).exposures], positions)
+
+
+def _fingerprint(settings: Settings, topics: list[str], positions: Mapping[str, int]) -> str:
     entries = []
-    for topic in _topics(settings):
+    for topic in topics:
         for one in commits(settings.event_log_dir, topic):
             if one.range.first < positions.get(f"{topic}:{one.range.partition}", 0):
                 parts = sorted((p.date, p.name, p.rows, p.size, p.crc32) for p in one.commit.parts)
                 entries.append([topic, *one.range, parts])
-    text = json.dumps([sorted(entries), dict(sorted(positions.items()))])
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+    ends = [end for end in sorted(positions.items()) if end[0].rpartition(":")[0] in topics]
+    return hashlib.sha256(json.dumps([sorted(entries), ends]).encode()).hexdigest()[:20]
 
 
 def content_hash(log: pl.DataFrame) -> str:
@@ -106,7 +126,7 @@ def read_log(
     else:
         rows = event_log.scan(settings.event_log_dir, _topics(settings))
         if positions is not None:
-            rows = rows.filter(_before(positions))
+            rows = rows.filter(event_log.before(positions))
         log = without_tracers(rows.collect())
     if log.is_empty():
         raise InputError(
@@ -124,6 +144,7 @@ def source_of(
     shift_ms: int,
     test_from: str | None,
     data_hash: str = "",
+    exposures: LoggedExposures | None = None,
 ) -> Source:
     """Put a log and what the mapping of its data set says together."""
     known = objectives_of(dataset, log)
@@ -139,7 +160,7 @@ def source_of(
         test_from_ms = int(moment.timestamp() * 1000)
     return Source(
         log=log, plan=plan, dataset=known.name, objectives=known.objectives, views=known.views,
-        k=known.k, relevant_type=known.relevant_type, data_hash=data_hash,
+        k=known.k, relevant_type=known.relevant_type, data_hash=data_hash, exposures=exposures,
         test_from_ms=None if test_from_ms is None else test_from_ms + shift_ms,
     )  # fmt: skip
 
@@ -147,15 +168,3 @@ def source_of(
 def _topics(settings: Settings) -> list[str]:
     topics = Topics(namespace=settings.namespace)
     return [topics.items, topics.behaviour]
-
-
-def _before(positions: Mapping[str, int]) -> pl.Expr:
-    before = pl.lit(value=False)
-    for name, position in positions.items():
-        topic, _, partition = name.rpartition(":")
-        before = before | (
-            (pl.col("topic") == topic)
-            & (pl.col("partition") == int(partition))
-            & (pl.col("offset") < position)
-        )
-    return before

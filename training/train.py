@@ -37,7 +37,7 @@ from training.prepared import Prepared
 from training.progress import Progress
 from training.recipe_file import read_recipe
 from training.recipes import RECIPES, Recipe, find_recipe
-from training.source import Source, Wanted, content_hash, read_log, source_of
+from training.source import Source, Wanted, content_hash, exposures_of, read_log, source_of
 from training.tracking.mirror import mirror_bundles
 
 
@@ -86,6 +86,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--test-from", help="first moment of the test (ISO 8601, UTC, before the shift)"
     )
+    parser.add_argument(
+        "--features", choices=("joined", "logged"),
+        help="of users in shown lists: joined from the event log, or as logged at serving; "
+        "default: the recipe's",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, help="default: the recipe's")
     parser.add_argument("--workers", type=int, default=1, help="Ray Train workers")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -104,6 +109,8 @@ def _run(args: argparse.Namespace, progress: Progress) -> tuple[Made, Recipe]:
     recipe = read_recipe(args.recipe_file) if args.recipe_file else find_recipe(args.recipe)
     if args.seed is not None:
         recipe = replace(recipe, seed=args.seed)
+    if args.features is not None:
+        recipe = replace(recipe, ranker=replace(recipe.ranker, features=args.features))
     use_gpu = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no CUDA device here; use --device cpu")
@@ -152,7 +159,7 @@ def read_source(args: argparse.Namespace, settings: Settings, progress: Progress
         log = read_log(settings, wanted)
     return source_of(
         log, plan, args.dataset, shift_ms=args.shift_ms, test_from=args.test_from,
-        data_hash=content_hash(log),
+        data_hash=content_hash(log), exposures=None if args.from_files else exposures_of(settings),
     )  # fmt: skip
 
 

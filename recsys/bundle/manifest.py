@@ -45,6 +45,22 @@ class Objective(BaseModel):
     """Share in the blended score; 0 is predicted and reported only."""
 
 
+class LoggedFeatures(BaseModel):
+    """What a ranker learned from that was logged at serving."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_lists: int
+    left_out: dict[str, int]
+    """Shown lists that could not be learned from, by reason."""
+    num_repeated: int
+    """Exposures that were in the log once more."""
+    num_compared: int
+    """Lists whose features were joined again."""
+    equal_share: dict[str, float]
+    """``view:feature`` to the share of these lists in which logged and joined values are equal."""
+
+
 class Lineage(BaseModel):
     """Where a bundle comes from."""
 
@@ -59,6 +75,8 @@ class Lineage(BaseModel):
     data_from_ms: int
     data_until_ms: int
     """Event time of the first event, and the moment from which nothing was learned."""
+    logged_features: LoggedFeatures | None = None
+    """None: the ranker learned from features joined from the event log."""
     seed: int
     code_version: str
     """Commit of the code, or its package version outside a checkout."""
@@ -116,6 +134,8 @@ class Manifest(BaseModel):
         content = self.model_dump(mode="json", exclude=_UNHASHED | absent)
         if not self.lineage.data_hash:
             del content["lineage"]["data_hash"]
+        if self.lineage.logged_features is None:
+            del content["lineage"]["logged_features"]
         for part, config, first in (
             ("ranker", RankerConfig(), _FIRST_RANKER_FIELDS),
             ("towers", TwoTowerConfig(), _FIRST_TOWER_FIELDS),

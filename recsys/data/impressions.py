@@ -40,6 +40,8 @@ class ShownLists:
     """``E`` lists, in time order."""
 
     user_id: NDArray[np.object_]
+    request_id: NDArray[np.object_]
+    """``[E]`` the request each answered; None where the log does not say."""
     time_ms: Int64s
     item: Int32s
     """``[E, C]`` vocabulary rows in display order, 0 pads."""
@@ -95,6 +97,7 @@ def read_shown_lists(
         label[found["list"].to_numpy(), found["place"].to_numpy(), column] = 1.0
     return ShownLists(
         user_id=shown["user_id"].to_numpy(),
+        request_id=np.array(shown["request_id"].to_list(), dtype=object),
         time_ms=shown["event_time_ms"].to_numpy().astype(np.int64),
         item=table,
         position=position,

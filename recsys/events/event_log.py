@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,24 @@ def scan(
     if kinds is not None:
         frame = frame.filter(pl.col("kind").is_in(list(kinds)))
     return frame
+
+
+def before(positions: Mapping[str, int]) -> pl.Expr:
+    """Give the condition that a row of the log lies before ``positions``.
+
+    Args:
+        positions: ``topic:partition`` to the first offset that does not count any more; of a
+            partition that is not named nothing counts.
+    """
+    inside = pl.lit(value=False)
+    for name, position in positions.items():
+        topic, _, partition = name.rpartition(":")
+        inside = inside | (
+            (pl.col("topic") == topic)
+            & (pl.col("partition") == int(partition))
+            & (pl.col("offset") < position)
+        )
+    return inside
 
 
 def iter_logged_events(

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 import uuid
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
@@ -21,7 +22,7 @@ from recsys.errors import InputError, RecsysError
 from recsys.events.event_log import scan
 from recsys.events.kafka import connect_reader, connect_writer
 from recsys.events.log_verify import verify
-from recsys.events.schema import InteractionEvent
+from recsys.events.schema import ImpressionEvent, InteractionEvent
 from recsys.events.topics import Topics
 from recsys.features.worker_files import ask_to_store
 from recsys.feedback.exposure_log import scan_exposures
@@ -160,6 +161,44 @@ def test_every_answer_is_in_the_exposure_log(system: System) -> None:
         ask_to_store(system.settings)
         time.sleep(0.2)
         ids = scan_exposures(log_dir, [topics.exposures]).collect()["request_id"].to_list()
+
+
+def test_what_was_served_is_learned_from_as_it_was_logged(system: System) -> None:
+    topics = Topics(namespace=system.settings.namespace)
+    log_dir = system.settings.event_log_dir
+    logged = scan(log_dir, [topics.behaviour]).filter(kind="interaction").select("type").unique()
+    types = logged.collect()["type"].to_list()
+    answered = []
+    with system.client() as client:
+        for user_id in [known_user(system, place) for place in range(60, 80)]:
+            answer = client.recommend(user_id, k=10)
+            assert answer.rung == "full", answer.degraded
+            answered.append(answer.request_id)
+            items = [item.item_id for item in answer.items]
+            shown = ImpressionEvent(
+                event_id=uuid.uuid4().hex, event_time_ms=now_ms(), user_id=user_id,
+                request_id=answer.request_id, items=items,
+            )  # fmt: skip
+            acts = [click(user_id, items[2], type=t, request_id=answer.request_id) for t in types]
+            client.send_events([shown, *acts])
+    system.run("lag", "--wait")
+    deadline = time.monotonic() + 30
+    ids: set[str] = set()
+    while not ids >= set(answered):
+        assert time.monotonic() < deadline, "exposures never reached the event log"
+        ask_to_store(system.settings)
+        time.sleep(0.2)
+        ids = set(scan_exposures(log_dir, [topics.exposures]).collect()["request_id"])
+    in_an_hour = datetime.fromtimestamp(now_ms() / 1000 + 3600, UTC).isoformat()
+    told = system.run(
+        "train", "--no-tracking", "--quiet", "--no-ray", "--recipe", "debug",
+        "--dataset", "simulated", "--features", "logged", "--test-from", in_an_hour,
+    )  # fmt: skip
+    found = json.loads(told)["lineage"]["logged_features"]
+    assert found["num_lists"] == len(answered)
+    # The world's own lists were shown by its logging policy, not answered by this API.
+    assert set(found["left_out"]) == {"no exposure"}
+    assert set(found["equal_share"].values()) == {1.0}, found["equal_share"]
 
 
 def test_a_forgotten_user_is_unknown_and_may_come_back(system: System) -> None:

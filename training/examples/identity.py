@@ -25,8 +25,10 @@ from training.recipes import Recipe
 
 _ROOT = Path(__file__).resolve().parents[2]
 _CODE = (
-    "recsys/data/*.py", "recsys/features/*.py", "recsys/models/encode.py", "training/prepared.py",
-    "training/questions.py", "training/prepare.py", "training/examples/*.py",
+    "recsys/data/*.py", "recsys/features/*.py", "recsys/features/audit/tensors.py",
+    "recsys/feedback/*.py", "recsys/models/encode.py",
+    "training/prepared.py", "training/questions.py", "training/shown_lists.py",
+    "training/logged_lists.py", "training/prepare.py", "training/examples/*.py",
 )  # fmt: skip
 _LIBRARIES = ("polars", "pyarrow", "numpy")
 
@@ -40,6 +42,7 @@ def parts_of(
     encoding: UserEncoding,
     split: TimeSplit,
     vocabulary: Vocabulary,
+    exposures: str | None = None,
 ) -> dict[str, str]:
     """Give what a set is made from, by name, each as a short text that changes when it does.
 
@@ -51,6 +54,7 @@ def parts_of(
         encoding: Columns.
         split: Moments.
         vocabulary: Rows of items.
+        exposures: Identity of the exposures that are read; None where features are joined.
     """
     towers, ranker = recipe.towers, asdict(recipe.ranker)
     for name in ("epochs", "batch_lists", "learning_rate", "weight_decay", "list_length"):
@@ -59,7 +63,8 @@ def parts_of(
         "seed": recipe.seed, "pause_ms": towers.pause_ms, "max_visits": towers.max_visits,
         "ranker": ranker,
     }  # fmt: skip
-    return {
+    answers = {} if exposures is None else {"exposures": exposures}
+    return answers | {
         "log": log,
         "features": plan.schema_hash,
         "objectives": _hash([o.model_dump() for o in objectives]),

@@ -33,6 +33,7 @@ from training.checkpoint_files import FolderCheckpoints
 from training.examples.build import Place
 from training.export import code_version
 from training.fit import FIT_STEPS, fit_step, fitted_of
+from training.logged_agreement import said
 from training.loop import World
 from training.pipeline.data_check import check_data, check_log_files
 from training.pipeline.definition import Definition
@@ -47,7 +48,16 @@ from training.report.build import Other, build_report
 from training.report.other import ask_other
 from training.report.run import curve_of
 from training.report.write import HTML_FILE, copy_report, has_report, write_report
-from training.source import Positions, Source, content_hash, fingerprint, read_log, source_of
+from training.source import (
+    Positions,
+    Source,
+    content_hash,
+    exposures_of,
+    fingerprint,
+    fingerprint_of_exposures,
+    read_log,
+    source_of,
+)
 
 _SHARDS = "shards"
 DATA_FILE, GATE_FILE, REGISTERED_FILE, PUBLISHED_FILE = (
@@ -67,7 +77,7 @@ class Pins:
     run: str
     started_ms: int
     positions: Positions
-    """Where the event log ended."""
+    """Where the logs of events and exposures ended."""
     champion: str | None
     """What was live."""
 
@@ -108,7 +118,8 @@ class Chain:
         steps = [
             self._step("data", self._check, config=self._data_config()),
             self._step(
-                "examples", self._examples, reads=("data",), config=recipe_part(recipe, "examples")
+                "examples", self._examples, reads=("data",),
+                config=recipe_part(recipe, "examples") | self._exposures_config(),
             ),
             *(
                 self._step(
@@ -169,6 +180,9 @@ class Chain:
             self._source = source_of(
                 log, self._feature_plan(), wanted.dataset, shift_ms=wanted.shift_ms,
                 test_from=wanted.test_from, data_hash=content_hash(log),
+                exposures=None
+                if wanted.from_files
+                else exposures_of(self.settings, self.pins.positions),
             )  # fmt: skip
         return self._source
 
@@ -190,6 +204,16 @@ class Chain:
             else fingerprint(self.settings, self.pins.positions),
             # How old the newest event may be is a question of when it is asked.
             "asked_ms": None if definition.data.max_age_hours is None else self.pins.started_ms,
+        }
+
+    def _exposures_config(self) -> dict[str, Any]:
+        """Give what the examples depend on beside the events: nothing where features are joined."""
+        if self._recipe.ranker.features == "joined":
+            return {}
+        settings, positions = self.settings, self.pins.positions
+        return {
+            "exposures": fingerprint_of_exposures(settings, positions),
+            "answered_by": exposures_of(settings, positions).bundle_ids(),
         }
 
     def _check(self, work: Work) -> None:
@@ -234,7 +258,10 @@ class Chain:
             source.log, source.plan, visible(self._recipe, "examples"), source.objectives,
             test_from_ms=source.test_from_ms, progress=self._progress,
             examples=Place(root=work.out / _SHARDS), log_identity=source.data_hash or None,
+            exposures=source.exposures,
         )  # fmt: skip
+        if sources.logged_features is not None:
+            work.journal.tell("said", text=said(sources.logged_features))
         # The output is moved when it is whole: where its shards are is said when it is read.
         prepared.with_examples_in(Path(_SHARDS)).save(work.out / "prepared.pt")
         torch.save(sources, work.out / "sources.pt")

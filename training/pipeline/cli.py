@@ -101,6 +101,7 @@ def _add_definition(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe-file", help="a recipe in TOML or JSON, instead of --recipe")
     parser.add_argument("--dataset")
     parser.add_argument("--test-from", help="first moment of the test (ISO 8601, UTC)")
+    parser.add_argument("--features", choices=("joined", "logged"), help="of users in shown lists")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--workers", type=int, help="Ray Train workers")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"))
@@ -142,6 +143,7 @@ def definition_of(args: argparse.Namespace) -> Definition:
             "recipe_file": args.recipe_file,
             "dataset": args.dataset,
             "test_from": args.test_from,
+            "features": args.features,
             "seed": args.seed,
             "workers": args.workers,
             "device": args.device,
@@ -194,8 +196,9 @@ def _run_arguments(args: argparse.Namespace) -> list[str]:
     found: list[str] = []
     for name, value in (
         ("--file", args.file), ("--recipe", args.recipe), ("--recipe-file", args.recipe_file),
-        ("--dataset", args.dataset), ("--test-from", args.test_from), ("--seed", args.seed),
-        ("--workers", args.workers), ("--device", args.device), ("--lease", args.lease),
+        ("--dataset", args.dataset), ("--test-from", args.test_from), ("--features", args.features),
+        ("--seed", args.seed), ("--workers", args.workers), ("--device", args.device),
+        ("--lease", args.lease),
         ("--publish", args.publish),
     ):  # fmt: skip
         if value is not None:

@@ -111,6 +111,9 @@ class Definition(_Part):
     test_from: str | None = None
     from_files: bool = False
     """Read the data set's files instead of the event log."""
+    features: Literal["joined", "logged"] | None = None
+    """Of users in shown lists: joined from the event log, or as logged at serving; None: as the
+    recipe says."""
     seed: int | None = None
     workers: int = Field(1, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -139,7 +142,7 @@ class Definition(_Part):
         )  # fmt: skip
 
     def full_recipe(self) -> Recipe:
-        """Give the recipe with the definition's seed.
+        """Give the recipe with the definition's seed and source of features.
 
         Raises:
             ConfigurationError: when there is none of that name, or its file is wrong.
@@ -148,6 +151,8 @@ class Definition(_Part):
         recipe = read_recipe(Path(file)) if file else find_recipe(self.recipe)
         if self.seed is not None:
             recipe = replace(recipe, seed=self.seed)
+        if self.features is not None:
+            recipe = replace(recipe, ranker=replace(recipe.ranker, features=self.features))
         check_recipe(recipe)
         return recipe
 

@@ -80,6 +80,8 @@ def _losses(folder: Path) -> Iterator[Figure]:
 def _finals(manifest: Manifest) -> Iterator[Figure]:
     """Give all numbers of the metrics; an interval becomes two, ``…_low`` and ``…_high``."""
     parts = dict(manifest.metrics)
+    if (logged := manifest.lineage.logged_features) is not None:
+        parts["logged_features"] = logged.model_dump(mode="json")
     views = parts.pop("views", {})
     for path, value in flat({**views, **parts}):
         name = _name(path.replace(".", "/"))

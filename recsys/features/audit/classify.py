@@ -20,7 +20,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recsys.clock import HOUR_MS
-from recsys.data.vocabulary import Vocabulary
 from recsys.features.audit.tensors import (
     Part,
     Tensors,
@@ -32,7 +31,8 @@ from recsys.features.audit.tensors import (
 from recsys.features.history import UserHistory
 from recsys.features.plan import Plan
 from recsys.feedback.exposure import Exposure
-from recsys.models.encode import UserEncoding, encode_users
+from recsys.feedback.logging_bundles import LoggingBundle
+from recsys.models.encode import encode_users
 
 
 class Verdict(StrEnum):
@@ -62,16 +62,6 @@ class AuditConfig:
     """Past moments tried exactly for one exposure: the likeliest of the following."""
     max_candidates: int = 5_000
     """Past moments looked at together, in one step, to find those; the latest."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AuditedBundle:
-    """What of a bundle decides the tensors of a user."""
-
-    bundle_id: str
-    plan_schema_hash: str
-    vocabulary: Vocabulary
-    encoding: UserEncoding
 
 
 class Judged(NamedTuple):
@@ -107,7 +97,7 @@ class Auditor:
         self,
         log: pl.DataFrame,
         plan: Plan,
-        bundles: Mapping[str, AuditedBundle],
+        bundles: Mapping[str, LoggingBundle],
         config: AuditConfig | None = None,
     ) -> None:
         """Take the item and behaviour events that the exposures may depend on."""
@@ -139,13 +129,13 @@ class Auditor:
                 if id(exposure) not in kept:
                     yield from _of_another_version(exposure, bundle)
 
-    def _fits(self, exposure: Exposure, bundle: AuditedBundle) -> bool:
+    def _fits(self, exposure: Exposure, bundle: LoggingBundle) -> bool:
         if bundle.plan_schema_hash != self._plan.schema_hash:
             return False
         found = {name: tensor.shape for name, tensor in exposure.features.items()}
         return found == shapes_of(bundle.encoding)
 
-    def _of_bundle(self, exposures: list[Exposure], bundle: AuditedBundle) -> Iterator[Judged]:
+    def _of_bundle(self, exposures: list[Exposure], bundle: LoggingBundle) -> Iterator[Judged]:
         history = UserHistory(self._log, self._plan, bundle.vocabulary)
         moments = np.array([e.features_as_of_ms for e in exposures], dtype=np.int64)
         features = history.features_at([e.user_id for e in exposures], moments)
@@ -156,7 +146,7 @@ class Auditor:
             yield from self._one(exposure, bundle, parts, computed)
 
     def _one(
-        self, exposure: Exposure, bundle: AuditedBundle, parts: tuple[Part, ...], computed: Tensors
+        self, exposure: Exposure, bundle: LoggingBundle, parts: tuple[Part, ...], computed: Tensors
     ) -> Iterator[Judged]:
         logged = {name: tensor.array() for name, tensor in exposure.features.items()}
         equal = equal_parts(parts, logged, computed)
@@ -175,7 +165,7 @@ class Auditor:
     def _explain(
         self,
         exposure: Exposure,
-        bundle: AuditedBundle,
+        bundle: LoggingBundle,
         parts: tuple[Part, ...],
         logged: Tensors,
         equal: list[bool],
@@ -215,7 +205,7 @@ class Auditor:
     def _suspicions(
         self,
         exposure: Exposure,
-        bundle: AuditedBundle,
+        bundle: LoggingBundle,
         own: pl.DataFrame,
         parts: tuple[Part, ...],
         logged: Tensors,
@@ -257,7 +247,7 @@ class Auditor:
         self,
         moments: list[int],
         exposure: Exposure,
-        bundle: AuditedBundle,
+        bundle: LoggingBundle,
         own: pl.DataFrame,
         parts: tuple[Part, ...],
         logged: Tensors,
@@ -279,7 +269,7 @@ class Auditor:
         return [moments[n] for n in best.tolist()]
 
     def _under(
-        self, suspicion: _Suspicion, exposure: Exposure, bundle: AuditedBundle, own: pl.DataFrame
+        self, suspicion: _Suspicion, exposure: Exposure, bundle: LoggingBundle, own: pl.DataFrame
     ) -> Tensors:
         known = own.filter(pl.col("ingest_time_ms") <= suspicion.known_ms)
         plan = self._lasting if suspicion.without_ttl else self._plan
@@ -296,7 +286,7 @@ def _num_equal(parts: tuple[Part, ...], equal: Sequence[bool], view: str) -> int
     return sum(same for part, same in zip(parts, equal, strict=True) if part.view == view)
 
 
-def _of_another_version(exposure: Exposure, bundle: AuditedBundle | None) -> Iterator[Judged]:
+def _of_another_version(exposure: Exposure, bundle: LoggingBundle | None) -> Iterator[Judged]:
     """Give every feature that was logged; by tensor when its bundle is not here to name them."""
     if bundle is None:
         features = [("tensor", name) for name in exposure.features]

@@ -12,7 +12,7 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,20 +20,17 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from recsys.bundle.manifest import read_manifest
-from recsys.bundle.served import VOCABULARY_FILE
-from recsys.bundle.store import BundleStore
-from recsys.data.vocabulary_file import load_vocabulary
 from recsys.endpoints import resolve
-from recsys.errors import BundleError, ConfigurationError, InputError, RecsysError
+from recsys.errors import ConfigurationError, InputError, RecsysError
 from recsys.events import event_log
 from recsys.events.topics import Topics
 from recsys.features import current_plan
-from recsys.features.audit.classify import AuditConfig, AuditedBundle, Auditor, Judged, Verdict
+from recsys.features.audit.classify import AuditConfig, Auditor, Judged, Verdict
 from recsys.features.plan import Plan
 from recsys.features.quality.moments import parse_moment
 from recsys.feedback.exposure import Exposure, decode_exposure
 from recsys.feedback.exposure_log import scan_exposures, to_exposures
+from recsys.feedback.logging_bundles import logging_bundles
 from recsys.settings import Settings
 
 _NUM_EXAMPLES = 5
@@ -81,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = current_plan.ensure(settings.state_dir, project=settings.namespace)
         log = _log_for(settings, plan, exposures)
         config = AuditConfig(in_flight_ms=round(options.in_flight * 1000))
-        auditor = Auditor(log, plan, bundles_of(settings.bundle_dir, exposures), config)
+        bundles = logging_bundles(settings.bundle_dir, {e.bundle for e in exposures})
+        auditor = Auditor(log, plan, bundles, config)
         judged = list(auditor.judge(exposures))
     except RecsysError as error:
         sys.stderr.write(f"recsys features audit: {error}\n")
@@ -157,26 +155,6 @@ def read_topic(settings: Settings, limit: int, *, timeout_s: float = 60.0) -> li
         return sorted(exposures, key=lambda e: e.now_ms)[-limit:]
     finally:
         reader.close()
-
-
-def bundles_of(bundle_dir: Path, exposures: Iterable[Exposure]) -> dict[str, AuditedBundle]:
-    """Give the bundles the exposures name; one that is gone is left out."""
-    store = BundleStore(bundle_dir)
-    bundles: dict[str, AuditedBundle] = {}
-    for bundle_id in sorted({exposure.bundle for exposure in exposures}):
-        try:
-            folder = store.path(bundle_id)
-            manifest = read_manifest(folder)
-            vocabulary = load_vocabulary(folder / VOCABULARY_FILE)
-        except BundleError:
-            continue
-        bundles[bundle_id] = AuditedBundle(
-            bundle_id=bundle_id,
-            plan_schema_hash=manifest.plan_schema_hash,
-            vocabulary=vocabulary,
-            encoding=manifest.encoding,
-        )
-    return bundles
 
 
 def _log_for(settings: Settings, plan: Plan, exposures: Sequence[Exposure]) -> pl.DataFrame:

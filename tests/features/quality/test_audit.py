@@ -16,7 +16,7 @@ from recsys.events.codec import encode
 from recsys.events.event_columns import to_frame
 from recsys.events.log import Record
 from recsys.events.schema import Event, InteractionEvent
-from recsys.features.audit.classify import AuditedBundle, Auditor, Judged, Verdict
+from recsys.features.audit.classify import Auditor, Judged, Verdict
 from recsys.features.audit.cli import read_lines, report
 from recsys.features.batch import UserFeatures
 from recsys.features.hashes import MemoryHashes
@@ -24,6 +24,7 @@ from recsys.features.online import OnlineReader
 from recsys.features.plan import Plan
 from recsys.features.stream import FeatureStream
 from recsys.feedback.exposure import Exposure, TensorRecord, encode_exposure
+from recsys.feedback.logging_bundles import LoggingBundle
 from recsys.models.encode import UserEncoding, encode_users
 from tests.features.worlds import TOPICS, in_log, random_events, small_plan, vocabulary
 
@@ -54,7 +55,7 @@ class World:
     def __init__(self, redis_url: str, log: Log, plan: Plan) -> None:
         self.plan, self.log = plan, log
         self.url = redis_url
-        self.bundle = AuditedBundle(
+        self.bundle = LoggingBundle(
             bundle_id="b",
             plan_schema_hash=plan.schema_hash,
             vocabulary=vocabulary(),
