@@ -24,6 +24,7 @@ from training.dataset_log import log_of_dataset
 from training.evaluate import View
 from training.objectives import objectives_of
 
+_FIRST_LAYOUT = pl.CompatLevel.oldest()
 Positions = dict[str, int]
 """``topic:partition`` to the first offset that does not belong to the log any more."""
 
@@ -103,12 +104,13 @@ def _fingerprint(settings: Settings, topics: list[str], positions: Mapping[str, 
 def content_hash(log: pl.DataFrame) -> str:
     """Give a hash of the rows, in order, whatever files they came from.
 
-    The same for the same version of Polars, whose own layout of a column is hashed.
+    The same for the same version of Polars. Columns are hashed in Arrow's first layout: in that of
+    string views equal texts lie in other buffers when they came from other files or filters.
     """
     digest = hashlib.sha256()
     for name in sorted(log.columns):
         column = io.BytesIO()
-        log.select(pl.col(name)).rechunk().write_ipc(column)
+        log.select(pl.col(name)).rechunk().write_ipc(column, compat_level=_FIRST_LAYOUT)
         digest.update(column.getbuffer())
     return digest.hexdigest()[:20]
 
