@@ -74,9 +74,8 @@ verify-stream: setup  ## hurt workers, broker and store at 280 random points; no
 	@$(BIN)/python -m tests.features.chaos --points 40 --store lost $(ARGS)
 	@$(BIN)/python -m tests.features.chaos --points 40 --store cluster $(ARGS)
 
-verify-pipeline: setup  ## kill the pipeline at everything it does and its engine at every line (minutes)
-	@folder=$$(mktemp -d) && $(BIN)/python -m tests.training.pipeline.killed_pipeline $$folder/pipeline && \
-		$(BIN)/python -m tests.training.pipeline.killed_engine $$folder/engine && rm -rf $$folder
+verify-pipeline: setup  ## kill the pipeline: engine, steps, on Ray, with all servers (ARGS=--ray: one part) (minutes)
+	@$(BIN)/python -m tests.training.pipeline.verify $(ARGS)
 
 bench: setup  ## run the benchmarks and print their figures
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -25,14 +24,17 @@ from typing import Any
 import torch
 
 from recsys.errors import ConfigurationError
-from training.checkpoint_files import KEPT, newest_whole, write_state
+from training.checkpoint_files import KEPT
 from training.fit import Fitted, Output, fit, fit_step
-from training.loop import State, World
+from training.loop import World
 from training.prepared import Prepared
+from training.ray_checkpoints import RayCheckpoints, begin_run
 from training.ray_start import started
 from training.run_identity import identity_of
 
 _FITTED_FILE, _GIVEN_FILE, _PROGRESS_FILE = "fitted.pt", "given.pt", "progress.jsonl"
+_RUN_FOLDER = "train"
+"""Ray's own of the run: checkpoints."""
 _RECORD_FIELDS = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 logger = logging.getLogger(__name__)
 
@@ -61,10 +63,11 @@ def fit_on_ray(
     Raises:
         ConfigurationError: when Ray cannot be reached or the job fails.
     """
-    fitted = _on_ray(
+    fitted, folder = _on_ray(
         prepared, None, {}, storage=storage, address=address, num_workers=num_workers,
         use_gpu=use_gpu, on_epoch=on_epoch,
     )  # fmt: skip
+    shutil.rmtree(folder, ignore_errors=True)
     assert isinstance(fitted, Fitted)
     return fitted, "cuda" if use_gpu else "cpu"
 
@@ -80,8 +83,11 @@ def fit_step_on_ray(
     use_gpu: bool,
     on_epoch: EpochReport,
 ) -> Output:
-    """Run one step of ``fit.FIT_STEPS`` on workers; the rest is as in ``fit_on_ray``."""
-    output = _on_ray(
+    """Run one step of ``fit.FIT_STEPS`` on workers; the rest is as in ``fit_on_ray``.
+
+    ``storage`` stays: the step is not over before the caller has kept what this returns.
+    """
+    output, _ = _on_ray(
         prepared, name, given, storage=storage, address=address, num_workers=num_workers,
         use_gpu=use_gpu, on_epoch=on_epoch,
     )  # fmt: skip
@@ -99,7 +105,8 @@ def _on_ray(
     num_workers: int,
     use_gpu: bool,
     on_epoch: EpochReport,
-) -> object:
+) -> tuple[object, Path]:
+    """Give what came of it, and the folder that may go once that is kept."""
     storage = storage.absolute()
     storage.mkdir(parents=True, exist_ok=True)
     folder = storage / (run_name(prepared, given) + (f"-{step}" if step else ""))
@@ -107,14 +114,13 @@ def _on_ray(
     staged = folder / "prepared.pt"
     write_whole(staged, prepared)
     write_whole(folder / _GIVEN_FILE, dict(given))
-    with started(address, num_workers, storage), warnings.catch_warnings():
+    with started(address, num_workers), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own notices on our standard error
         _train(
             folder, staged, step=step, num_workers=num_workers, use_gpu=use_gpu, on_epoch=on_epoch
         )
     result: object = torch.load(folder / _FITTED_FILE, weights_only=False)
-    shutil.rmtree(folder, ignore_errors=True)
-    return result
+    return result, folder
 
 
 def run_name(prepared: Prepared, given: Mapping[str, Output]) -> str:
@@ -134,8 +140,14 @@ def _train(
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    class Trainer(TorchTrainer):  # type: ignore[misc]
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Leave Ctrl-C to the command: Ray's handler ends the process with exit code 0."""
+
+    run = folder / _RUN_FOLDER
+    begin_run(run)
     threads = max(1, (os.cpu_count() or 1) // num_workers)
-    trainer = TorchTrainer(
+    trainer = Trainer(
         _worker,
         train_loop_config={
             "prepared": str(staged), "folder": str(folder), "use_gpu": use_gpu,
@@ -146,7 +158,7 @@ def _train(
             | ({"GPU": 1} if use_gpu else {}),
         ),
         run_config=RunConfig(
-            name="train",
+            name=run.name,
             storage_path=str(folder),
             failure_config=FailureConfig(max_failures=2),
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
@@ -206,7 +218,7 @@ def _worker(config: dict[str, Any]) -> None:
     device = torch.device("cuda") if config["use_gpu"] else torch.device("cpu")
     world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
     prepared = Prepared.load(Path(config["prepared"]))
-    checkpoints = _RayCheckpoints(world.rank)
+    checkpoints = RayCheckpoints(Path(config["folder"]) / _RUN_FOLDER, world.rank)
     progress = Path(config["folder"]) / _PROGRESS_FILE
     if world.rank == 0:
         logging.getLogger("training").addHandler(_ToDriver(progress))
@@ -243,36 +255,6 @@ class _ToDriver(logging.Handler):
                 file.write(line + "\n")
         except OSError:
             self.handleError(record)
-
-
-class _RayCheckpoints:
-    """``Checkpoints`` kept by Ray Train, each with a checksum."""
-
-    def __init__(self, rank: int) -> None:
-        self._rank = rank
-
-    def latest(self) -> State | None:
-        """Give the newest whole state. Damaged ones are said and passed over."""
-        import ray.train
-
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return None
-        newest = Path(checkpoint.path)
-        # Ray keeps several beside each other, named by when they were made.
-        before = (p for p in newest.parent.glob("checkpoint_*") if p.name < newest.name)
-        return newest_whole([newest, *sorted(before, reverse=True)])
-
-    def save(self, state: State, metrics: dict[str, float]) -> None:
-        """Hand a state to Ray Train, which copies it before it returns."""
-        import ray.train
-
-        if self._rank != 0:
-            ray.train.report(metrics)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            write_state(Path(folder), state)
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
 def write_whole(path: Path, content: object) -> None:

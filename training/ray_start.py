@@ -1,27 +1,22 @@
 """Connects to a Ray cluster, or starts a small Ray on this machine and stops it again.
 
-A driver that is killed leaves the processes of its local Ray behind. Each start therefore notes its
-folder, and the next one ends what belongs to a driver that is no more.
+A driver that is killed leaves the processes of its local Ray behind: ``ray_folders.py`` ends them.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import shutil
+import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
-from pathlib import Path
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from types import FrameType
 from typing import Any, TextIO, cast
 
-import psutil
-
 from recsys.errors import ServerError
-from recsys.events.durable_files import make_directory, write_durably
+from training.ray_folders import local_folder
 
 OBJECT_STORE_BYTES = 200 * 1024**2
 """Nothing large goes through Ray's object store; this keeps a laptop's memory free."""
@@ -43,18 +38,18 @@ _ENVIRONMENT = {
     # a machine that has other work to do, spinning costs several times what it saves.
     "OMP_WAIT_POLICY": "passive",
 }
-_NOTE = "ray-*.json"
-logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def started(address: str | None, num_workers: int, notes: Path) -> Iterator[None]:
+def started(address: str | None, num_workers: int) -> Iterator[None]:
     """Have Ray inside; one that this process is already connected to is used and stays.
+
+    Signals are handled as they were before, not as Ray would: what a handler raises (an exit with
+    a code) leaves the block as it was raised, after Ray was stopped.
 
     Args:
         address: Of a cluster; None starts a local Ray without dashboard.
         num_workers: What the local one must have room for.
-        notes: Folder that remembers local ones that run.
 
     Raises:
         ServerError: when Ray cannot be reached.
@@ -67,39 +62,84 @@ def started(address: str | None, num_workers: int, notes: Path) -> Iterator[None
         yield
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    local_dir: Path | None = None
-    note: Path | None = None
-    if address is None:
-        end_orphans(notes)
-        # A short path of its own: sockets have a length limit, and it is removed afterwards.
-        local_dir = Path(tempfile.mkdtemp(prefix="ray-"))
-        note = _write_note(notes, local_dir)
-        options |= {
-            "address": "local",
-            "_node_ip_address": "127.0.0.1",  # nobody else's business
-            "num_cpus": max(2, num_workers + 1),
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "include_dashboard": False,
-            "_temp_dir": str(local_dir),
-        }
-    else:
-        options["address"] = address
+    with ExitStack() as stack:
+        if address is None:
+            options |= {
+                "address": "local",
+                "_node_ip_address": "127.0.0.1",  # nobody else's business
+                "num_cpus": max(2, num_workers + 1),
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "include_dashboard": False,
+                "_temp_dir": str(stack.enter_context(local_folder())),
+            }
+        else:
+            options["address"] = address
+        signals = _Signals()
+        try:
+            _connect(options, signals)
+            with redirect_stdout(cast(TextIO, _WithoutRay(sys.stdout))):
+                yield
+        except BaseException:
+            if signals.raised is not None:
+                raise signals.raised from None
+            raise
+        finally:
+            ray.shutdown(wait_for_processes=True)
+            signals.put_back()
+
+
+def _connect(options: dict[str, Any], signals: _Signals) -> None:
+    import ray
+
     try:
         ray.init(**options)
+    except SystemExit as ended:
+        if ended.code == signal.SIGTERM:  # Ray's own handler, in force until ``init`` is over
+            signals.handle(signal.SIGTERM, None)
+        raise
     except (ConnectionError, RuntimeError, ValueError) as error:
+        where = "a local start" if options["address"] == "local" else options["address"]
         raise ServerError(
-            f"Ray does not answer at {address or 'a local start'} ({error}); check RAY_ADDRESS, or "
-            "unset it to train on this machine"
+            f"Ray does not answer at {where} ({error}); check RAY_ADDRESS, or unset it to train "
+            "on this machine"
         ) from error
-    try:
-        with redirect_stdout(cast(TextIO, _WithoutRay(sys.stdout))):
-            yield
-    finally:
-        ray.shutdown()
-        if local_dir is not None:
-            shutil.rmtree(local_dir, ignore_errors=True)
-        if note is not None:
-            note.unlink(missing_ok=True)
+    signals.take_back()
+
+
+class _Signals:
+    """The handlers that were in force before Ray's.
+
+    ``ray.init`` replaces that of SIGTERM, and its C++ part prints a stack when one comes; a call
+    that waits for Ray turns whatever a handler raises into an exit with a code of Ray's.
+    """
+
+    def __init__(self) -> None:
+        is_main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
+        self._before = {n: h for n in numbers if (h := signal.getsignal(n)) is not None}
+        self.raised: BaseException | None = None
+        """What a handler raised meanwhile."""
+
+    def take_back(self) -> None:
+        """Have signals handled as before, and keep what is raised."""
+        for number, before in self._before.items():
+            signal.signal(number, self.handle if callable(before) else before)
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Do what was done before Ray."""
+        before = self._before.get(signal.Signals(number))
+        if not callable(before):
+            return
+        try:
+            before(number, frame)
+        except BaseException as error:
+            self.raised = error
+            raise
+
+    def put_back(self) -> None:
+        """Leave things as they were found."""
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
 
 class _WithoutRay:
@@ -117,66 +157,3 @@ class _WithoutRay:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stdout, name)
-
-
-def end_orphans(notes: Path) -> int:
-    """End what a killed driver's local Ray left running; give the number of processes."""
-    ended = 0
-    for path in sorted(notes.glob(_NOTE)):
-        try:
-            note = json.loads(path.read_bytes())
-            driver, began, folder = int(note["driver"]), float(note["began"]), str(note["folder"])
-        except (OSError, ValueError, KeyError, TypeError):
-            path.unlink(missing_ok=True)
-            continue
-        if _is_same(driver, began):
-            continue
-        left = belonging_to(folder)
-        for process in left:
-            with suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(left, timeout=5)
-        ended += len(left)
-        shutil.rmtree(folder, ignore_errors=True)
-        path.unlink(missing_ok=True)
-    if ended:
-        logger.warning(
-            "a killed run's Ray was still there and is ended", extra={"processes": ended}
-        )
-    return ended
-
-
-def _write_note(notes: Path, folder: Path) -> Path:
-    make_directory(notes)
-    path = notes / f"{folder.name}.json"
-    began = psutil.Process().create_time()
-    text = json.dumps({"driver": os.getpid(), "began": began, "folder": str(folder)})
-    write_durably(path, text.encode())
-    return path
-
-
-def _is_same(pid: int, began: float) -> bool:
-    """Tell whether the process that wrote the note still runs, and no other has its number."""
-    try:
-        return abs(psutil.Process(pid).create_time() - began) < 1.0
-    except psutil.Error:
-        return False
-
-
-def belonging_to(folder: str) -> list[psutil.Process]:
-    """Give the processes of the local Ray in ``folder``.
-
-    Servers name it on their command line; Ray's own Python processes rename themselves, but write
-    their logs there.
-    """
-    return [process for process in psutil.process_iter() if _belongs(process, folder)]
-
-
-def _belongs(process: psutil.Process, folder: str) -> bool:
-    try:
-        if any(folder in argument for argument in process.cmdline()):
-            return True
-        is_ray = process.cmdline()[:1] and process.cmdline()[0].startswith("ray::")
-        return bool(is_ray) and any(f.path.startswith(folder) for f in process.open_files())
-    except psutil.Error:
-        return False

@@ -140,7 +140,7 @@ def _examples_place(args: argparse.Namespace, settings: Settings) -> Iterator[Pl
     from training.examples.ray_data import make_over_ray
     from training.ray_start import started
 
-    with started(settings.ray_address, args.workers, storage):
+    with started(settings.ray_address, args.workers):
         yield Place(root=storage / "examples", make=make_over_ray)
 
 

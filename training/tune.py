@@ -90,7 +90,7 @@ def _run(args: argparse.Namespace, progress: Progress) -> tuple[Recipe, Path, li
     storage = settings.state_dir.absolute() / "training"
     folder = storage / "tune" / _name(source.data_hash, base, space, args)
     trials = Trials(source=source, base=base, examples=storage / "examples")
-    with started(settings.ray_address, 1, storage), progress.stage("search"):
+    with started(settings.ray_address, 1), progress.stage("search"):
         tried = search(
             trials, space, folder=folder, num_trials=args.trials, budget_s=args.budget_s,
             seed=base.seed,

@@ -30,8 +30,8 @@ from training.examples.build import Place
 from training.fit import Fitted
 from training.prepare import prepare
 from training.progress import Progress
+from training.ray_folders import belonging_to, default_root
 from training.ray_job import fit_on_ray
-from training.ray_start import belonging_to
 from training.recipes import debug
 
 Epoch = tuple[str, int]
@@ -131,7 +131,10 @@ def _disturbed(folder: Path, workers: int) -> tuple[dict[str, bool], _Command]:
         "no process is left": not any(
             belonging_to(ray) for command in (first, second, last) for ray in command.rays
         ),
-        "nothing else is left": not list(folder.glob("fit-*")) + list(folder.glob("ray-*")),
+        "nothing else is left": not list(folder.glob("fit-*")) and not any(
+            ray.exists() or ray.with_suffix(".driver").exists()
+            for command in (first, second, last) for ray in command.rays
+        ),
     }  # fmt: skip
     return held, last
 
@@ -142,7 +145,7 @@ class _Command:
     def __init__(self, folder: Path, workers: int) -> None:
         folder.mkdir(exist_ok=True)
         self._folder = folder
-        self.rays: set[str] = set()
+        self.rays: set[Path] = set()
         """Folders of the local Rays that were seen running."""
         command = [sys.executable, "-m", "training.verify_resume", "--workers", str(workers)]
         with (folder / _SAID_FILE).open("w") as said:
@@ -195,7 +198,7 @@ class _Command:
             if failed or time.monotonic() > until:
                 self.kill()
                 raise SystemExit(f"wanted {what}, found that the run failed:\n{self.said()}")
-            for note in self._folder.glob("ray-*.json"):
+            for note in default_root().glob("*.driver"):
                 self._note(note)
             time.sleep(0.05)
         if self._process.poll() not in (None, 0):
@@ -203,12 +206,13 @@ class _Command:
 
     def _note(self, path: Path) -> None:
         try:
-            note = json.loads(path.read_bytes())
+            words = path.read_text().split()
         except OSError:
             return  # it ended meanwhile
-        if note["driver"] == self._process.pid and note["folder"] not in self.rays:
-            self.rays.add(note["folder"])
-            # Workers of a killed driver train on until the next command ends them, which it did.
+        ray = path.with_suffix("")
+        if words[:2] == ["process", str(self._process.pid)] and ray not in self.rays:
+            self.rays.add(ray)
+            # Workers of a killed driver are ended by then, by its keeper or this command.
             for left in self._folder.glob("fit-*/progress.jsonl"):
                 left.unlink(missing_ok=True)
 

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )  # fmt: skip
         trials = Trials(source=without_test(source, base), base=base, examples=root / "examples")
         runs, took_s = [], []
-        with started(None, 1, root):
+        with started(None, 1):
             for _ in range(2):
                 began = time.monotonic()
                 runs.append(

@@ -80,6 +80,12 @@ class BundleStore:
         pointer = self._pointer()
         return None if pointer is None else str(pointer["bundle_id"])
 
+    def before(self) -> str | None:
+        """Give what was in force before the live bundle: what `rollback` would go back to."""
+        activated = self._activated()
+        others = [bundle_id for bundle_id in activated if bundle_id != activated[-1]]
+        return others[-1] if others else None
+
     def activate(self, bundle_id: str, *, fence: int | None = None) -> None:
         """Make a bundle the live one. Its files are verified first.
 

@@ -153,6 +153,35 @@ class CurvePoint(_Part):
     loss: float
 
 
+class FeatureRow(_Part):
+    """One feature since the other bundle learned, beside an equally long time before."""
+
+    view: str
+    feature: str
+    drift: float | None
+    """Jensen-Shannon divergence, bits: 0 the same, 1 nothing in common."""
+    null_share: float | None
+    null_share_before: float | None
+
+
+class FeaturesTable(_Part):
+    """What the features were like that the bundle learned from."""
+
+    moment_ms: int
+    """Time of the newest event: the declared rules were judged then."""
+    num_rules: int
+    broken: list[str]
+    against: str | None
+    """The bundle since whose learning they may have moved."""
+    note: str
+    """Why nothing is compared; "" when it is."""
+    num_before: int
+    num_since: int
+    """Interactions looked at."""
+    rows: list[FeatureRow]
+    """The largest drift first."""
+
+
 class Report(_Part):
     """The whole report of one bundle on one test."""
 
@@ -179,4 +208,6 @@ class Report(_Part):
     against: Against | None
     """None when no bundle was live."""
     curve: list[CurvePoint]
+    features: FeaturesTable | None = None
+    """None where nobody looked: outside of a pipeline."""
     notes: list[str]

@@ -24,6 +24,7 @@ from recsys.evaluation.report_document import (
     Segment,
     ViewTable,
 )
+from recsys.evaluation.report_features import features_section
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """The browser itself refuses to load anything."""
@@ -57,6 +58,7 @@ def page(report: Report) -> str:
         _segments(report, "items"),
         _exposure(report),
         _probabilities(report),
+        features_section(report.features),
         _training(report),
         _reading(report),
     ]
@@ -87,7 +89,8 @@ def _head(report: Report) -> str:
     links = [
         ("against", "Against the other bundle"), ("users", "Groups of users"),
         ("items", "Groups of items"), ("exposure", "Exposure"),
-        ("probabilities", "Probabilities"), ("training", "Training"), ("reading", "How to read it"),
+        ("probabilities", "Probabilities"), ("features", "Features"), ("training", "Training"),
+        ("reading", "How to read it"),
     ]  # fmt: skip
     nav = "".join(f'<a href="#{anchor}">{text}</a>' for anchor, text in links)
     notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)

@@ -69,7 +69,7 @@ class Lease:
     def try_acquire(self) -> bool:
         """Take the lease if nobody alive holds it."""
         holder = self.holder()
-        if holder is not None and _is_dead(holder):
+        if holder is not None and is_dead(holder):
             self._release(keys=[self._key], args=[holder.encode()])
         if not self._client.set(self._key, self._token, nx=True, px=self._lease_ms):
             return False
@@ -130,7 +130,8 @@ def _machine() -> str:
         return f"{socket.gethostname()}/{uuid.uuid4().hex}"
 
 
-def _is_dead(holder: str) -> bool:
+def is_dead(holder: str) -> bool:
+    """Say whether the holder of a lease ran on this machine and runs no more."""
     machine, pid, *_ = holder.split(":")
     return machine == _machine() and not Path("/proc", pid).exists()
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,7 +14,6 @@ from training import loop
 from training.checkpoint_files import STATE_FILE, FolderCheckpoints
 from training.engine import Engine
 from training.loop import Checkpoints, NoCheckpoints, Phase, Run, State
-from training.ray_start import end_orphans
 from training.world import World
 
 
@@ -165,20 +159,3 @@ def test_options_that_do_not_go_together_are_refused() -> None:
     )  # fmt: skip
     with pytest.raises(ConfigurationError, match="cannot go together"):
         run.train(phase(model))
-
-
-def test_what_a_killed_driver_left_is_ended_and_what_lives_is_not(tmp_path: Path) -> None:
-    folder = tempfile.mkdtemp(prefix="ray-", dir=tmp_path)
-    left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", folder])
-    try:
-        mine = {"driver": psutil.Process().pid, "began": psutil.Process().create_time()}
-        note = tmp_path / "ray-a.json"
-        note.write_text(json.dumps(mine | {"folder": folder}))
-        assert end_orphans(tmp_path) == 0 and left.poll() is None
-        note.write_text(json.dumps(mine | {"began": 1.0, "folder": folder}))
-        assert end_orphans(tmp_path) == 1
-        left.wait(timeout=10)
-        assert not Path(folder).exists() and not note.exists()
-    finally:
-        left.kill()
-        left.wait()

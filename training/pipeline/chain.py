@@ -2,7 +2,7 @@
 
 ::
 
-    data ► examples ► towers ► index ► ranker ► refit
+    data ► features ► examples ► towers ► index ► ranker ► refit
          ► bundle ► evaluate ► gate ► register ► publish
 
 Fitting is ``training.fit``'s own steps, the bundle is ``training.bundle_run``'s: ``recsys train``
@@ -15,16 +15,18 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import msgspec
 import torch
 
-from recsys.bundle.manifest import read_manifest
+from recsys.bundle.manifest import Manifest, read_manifest
 from recsys.bundle.store import BundleStore
 from recsys.errors import BundleError, RecsysError
+from recsys.evaluation.report_document import FeaturesTable
 from recsys.features import current_plan
 from recsys.features.plan import Plan
 from recsys.settings import Settings
@@ -38,7 +40,10 @@ from training.loop import World
 from training.pipeline.data_check import check_data, check_log_files
 from training.pipeline.definition import Definition
 from training.pipeline.engine import Step, Work
+from training.pipeline.feature_check import Learned, check_features
+from training.pipeline.feature_check import said as said_of_features
 from training.pipeline.gate import GateRefusedError, as_json, from_json, judge, passed, refusal
+from training.pipeline.outputs import Output
 from training.pipeline.parts import code_identity, recipe_part, visible
 from training.pipeline.retry import TransientError
 from training.prepare import prepare
@@ -60,8 +65,8 @@ from training.source import (
 )
 
 _SHARDS = "shards"
-DATA_FILE, GATE_FILE, REGISTERED_FILE, PUBLISHED_FILE = (
-    "data.json", "gate.json", "registered.json", "published.json",
+DATA_FILE, FEATURES_FILE, GATE_FILE, REGISTERED_FILE, PUBLISHED_FILE = (
+    "data.json", "features.json", "gate.json", "registered.json", "published.json",
 )  # fmt: skip
 BUNDLE, REPORT = "bundle", "report"
 _VERDICT = "verdict.pt"
@@ -80,6 +85,8 @@ class Pins:
     """Where the logs of events and exposures ended."""
     champion: str | None
     """What was live."""
+    before: str | None = None
+    """What had been live before that."""
 
 
 class Chain:
@@ -118,6 +125,9 @@ class Chain:
         steps = [
             self._step("data", self._check, config=self._data_config()),
             self._step(
+                "features", self._check_features, reads=("data",), config=self._features_config
+            ),
+            self._step(
                 "examples", self._examples, reads=("data",),
                 config=recipe_part(recipe, "examples") | self._exposures_config(),
             ),
@@ -134,9 +144,11 @@ class Chain:
             ),
             self._step("evaluate", self._evaluate, reads=("data", "examples", "bundle"), config={}),
             self._step(
-                "gate", self._gate, reads=("data", "examples", "evaluate"),
-                config={"bounds": definition.gate.model_dump(mode="json"),
-                        "champion": self.pins.champion},
+                "gate", self._gate, reads=("data", "features", "examples", "evaluate"),
+                config=lambda done: {
+                    "bounds": definition.gate.model_dump(mode="json"),
+                    "champion": self._rival(read_manifest(done["evaluate"].path / BUNDLE)),
+                },
             ),
         ]  # fmt: skip
         if until_gate:
@@ -161,7 +173,7 @@ class Chain:
         name: str,
         work: Callable[[Work], None],
         *,
-        config: dict[str, Any],
+        config: dict[str, Any] | Callable[[Mapping[str, Output]], dict[str, Any]],
         reads: tuple[str, ...] = (),
         holds: Callable[[Path], bool] = lambda _: True,
     ) -> Step:
@@ -236,7 +248,45 @@ class Chain:
                 "facts": facts.as_json(),
             },
         )
-        work.journal.tell("said", text=f"{facts.num_events} events of {facts.num_users} users")
+        work.journal.tell("said", text=facts.said())
+
+    def _features_config(self, done: Mapping[str, Output]) -> dict[str, Any]:
+        document = json.loads((done["data"].path / DATA_FILE).read_bytes())
+        learned = self._learned(document["dataset"], document["data_hash"])
+        return {
+            "bounds": self.definition.feature_check.model_dump(mode="json"),
+            "expectations": [msgspec.to_builtins(e) for e in self._feature_plan().expectations],
+            "learned": None if learned is None else asdict(learned),
+        }
+
+    def _learned(self, dataset: str, data_hash: str) -> Learned | None:
+        """Give what was last learned from other data of this kind, by the live bundle or before it.
+
+        A bundle of these very data is passed over, so that a run whose bundle went live finds its
+        step as it was.
+        """
+        for bundle_id in (self.pins.champion, self.pins.before):
+            if bundle_id is None:
+                continue
+            try:
+                lineage = read_manifest(self._store.path(bundle_id)).lineage
+            except BundleError:  # removed or damaged: the gate speaks of it
+                continue
+            if lineage.dataset == dataset and lineage.data_hash != data_hash:
+                return Learned(
+                    bundle_id=bundle_id, from_ms=lineage.data_from_ms,
+                    until_ms=lineage.data_until_ms,
+                )  # fmt: skip
+        return None
+
+    def _check_features(self, work: Work) -> None:
+        source = self._same_source(work)
+        table = check_features(
+            source.log, source.plan, self.definition.feature_check,
+            self._learned(source.dataset, source.data_hash),
+        )  # fmt: skip
+        _write(work.out / FEATURES_FILE, table.model_dump(mode="json"))
+        work.journal.tell("said", text=said_of_features(table))
 
     def _same_source(self, work: Work) -> Source:
         """Give the source, if it is still what the data step saw."""
@@ -337,13 +387,17 @@ class Chain:
         candidate = work.given["evaluate"] / BUNDLE
         manifest = read_manifest(candidate)
         source, verdict = self._same_source(work), _load(work.given["evaluate"] / _VERDICT)
-        champion, other = self.pins.champion, cast("Other | None", None)
-        if champion is not None and champion != manifest.bundle_id:
+        champion, other = self._rival(manifest), cast("Other | None", None)
+        if champion is not None:
             other = ask_other(
                 self._store, champion, ours=manifest, judged=verdict.judged, log=source.log,
                 plan=source.plan, progress=self._progress,
             )  # fmt: skip
         report = build_report(manifest, verdict, source.log, other=other, curve=curve_of(candidate))
+        features = (work.given["features"] / FEATURES_FILE).read_bytes()
+        report = report.model_copy(
+            update={"features": FeaturesTable.model_validate_json(features)}
+        )  # fmt: skip
         write_report(report, work.out / REPORT)
         checks = judge(manifest.metrics, self.definition.gate, report.against)
         _write(
@@ -355,6 +409,14 @@ class Chain:
                 "checks": as_json(checks),
             },
         )
+
+    def _rival(self, candidate: Manifest) -> str | None:
+        """Give what a candidate is held to: the live bundle; of that one, what was live before it.
+
+        So a run that made its bundle live and is run again finds its gate as it was.
+        """
+        champion = self.pins.champion
+        return self.pins.before if champion == candidate.bundle_id else champion
 
     # --- its way out -----------------------------------------------------------------------
 
@@ -368,9 +430,7 @@ class Chain:
                 f"{work.given['gate'] / REPORT / HTML_FILE}"
             )
         bundle_id = self._store.add(work.given["evaluate"] / BUNDLE)
-        # Of the live bundle the report stays that compares it with the one before it.
-        if gate["champion"] != bundle_id or not has_report(self._store.bundle_dir, bundle_id):
-            copy_report(work.given["gate"] / REPORT, self._store.bundle_dir, bundle_id)
+        copy_report(work.given["gate"] / REPORT, self._store.bundle_dir, bundle_id)
         if bundle_id != self._store.live():
             self._store.set_challenger(bundle_id)
         _write(work.out / REGISTERED_FILE, {"bundle_id": bundle_id})

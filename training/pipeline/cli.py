@@ -2,7 +2,8 @@
 
 One TOML file (``--file``) says what to do; flags win over it. Progress goes to standard error, or
 as JSON lines to standard output; the last line of standard output is the result. Exit codes: 0
-done, 1 the gate refused the bundle, 2 another error that is explained, 4 another run is at work.
+done, 1 the gate refused the bundle, 2 another error that is explained, 4 another run is at work,
+143 and 130 stopped by SIGTERM and by Ctrl-C: the same command goes on where it was.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from training.pipeline.run import candidate_folder, run_pipeline
 from training.pipeline.schedule import ChildRuns, Schedule
 from training.pipeline.state import pipeline_folder
 from training.pipeline.status import show_status
+from training.pipeline.stop import Stop
 from training.tracking.mirror import mirror_bundles
 
 REFUSED, FAILED, BUSY = 1, 2, 4
@@ -37,10 +39,14 @@ REFUSED, FAILED, BUSY = 1, 2, 4
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit code."""
     args = _arguments(argv)
-    # A polite kill unwinds, so that what a step started goes with us; the run is resumed later.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    stop = Stop()
+    stop.install()
     try:
         code: int = args.command(args)
+    except SystemExit:
+        if stop.code is None:
+            raise
+        return stop.code
     except GateRefusedError as error:
         sys.stderr.write(f"recsys pipeline: {error}\n")
         return REFUSED

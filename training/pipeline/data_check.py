@@ -11,6 +11,7 @@ from recsys.clock import HOUR_MS
 from recsys.errors import InputError
 from recsys.events.log_verify import verify
 from recsys.events.topics import Topics
+from recsys.features.quality.moments import spelt
 from recsys.settings import Settings
 from training.pipeline.definition import DataBounds
 
@@ -32,6 +33,16 @@ class DataFacts:
     """Of events whose id was there before."""
     unknown_item_share: float
     """Of interactions with items that no item event names."""
+
+    def said(self) -> str:
+        """Give the facts in one line."""
+        more = f", {self.repeated_share:.1%} of them repeated" if self.repeated_share else ""
+        if self.unknown_item_share:
+            more += f", {self.unknown_item_share:.1%} of interactions with items nothing is said of"
+        return (
+            f"{self.num_events:,} events of {self.num_users:,} users, {self.num_items:,} items, "
+            f"{spelt(self.from_ms)} to {spelt(self.until_ms)}{more}"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Give plain values."""

@@ -45,6 +45,25 @@ class DataBounds(_Part):
     """``quick``: ranges, sizes and counts; ``deep``: every checksum and offset, reads all of it."""
 
 
+class FeatureBounds(_Part):
+    """What the features must be like: as declared, and as the live bundle learned them."""
+
+    expectations: Literal["refuse", "report"] = "refuse"
+    """What becomes of a run whose features break the rules that the Feast repository declares."""
+    max_drift: float | None = Field(0.5, gt=0, le=1)
+    """Jensen-Shannon divergence in bits between the values since the live bundle learned and those
+    of an equally long time before: 0 the same, 1 nothing in common; None: only reported. Healthy
+    data move by .1 to .2, at the most .35 (docs/pipeline.md); a window that has stopped or a unit
+    that has changed by .7 and more."""
+    max_null_rise: float | None = Field(0.25, ge=0, le=1)
+    """How much larger the share of entities without a value may have become; None: only
+    reported."""
+    num_compared: int = Field(5000, ge=1)
+    """Interactions of each time that are looked at, evenly spread."""
+    min_compared: int = Field(200, ge=1)
+    """With fewer in either there is no comparison: chance alone would look like drift."""
+
+
 class GateBounds(_Part):
     """What a bundle must be like to go live."""
 
@@ -129,6 +148,7 @@ class Definition(_Part):
     keep_runs: int = Field(2, ge=1)
     """Runs whose outputs stay on disk."""
     data: DataBounds = DataBounds()
+    feature_check: FeatureBounds = FeatureBounds()
     gate: GateBounds = GateBounds()
     schedule: ScheduleRules = ScheduleRules()
     kubernetes: KubernetesPlace = KubernetesPlace()

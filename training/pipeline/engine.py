@@ -39,8 +39,9 @@ class Step:
     work: Callable[[Work], None]
     reads: tuple[str, ...] = ()
     """Steps before it whose outputs it reads."""
-    config: Mapping[str, Any]
-    """Its part of the definition, and whatever else it depends on, as plain JSON values."""
+    config: Mapping[str, Any] | Callable[[Mapping[str, Output]], Mapping[str, Any]]
+    """Its part of the definition, and whatever else it depends on, as plain JSON values; a function
+    where that is known only from the outputs before it."""
     code: str
     """Identity of the code it runs."""
     holds: Callable[[Path], bool] = lambda _: True
@@ -49,10 +50,11 @@ class Step:
 
 def key_of_step(step: Step, done: Mapping[str, Output]) -> str:
     """Give the key under which the output of ``step`` lies, given the outputs before it."""
+    config = step.config(done) if callable(step.config) else step.config
     return key_of(
         {
             "step": step.name,
-            "config": dict(step.config),
+            "config": dict(config),
             "code": step.code,
             "reads": {name: done[name].digest for name in step.reads},
         }

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from recsys.errors import RecsysError
@@ -64,7 +65,7 @@ def as_table(title: str, checks: list[Check]) -> Table:
         table.add_column(name)
     for check in checks:
         mark = "[green]ok[/green]" if check.passed else "[red]no[/red]"
-        table.add_row(mark, check.what, check.wanted, check.found)
+        table.add_row(mark, *map(escape, (check.what, check.wanted, check.found)))
     return table
 
 

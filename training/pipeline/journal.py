@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from recsys.clock import now_ms
 from recsys.events.durable_files import make_directory
 
 Event = dict[str, Any]
+_OF_EPOCH = ("step", "phase", "epoch", "epochs", "loss")
 _WORDS: dict[str, Callable[[Event], str]] = {
     "run_started": lambda e: f"[bold]run {e['run']}[/bold] {e.get('what', '')}",
     "step_reused": lambda e: f"[green]=[/green] {e['step']} [dim]as before ({e['key']})[/dim]",
@@ -26,7 +28,8 @@ _WORDS: dict[str, Callable[[Event], str]] = {
     "step_damaged": lambda e: (
         f"[yellow]![/yellow] {e['step']} is damaged and made again: {e['error']}"
     ),
-    "step_failed": lambda e: f"[red]x[/red] {e['step']}: {e['error']}",
+    # What went wrong is in the file; on the terminal the command says it, once and last.
+    "step_failed": lambda e: f"[red]x[/red] {e['step']} failed",
     "step_retried": lambda e: (
         f"[yellow]![/yellow] {e['step']}: {e['error']}; "
         f"try {e['attempt'] + 1} in {e['pause_s']:g} s"
@@ -37,9 +40,12 @@ _WORDS: dict[str, Callable[[Event], str]] = {
     ),
     "said": lambda e: f"    {e['text']}",
     "run_done": lambda e: f"[bold green]run {e['run']} done[/bold green] {e.get('what', '')}",
-    "run_failed": lambda e: f"[bold red]run {e['run']} failed[/bold red]: {e['error']}",
-    "run_refused": lambda e: f"[bold red]run {e['run']} refused[/bold red]: {e['error']}",
-    "run_stopped": lambda e: f"[bold]run {e['run']} stopped[/bold]: {e['error']}",
+    "run_failed": lambda e: f"[bold red]run {e['run']} failed[/bold red]",
+    "run_refused": lambda e: f"[bold red]run {e['run']} refused[/bold red]: the gate",
+    "run_stopped": lambda e: (
+        f"[bold]run {e['run']} stopped[/bold]: kept {e['kept']}; "
+        "the same command goes on from there"
+    ),
 }
 
 
@@ -68,15 +74,26 @@ class Journal:
             sys.stdout.write(text)
             sys.stdout.flush()
         else:
-            self._console.print(_WORDS[event](line))
+            # What is told may hold brackets, which are no markup.
+            shown = {name: escape(v) if isinstance(v, str) else v for name, v in line.items()}
+            self._console.print(_WORDS[event](shown))
 
 
 def read_journal(path: Path) -> Iterator[Event]:
-    """Give the lines of a run; those that a kill cut short are left out."""
-    for line in path.read_text().splitlines():
+    """Give the lines of a run; those that a kill cut short or that are damaged are left out."""
+    for line in path.read_text(errors="replace").splitlines():
         try:
             event = json.loads(line)
         except ValueError:
             continue
-        if isinstance(event, dict):
+        if isinstance(event, dict) and _is_whole(event):
             yield event
+
+
+def _is_whole(event: Event) -> bool:
+    kind = event.get("event")
+    if kind not in _WORDS or not isinstance(event.get("at_ms"), int):
+        return False
+    is_of_step = kind.startswith("step_")
+    wanted = ("step", "key") if is_of_step else _OF_EPOCH if kind == "epoch" else ()
+    return all(name in event for name in wanted)

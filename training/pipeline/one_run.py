@@ -29,7 +29,7 @@ from recsys.clock import now_ms
 from recsys.endpoints import resolve
 from recsys.errors import RecsysError, ServerError
 from recsys.events.durable_files import make_directory, write_durably
-from recsys.features.lease import Lease
+from recsys.features.lease import Lease, is_dead
 from recsys.features.redis_hashes import connect
 from recsys.settings import Settings
 
@@ -119,14 +119,15 @@ def turn_by_file(folder: Path, *, note: str) -> Iterator[Turn]:
 
 
 def holder_in_redis(settings: Settings) -> str | None:
-    """Give who runs by the lease in Redis; None when nobody does, or no Redis answers."""
+    """Give who runs by the lease in Redis; None when nobody alive does, or no Redis answers."""
     url = resolve(settings).redis_url
     if url is None:
         return None
     key = _key(settings.namespace)
     try:
         client = connect(url)
-        if client.get(key) is None:
+        holder = Lease(client, key).holder()
+        if holder is None or is_dead(holder):
             return None
         note = client.get(f"{key}:note")
     except redis.RedisError:

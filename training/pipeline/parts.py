@@ -27,6 +27,7 @@ _NO_PART = (
     "status.py",
     "run.py",
     "state.py",
+    "stop.py",
     "__init__.py",
 )
 """Of this folder: what decides when and where, not what comes out."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import redis
@@ -34,6 +34,7 @@ from training.pipeline.state import (
     to_resume,
     write_state,
 )
+from training.pipeline.stop import kept
 from training.progress import Progress
 from training.source import present_positions
 
@@ -95,14 +96,14 @@ def run_pipeline(
             ran = _steps(definition, settings, state, turn, journal, console, dry_run)
         except GateRefusedError as error:
             journal.tell("run_refused", error=str(error))
-            _end(settings, state, "refused", str(error))
+            _end(definition, settings, state, "refused", str(error))
             raise
         except Exception as error:
             journal.tell("run_failed", error=f"{type(error).__name__}: {error}")
-            _end(settings, state, "failed", str(error))
+            _end(definition, settings, state, "failed", str(error))
             raise
-        except BaseException as error:  # asked to stop: the run is to be taken up again
-            journal.tell("run_stopped", error=type(error).__name__)
+        except BaseException:  # asked to stop: the run is to be taken up again
+            journal.tell("run_stopped", kept=kept(read_journal(journal.path)))
             raise
         write_state(
             settings, state.model_copy(update={"outcome": "done", "bundle_id": ran.bundle_id})
@@ -139,24 +140,36 @@ def _steps(
         done = run_steps(
             steps[len(until_gate) :], outputs, journal, check=turn.check, retry=retry, done=done
         )
+    live = BundleStore(settings.bundle_dir).live()
+    if "publish" in done and live != gate["bundle_id"]:
+        journal.tell(
+            "said",
+            text=f"{gate['bundle_id']} has been live and is not any more: {live} stays; "
+            f"`recsys publish {gate['bundle_id']}` brings it back",
+        )
     return Ran(
         run=state.run, bundle_id=gate["bundle_id"], passed=gate["passed"], outputs=done,
-        live=BundleStore(settings.bundle_dir).live(),
+        live=live,
     )  # fmt: skip
 
 
 def _new_state(
     definition: Definition, settings: Settings, name: str, now_ms: int
 ) -> RunState:  # fmt: skip
+    store = BundleStore(settings.bundle_dir)
     return RunState(
         run=name, definition=definition_hash(definition), started_ms=now_ms, outcome="running",
         positions={} if definition.from_files else present_positions(settings),
-        champion=BundleStore(settings.bundle_dir).live(),
+        champion=store.live(), before=store.before(),
     )  # fmt: skip
 
 
-def _end(settings: Settings, state: RunState, outcome: str, error: str) -> None:
+def _end(
+    definition: Definition, settings: Settings, state: RunState, outcome: str, error: str
+) -> None:
     write_state(settings, state.model_copy(update={"outcome": outcome, "error": error}))
+    with suppress(OSError):  # what went wrong first is what is told
+        _prune(settings, definition.keep_runs)
 
 
 @contextmanager
@@ -174,15 +187,20 @@ def _turn(definition: Definition, settings: Settings, run: str) -> Iterator[Turn
 
 
 def _prune(settings: Settings, keep_runs: int) -> None:
-    """Keep what the latest runs made or reused."""
+    """Keep what the latest runs made, reused or had begun, and the latest that came to its end.
+
+    Runs that end badly night after night leave no more than that either.
+    """
     journals = sorted(journal_path(settings, "x").parent.glob("*.jsonl"), reverse=True)
     for old in journals[_KEPT_JOURNALS:]:
         old.unlink(missing_ok=True)
+    told = {path: list(read_journal(path)) for path in journals[:_KEPT_JOURNALS]}
+    done = [p for p, events in told.items() if any(e["event"] == "run_done" for e in events)]
     keep = {
         (event["step"], event["key"])
-        for path in journals[:keep_runs]
-        for event in read_journal(path)
-        if event.get("event") in ("step_done", "step_reused")
+        for path in {*journals[:keep_runs], *done[:1]}
+        for event in told[path]
+        if event["event"] in ("step_started", "step_done", "step_reused")
     }
     Outputs(outputs_folder(settings)).prune(keep)
 

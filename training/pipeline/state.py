@@ -37,6 +37,7 @@ class RunState(BaseModel):
     started_ms: int
     positions: dict[str, int]
     champion: str | None
+    before: str | None = None
     outcome: Outcome
     error: str = ""
     bundle_id: str | None = None
@@ -46,7 +47,7 @@ class RunState(BaseModel):
         """Give what the run holds on to."""
         return Pins(
             run=self.run, started_ms=self.started_ms, positions=self.positions,
-            champion=self.champion,
+            champion=self.champion, before=self.before,
         )  # fmt: skip
 
 
@@ -60,7 +61,8 @@ def outputs_folder(settings: Settings) -> Path:
 
     Under the folder of training, which erasing a user removes as a whole: examples hold users.
     """
-    return settings.state_dir / "training" / "pipeline"
+    # Absolute: Ray's workers have another working directory.
+    return settings.state_dir.absolute() / "training" / "pipeline"
 
 
 def journal_path(settings: Settings, run: str) -> Path:
@@ -71,7 +73,7 @@ def journal_path(settings: Settings, run: str) -> Path:
 def read_state(settings: Settings) -> RunState | None:
     """Give the latest run; None when there was none or its file is of another version."""
     try:
-        return RunState.model_validate_json(_path(settings).read_bytes())
+        return RunState.model_validate_json(state_path(settings).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 
@@ -79,7 +81,7 @@ def read_state(settings: Settings) -> RunState | None:
 def write_state(settings: Settings, state: RunState) -> None:
     """Remember the latest run."""
     make_directory(pipeline_folder(settings))
-    write_durably(_path(settings), state.model_dump_json(indent=1).encode())
+    write_durably(state_path(settings), state.model_dump_json(indent=1).encode())
 
 
 def definition_hash(definition: Definition) -> str:
@@ -105,5 +107,6 @@ def new_run_name(now_ms: int) -> str:
     return f"{datetime.fromtimestamp(now_ms / 1000, UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:4]}"
 
 
-def _path(settings: Settings) -> Path:
+def state_path(settings: Settings) -> Path:
+    """Give the file that remembers the latest run."""
     return pipeline_folder(settings) / "latest.json"

@@ -74,6 +74,12 @@ def values_at(event_log_dir: Path, plan: Plan, moment_ms: int) -> list[ViewValue
             f"wanted events of {plan.project} until {spelt(moment_ms)} in {event_log_dir}, found "
             "none; the stream worker writes them (`recsys up`), up to a minute late"
         )
+    return values_of(frame, plan, moment_ms)
+
+
+def values_of(log: pl.DataFrame, plan: Plan, moment_ms: int) -> list[ViewValues]:
+    """Give the same of rows of the event log that were read before."""
+    frame = with_times(log).filter(pl.col("effective_ms") <= moment_ms)
     return sorted(_views(frame, plan, moment_ms), key=lambda v: v.view.name)
 
 

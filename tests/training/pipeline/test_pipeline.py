@@ -27,7 +27,7 @@ from training.pipeline.gate import GateRefusedError
 from training.pipeline.journal import read_journal
 from training.pipeline.one_run import BusyError, turn_by_file, turn_in_redis
 from training.pipeline.run import Ran, run_pipeline
-from training.pipeline.state import journal_path, pipeline_folder, read_state
+from training.pipeline.state import journal_path, outputs_folder, pipeline_folder, read_state
 from training.pipeline.status import status_of
 from training.report.write import read_report
 from training.tracking.record import record_of
@@ -62,13 +62,12 @@ def test_a_run_ends_with_its_bundle_live_and_the_same_again_makes_nothing(state,
     assert first.live == first.bundle_id == BundleStore(state.bundle_dir).live()
     started = events(state, first, "step_done")
     assert started == [
-        "data", "examples", "towers", "index", "ranker", "refit", "bundle", "evaluate", "gate",
-        "register", "publish",
+        "data", "features", "examples", "towers", "index", "ranker", "refit", "bundle",
+        "evaluate", "gate", "register", "publish",
     ]  # fmt: skip
     again = run(state)
     assert again.bundle_id == first.bundle_id
-    # The gate looks at the champion, which is another now: this very bundle.
-    assert set(events(state, again, "step_started")) <= {"gate", "register"}
+    assert events(state, again, "step_started") == []
 
 
 def test_a_field_only_the_ranker_uses_trains_the_ranker_alone(state, first, tmp_path) -> None:
@@ -221,7 +220,30 @@ def test_the_state_tells_each_step_and_that_nobody_runs(state, first) -> None:
     latest = read_state(state)
     found = status_of(state, latest)
     assert found["holder"] is None and found["now"].startswith("done")
-    assert [step["step"] for step in found["steps"]][:2] == ["data", "examples"]
+    assert [step["step"] for step in found["steps"]][:3] == ["data", "features", "examples"]
+
+
+def test_what_was_rolled_back_does_not_come_back_by_running_again(tmp_path) -> None:
+    settings = small_state(tmp_path)
+    store = BundleStore(settings.bundle_dir)
+    one, two = run(settings), run(settings, small_definition(seed=21))
+    assert store.live() == two.bundle_id and store.rollback() == one.bundle_id
+    ran = run(settings, small_definition(seed=21))
+    assert (ran.bundle_id, ran.live) == (two.bundle_id, one.bundle_id)
+    assert events(settings, ran, "step_started") == []
+    told = [e["text"] for e in read_journal(journal_path(settings, ran.run)) if "text" in e]
+    assert f"`recsys publish {two.bundle_id}` brings it back" in told[-1]
+
+
+def test_runs_that_are_refused_night_after_night_leave_no_more_than_others(tmp_path) -> None:
+    settings = small_state(tmp_path)
+    gate = open_gate().model_copy(update={"floors": {"repeats_allowed.recall@20": 1.01}})
+    good = run(settings, small_definition(keep_runs=1))
+    for seed in (21, 22, 23):
+        with pytest.raises(GateRefusedError):
+            run(settings, small_definition(seed=seed, gate=gate, keep_runs=1))
+    towers = {path.name for path in outputs_folder(settings).glob("towers/*")}
+    assert len(towers) == 2 and good.outputs["towers"].key in towers
 
 
 @pytest.mark.parametrize(
