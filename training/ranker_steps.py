@@ -106,13 +106,13 @@ def _retrieved(
     ranker: Ranker, generator: torch.Generator,
 ) -> list[_Part]:  # fmt: skip
     context = {k: v[rows] for k, v in question.context.items()}
-    scores = model.score_all(context)
     taken = _taken(question, rows, model.num_items)
+    prepared_context = model.prepare(context)
     later = (prepared.first_seen_ms > question.as_of_ms).nonzero().flatten().int()
     parts = []
     for without_history in (False, True):
-        found = model.choose(
-            context, scores,
+        found = model.retrieve(
+            prepared_context,
             num_candidates=min(prepared.recipe.num_candidates, model.num_items),
             exclude_index=later.expand(len(rows), -1),
             exclude_history=torch.full((len(rows), 1), without_history),

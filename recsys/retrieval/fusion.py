@@ -1,5 +1,8 @@
 """Several opinions to one candidate list: a blend, with places kept for each source.
 
+For catalogues so small that a row of all of it is less work than a short list (``pool.py`` is for
+the others).
+
 Axes: ``B`` users, ``S`` sources, ``N`` items, ``C`` candidates.
 """
 
@@ -10,8 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_QUOTA_BONUS = 1e3
-"""Above any blend, so that an item within a source's quota comes before all that are not."""
+
+def quota_bonus(weights: Sequence[float]) -> float:
+    """Give what lifts an item of a quota above any blend of ``weights``.
+
+    And no higher: a float that is large has few digits left for the blend.
+    """
+    return 1.0 + sum(max(weight, 0.0) for weight in weights)
 
 
 def fuse(
@@ -46,7 +54,7 @@ def fuse(
         chosen = [source for source, places in enumerate(quotas) if places == quota]
         theirs = torch.stack([allowed[:, source] for source in chosen], dim=1)
         top = theirs.topk(min(quota, allowed.shape[2]), dim=2)
-        bonus = (top.values > 0) * _QUOTA_BONUS
+        bonus = (top.values > 0) * quota_bonus(weights)
         blend.scatter_add_(1, top.indices.flatten(1), bonus.flatten(1))
     blend = blend.masked_fill(excluded, -torch.inf)
     value, index = blend.topk(min(num_candidates, blend.shape[1] - 1), dim=1)

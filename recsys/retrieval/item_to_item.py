@@ -9,18 +9,37 @@ Axes: ``B`` users, ``H`` history, ``M`` neighbours, ``N`` items.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.models.serving_model import UserContext
-from recsys.retrieval.source import SourceInputs
+from recsys.retrieval.excluded import Excluded
+from recsys.retrieval.source import Found, SourceInputs, strongest_of
+from recsys.retrieval.sparse import ItemGroups, SparseScores
 
 DAY_S = 86_400.0
 
 
+class _Neighbours(NamedTuple):
+    """What a history's items bring with them."""
+
+    age_s: Tensor
+    """``[B, H]``."""
+    used: Tensor
+    """``[B, H]`` where an item is."""
+    item: Tensor
+    """``[B, H * M]`` int64."""
+    weight: Tensor
+    """``[B, H, M]``."""
+
+
 class ItemToItemSource:
     """Sums decayed neighbour weights over the history."""
+
+    knows_all = False
 
     def __init__(
         self, name: str, neighbour_index: Tensor, neighbour_weight: Tensor, *, half_life_days: float
@@ -36,26 +55,49 @@ class ItemToItemSource:
         """Name in ``Dimensions.sources``."""
         return self._name
 
-    def scores(self, inputs: SourceInputs) -> Tensor:
-        """Give ``[B, N + 1]``; no history gives zeros."""
-        # Sources that differ in their half-life alone look up the same neighbours.
-        key = ("item_to_item", self.neighbour_weight.data_ptr())
-        age_s, used, neighbours, weights = inputs.once(key, lambda: self._look_up(inputs.user))
-        decay = torch.exp2(-age_s / (self.half_life_days * DAY_S)) * used
-        values = weights * decay.unsqueeze(2)
-        out = values.new_zeros(len(age_s), len(inputs.item_vectors))
-        return out.scatter_add_(1, neighbours, values.flatten(1))
+    def search(self, inputs: SourceInputs, count: int, excluded: Excluded) -> Found:
+        """Give the neighbours, strongest first; no history has none."""
+        return strongest_of(*self._known(inputs).entries(), count, excluded)
 
-    def _look_up(self, user: UserContext) -> tuple[Tensor, ...]:
-        """Give ages ``[B, H]``, where an item is, its neighbours ``[B, H * M]`` and weights."""
+    def scores(self, inputs: SourceInputs, index: Tensor) -> Tensor:
+        """Give ``[B, C]`` of the items ``index``."""
+        return self._known(inputs).of(index)
+
+    def all_scores(self, inputs: SourceInputs) -> Tensor:
+        """Give ``[B, N + 1]``; no history gives zeros."""
+        near, values = self._entries(inputs)
+        out = values.new_zeros(len(values), len(inputs.item_vectors))
+        return out.scatter_add_(1, near.item, values)
+
+    def _known(self, inputs: SourceInputs) -> SparseScores:
+        def make() -> SparseScores:
+            near, values = self._entries(inputs)
+            # Sources that differ in their half-life alone have the same neighbours.
+            groups = inputs.once((*self._key, "groups"), lambda: ItemGroups(near.item))
+            return SparseScores(groups, values)
+
+        return inputs.once((*self._key, self.half_life_days), make)
+
+    def _entries(self, inputs: SourceInputs) -> tuple[_Neighbours, Tensor]:
+        """Give the neighbours and their decayed weights ``[B, H * M]``."""
+        near = inputs.once(self._key, lambda: self._look_up(inputs.user))
+        decay = torch.exp2(-near.age_s / (self.half_life_days * DAY_S)) * near.used
+        return near, (near.weight * decay.unsqueeze(2)).flatten(1)
+
+    @property
+    def _key(self) -> tuple[str, int]:
+        """Names what sources with the same tables share."""
+        return "neighbours", self.neighbour_weight.data_ptr()
+
+    def _look_up(self, user: UserContext) -> _Neighbours:
         index = user["history_index"].long()
         # Histories are padded on the left: columns in which nobody has an item are skipped.
         used = (index != 0).any(dim=0).nonzero()
         begin = int(used[0]) if len(used) else index.shape[1]
         index = index[:, begin:]
-        return (
-            user["history_age_s"][:, begin:],
-            index != 0,
-            F.embedding(index, self.neighbour_index).flatten(1).long(),
-            F.embedding(index, self.neighbour_weight),
+        return _Neighbours(
+            age_s=user["history_age_s"][:, begin:],
+            used=index != 0,
+            item=F.embedding(index, self.neighbour_index).flatten(1).long(),
+            weight=F.embedding(index, self.neighbour_weight),
         )

@@ -2,32 +2,88 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from recsys.retrieval.source import SourceInputs
+from recsys.retrieval.excluded import Excluded
+from recsys.retrieval.source import Found, SourceInputs
+
+_HEAD = 4096
+"""Items kept in order, at least; more when a request excludes more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """One state of the items."""
+
+    activity: Tensor
+    unavailable: Tensor
+    score: Tensor
+    """``[N + 1]``."""
+    head: Tensor
+    """The best available rows, best first."""
 
 
 class PopularSource:
     """Weighted sum of ``log(1 + x)`` over item activity columns, the same for every user."""
 
     name = "popular"
+    knows_all = True
 
     def __init__(self, column_weights: Tensor) -> None:
         """Take ``[Fi]`` weights of the activity columns."""
         self.column_weights = column_weights
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._score: tuple[Tensor, Tensor] | None = None
+        self._last: _Order | None = None
 
     def item_scores(self, item_activity: Tensor) -> Tensor:
         """Give ``[N + 1]`` scores."""
         return item_activity.clamp(min=0).log1p() @ self.column_weights
 
-    def scores(self, inputs: SourceInputs) -> Tensor:
-        """Give ``[B, N + 1]``, a view of one row, computed once per refresh of the activity."""
-        last = self._last
-        if last is None or last[0] is not inputs.item_activity:
-            last = self._last = inputs.item_activity, self.item_scores(inputs.item_activity)
-        return last[1].expand(len(inputs.user_vectors), -1)
+    def search(self, inputs: SourceInputs, count: int, excluded: Excluded) -> Found:
+        """Give the same order to everybody, each without what is excluded."""
+        size, wanted = len(inputs.user_vectors), count + excluded.most
+        order = self._ordered(inputs.item_activity, excluded.unavailable, wanted)
+        index = order.head[:wanted].expand(size, -1)
+        missing = excluded.hits(index)
+        # Allowed ones first, each in its order.
+        place = missing.to(torch.int8).argsort(dim=1, stable=True)[:, :count]
+        missing = missing.gather(1, place)
+        index = index.gather(1, place).masked_fill_(missing, 0)
+        return Found(index, order.score[index].masked_fill_(missing, 0.0))
+
+    def scores(self, inputs: SourceInputs, index: Tensor) -> Tensor:
+        """Give ``[B, C]`` of the items ``index``."""
+        return self._scored(inputs.item_activity)[index]
+
+    def all_scores(self, inputs: SourceInputs) -> Tensor:
+        """Give ``[B, N + 1]``, a view of one row."""
+        return self._scored(inputs.item_activity).expand(len(inputs.user_vectors), -1)
+
+    def _scored(self, activity: Tensor) -> Tensor:
+        """Give ``[N + 1]``, computed once per refresh of the activity."""
+        last = self._score
+        if last is None or last[0] is not activity:
+            last = self._score = activity, self.item_scores(activity)
+        return last[1]
+
+    def _ordered(self, activity: Tensor, unavailable: Tensor, wanted: int) -> _Order:
+        """Give the order in force, kept until activity or availability change."""
+        last, num_rows = self._last, len(unavailable)
+        if (
+            last is None
+            or last.activity is not activity
+            or last.unavailable is not unavailable
+            or len(last.head) < min(wanted, num_rows)
+        ):
+            score = self._scored(activity)
+            length = min(max(wanted, _HEAD), num_rows)
+            allowed = score.masked_fill(unavailable, -torch.inf)
+            last = _Order(activity, unavailable, score, allowed.topk(length).indices)
+            self._last = last
+        return last
 
     def to(self, device: torch.device) -> PopularSource:
         """Give the source with its weights on ``device``."""

@@ -1,22 +1,34 @@
-"""A candidate source: one opinion on every item of the catalogue, for every user of a batch.
+"""A candidate source: an opinion on items, of which it gives the best and, asked for, any.
 
-Scores are dense, ``[B, N + 1]``: at up to some hundred thousand items scoring all of them is one
-matrix product or one scatter, exact, and gives every source's score of every candidate, which the
-ranker wants anyway. Higher is better; 0 means "no opinion" for a source that never goes below.
+Short lists are for large catalogues: a call then costs the search of the towers and, beside it,
+nothing that grows with the catalogue. Of a small one, all items are scored at once.
 
-Axes: ``B`` users, ``N`` items (row 0 is padding), ``D`` embedding, ``H`` history.
+Axes: ``B`` users, ``N`` items (row 0 is padding), ``D`` embedding, ``H`` history, ``C`` candidates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 from torch import Tensor
 
 from recsys.compression.item_vectors import ItemVectors
 from recsys.models.serving_model import UserContext
+from recsys.retrieval.best import best
+from recsys.retrieval.excluded import Excluded
+
+T = TypeVar("T")
+
+
+class Found(NamedTuple):
+    """A source's own best items, best first."""
+
+    item: Tensor
+    """``[B, C]`` int64, distinct in a row, 0 pads."""
+    score: Tensor
+    """``[B, C]`` float32; what stands at padding is 0 or below."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,21 +42,38 @@ class SourceInputs:
     """``[N + 1, D]`` from the item tower, in the bundle's precision."""
     item_activity: Tensor
     """``[N + 1, Fi]`` moving item features in force."""
-    _shared: dict[object, tuple[Tensor, ...]] = field(default_factory=dict)
+    _shared: dict[object, object] = field(default_factory=dict)
 
-    def once(self, key: object, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """Give what ``make`` gives; sources that share a ``key`` compute it once a call."""
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """Give what ``make`` gives; what shares a ``key`` is computed once a call."""
         if key not in self._shared:
             self._shared[key] = make()
-        return self._shared[key]
+        return cast(T, self._shared[key])
 
 
 class CandidateSource(Protocol):
-    """Scores all items."""
+    """Finds items, and scores those that others found. Higher is better."""
 
     @property
     def name(self) -> str:
         """Name in ``Dimensions.sources``."""
 
-    def scores(self, inputs: SourceInputs) -> Tensor:
+    @property
+    def knows_all(self) -> bool:
+        """Whether every item can be found; else only those with a score above 0."""
+
+    def search(self, inputs: SourceInputs, count: int, excluded: Excluded) -> Found:
+        """Give the ``count`` best items that are not excluded, fewer where there are fewer."""
+
+    def scores(self, inputs: SourceInputs, index: Tensor) -> Tensor:
+        """Give ``[B, C]`` float32 scores of items; what stands at padding (0) is ignored."""
+
+    def all_scores(self, inputs: SourceInputs) -> Tensor:
         """Give ``[B, N + 1]`` float32; what stands in column 0 is ignored."""
+
+
+def strongest_of(index: Tensor, score: Tensor, count: int, excluded: Excluded) -> Found:
+    """Give the ``count`` best of ``[B, C]`` items with a score above 0 that are not excluded."""
+    allowed = score.masked_fill(excluded.hits(index) | (score <= 0), 0.0)
+    value, place = best(allowed, count)
+    return Found(index.gather(1, place).masked_fill_(value == 0, 0), value)

@@ -69,9 +69,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_debug_bundle(tmp_path_factory.mktemp("bundles"), plan=small_plan())
 
 
-@pytest.fixture
-def model(bundle: Path) -> ServingModel:
-    return load_serving_model(bundle)
+@pytest.fixture(params=["all items", "search"])
+def model(bundle: Path, request: pytest.FixtureRequest) -> ServingModel:
+    """One that scores all items, as for a small catalogue, and one that searches."""
+    model = load_serving_model(bundle)
+    if request.param == "search":
+        model.search_from_items = 0
+    return model
 
 
 def context(model: ServingModel, *histories: list[int]) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_debug_bundle(tmp_path_factory.mktemp("bundles"), plan=small_plan())
 
 
-@pytest.fixture
-def model(bundle: Path) -> TorchServingModel:
-    return load_serving_model(bundle)
+@pytest.fixture(params=["all items", "search"])
+def model(bundle: Path, request: pytest.FixtureRequest) -> TorchServingModel:
+    """One that scores all items, as for a small catalogue, and one that searches."""
+    model = load_serving_model(bundle)
+    assert isinstance(model, TorchServingModel)
+    if request.param == "search":
+        model.search_from_items = 0
+    return model
 
 
 def users(model: TorchServingModel, size: int, *, seed: int) -> dict[str, Tensor]:
@@ -64,7 +70,8 @@ def call(model: TorchServingModel, size: int, *, seed: int) -> dict[str, Tensor]
 
 @torch.inference_mode()
 def scores_anew(model: TorchServingModel, user: UserContext) -> Tensor:
-    """Every source by itself, from the towers, with nothing kept or shared."""
+    """Every source's score of every item ``[B, S, N + 1]``, with nothing kept or shared."""
+    every = torch.arange(model.num_items + 1).expand(len(user["history_index"]), -1)
     inputs = [
         SourceInputs(
             user=user,
@@ -75,7 +82,8 @@ def scores_anew(model: TorchServingModel, user: UserContext) -> Tensor:
         for _ in model._sources
     ]
     return torch.stack(
-        [source.scores(given) for source, given in zip(model._sources, inputs, strict=True)], dim=1
+        [source.scores(given, every) for source, given in zip(model._sources, inputs, strict=True)],
+        dim=1,
     )
 
 
@@ -99,16 +107,20 @@ def test_answers_are_to_the_bit_those_of_the_parts(
 ) -> None:
     inputs = call(model, size, seed=seed)
     outputs = answer(model, inputs, num_candidates=40)
-    scores = scores_anew(model, inputs)
-    found = model.choose(
-        inputs, scores, num_candidates=40,
+    found = model.retrieve(
+        inputs, num_candidates=40,
         exclude_index=inputs["exclude_index"], exclude_history=inputs["exclude_history"],
     )  # fmt: skip
+    columns = found.item_index.long().unsqueeze(1).expand(-1, len(model._sources), -1)
+    of_sources = scores_anew(model, inputs).gather(2, columns).transpose(1, 2)
+    torch.testing.assert_close(
+        found.source_score, of_sources * (found.item_index != 0).unsqueeze(2)
+    )
     score = rank_anew(model, inputs, found).masked_fill(found.item_index == 0, -torch.inf)
     best, order = score.topk(10, dim=1)
     assert torch.equal(outputs["score"], best)
     assert torch.equal(outputs["item_index"], found.item_index.gather(1, order))
-    wanted = found.source_score.gather(1, order.unsqueeze(2).expand(-1, -1, scores.shape[1]))
+    wanted = found.source_score.gather(1, order.unsqueeze(2).expand(-1, -1, len(model._sources)))
     assert torch.equal(outputs["source_score"], wanted)
 
 
@@ -117,7 +129,6 @@ def test_a_prepared_context_answers_as_the_plain_one(model: TorchServingModel) -
     prepared = model.prepare(plain)
     assert model.prepare(prepared) is prepared
     assert torch.equal(model.user_vectors(prepared), model.user_vectors(plain))
-    assert torch.equal(model.score_all(prepared), model.score_all(plain))
     given = torch.tensor([[1, 2, 0, 70]] * 5, dtype=torch.int32)
     found = model.score_sources(prepared, given)
     for mine, other in zip(
@@ -143,7 +154,9 @@ def test_what_is_kept_of_the_items_follows_their_refresh(model: TorchServingMode
     before = answer(model, inputs, num_candidates=40)
     activity = torch.rand(model.num_items + 1, model.dimensions.num_item_features) * 30
     model.set_item_activity(activity, 5)
-    assert torch.equal(model.score_all(inputs), scores_anew(model, inputs))
+    every = torch.arange(model.num_items + 1).expand(2, -1)
+    kept = model.score_sources(inputs, every).source_score.transpose(1, 2)
+    assert torch.equal(kept[:, :, 1:], scores_anew(model, inputs)[:, :, 1:])
     after = answer(model, inputs, num_candidates=40)
     assert not torch.equal(before["score"], after["score"])
 
@@ -161,8 +174,42 @@ def test_quotas_of_one_size_are_filled_together_as_one_by_one(quotas: tuple[int,
         blend = torch.einsum("bsn,s->bn", (allowed / best).clamp(min=0.0), torch.tensor(weights))
         for source, quota in enumerate(quotas):
             top = allowed[:, source].topk(min(quota, 31), dim=1)
-            blend.scatter_add_(1, top.indices, (top.values > 0) * 1e3)
+            blend.scatter_add_(1, top.indices, (top.values > 0) * 2.8)  # 1 + the weights
         value, wanted = blend.masked_fill(excluded, -torch.inf).topk(20, dim=1)
         wanted = wanted.masked_fill(value == -torch.inf, 0)
         found = fuse(scores, weights=weights, quotas=quotas, excluded=excluded, num_candidates=20)
         assert torch.equal(found, wanted)
+
+
+def test_both_ways_to_choose_find_the_same_where_each_source_may_give_everything(
+    bundle: Path,
+) -> None:
+    model = load_serving_model(bundle)
+    assert isinstance(model, TorchServingModel)
+    inputs = call(model, 9, seed=6)
+    wanted = answer(model, inputs, num_candidates=model.num_items)
+    model.search_from_items = 0
+    found = answer(model, inputs, num_candidates=model.num_items)
+    assert torch.equal(found["item_index"], wanted["item_index"])
+    torch.testing.assert_close(found["score"], wanted["score"], rtol=1e-4, atol=1e-4)
+
+
+def test_items_that_no_source_knows_come_last(bundle: Path) -> None:
+    model = load_serving_model(bundle)
+    assert isinstance(model, TorchServingModel)
+    model.search_from_items = 0
+    keep = [i for i, source in enumerate(model._sources) if not source.knows_all]
+    model._sources = tuple(model._sources[i] for i in keep)
+    model._mix = replace(
+        model._mix, names=tuple(source.name for source in model._sources),
+        weights=(1.0,) * len(keep), quotas=(0,) * len(keep),
+    )  # fmt: skip
+    model._knows_all = False
+    inputs = call(model, 2, seed=1)
+    found = model.retrieve(
+        inputs, num_candidates=model.num_items, exclude_index=inputs["exclude_index"],
+        exclude_history=inputs["exclude_history"],
+    )  # fmt: skip
+    assert set(found.item_index[0].tolist()) == set(range(model.num_items + 1)) - {3}
+    known = (found.source_score[1] > 0).any(dim=1)
+    assert known.any() and not known[int((~known).nonzero()[0]) :].any()

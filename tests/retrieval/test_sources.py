@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 import torch
 
 from recsys.compression.item_vectors import Float32Vectors
 from recsys.errors import BundleError
 from recsys.models.config import SourceMix
+from recsys.retrieval.best import best as best_of
 from recsys.retrieval.ease import fit_ease, strongest
+from recsys.retrieval.excluded import Excluded
 from recsys.retrieval.fusion import fuse
 from recsys.retrieval.history import HistorySource
 from recsys.retrieval.item_knn import fit_item_knn
 from recsys.retrieval.item_to_item import ItemToItemSource
 from recsys.retrieval.mix import build_sources
-from recsys.retrieval.source import SourceInputs
+from recsys.retrieval.pool import fuse_found
+from recsys.retrieval.popular import PopularSource
+from recsys.retrieval.source import Found, SourceInputs
+from recsys.retrieval.two_tower import TwoTowerSource
 
 DAY_S = 86_400.0
 USER = torch.tensor([0, 0, 0, 1, 1, 2, 2])
@@ -62,42 +70,170 @@ def test_item_knn_is_a_shrunk_cosine() -> None:
     assert 1 not in row
 
 
+def nothing(num_users: int, num_items: int = 3) -> Excluded:
+    unavailable = torch.zeros(num_items + 1, dtype=torch.bool)
+    unavailable[0] = True
+    return Excluded(unavailable, torch.zeros(num_users, 0, dtype=torch.int64))
+
+
+def excluding(items: list[int], num_items: int = 3) -> Excluded:
+    return Excluded(nothing(1, num_items).unavailable, torch.tensor([items]))
+
+
+def every(num_users: int, num_items: int = 3) -> torch.Tensor:
+    return torch.arange(num_items + 1).expand(num_users, -1)
+
+
 def test_neighbours_add_up_and_old_ones_count_less() -> None:
     neighbours = torch.tensor([[0, 0], [2, 3], [3, 0], [0, 0]])
     weights = torch.tensor([[0.0, 0.0], [1.0, 0.5], [2.0, 0.0], [0.0, 0.0]])
     source = ItemToItemSource("item_to_item", neighbours, weights, half_life_days=10.0)
-    scores = source.scores(inputs([[0, 1, 2], [0, 0, 0]], [[0, 10, 0], [0, 0, 0]]))
+    given = inputs([[0, 1, 2], [0, 0, 0]], [[0, 10, 0], [0, 0, 0]])
+    scores = source.scores(given, every(2))
     assert scores[0].tolist() == pytest.approx([0.0, 0.0, 0.5, 2.25])
     assert not scores[1].any()
+    found = source.search(given, 3, nothing(2))
+    assert found.item.tolist() == [[3, 2, 0], [0, 0, 0]]
+    assert found.score[0].tolist() == pytest.approx([2.25, 0.5, 0.0])
 
 
 def test_history_scores_what_was_had_and_nothing_else() -> None:
-    scores = HistorySource(half_life_days=1.0).scores(inputs([[0, 2, 3]], [[0, 1, 0]]))
-    assert scores[0].tolist() == pytest.approx([0.0, 0.0, 0.5 * 0.6931472, 0.6931472])
+    source, given = HistorySource(half_life_days=1.0), inputs([[0, 2, 3]], [[0, 1, 0]])
+    assert source.scores(given, every(1))[0].tolist() == pytest.approx(
+        [0.0, 0.0, 0.5 * 0.6931472, 0.6931472]
+    )
+    assert source.search(given, 2, nothing(1)).item.tolist() == [[3, 2]]
+    assert source.search(given, 2, excluding([3])).item.tolist() == [[2, 0]]
 
 
-def fused(scores, excluded, k, weights=(1.0, 1.0), quotas=(0, 0)):
-    return fuse(
-        torch.tensor([scores]), weights=weights, quotas=quotas,
-        excluded=torch.tensor([excluded]), num_candidates=k,
-    )[0].tolist()  # fmt: skip
+def test_popular_gives_as_many_as_there_are_whatever_is_excluded() -> None:
+    source = PopularSource(torch.tensor([1.0]))
+    given = replace(inputs([[0]], [[0]]), item_activity=torch.tensor([[0.0], [2.0], [9.0], [0.0]]))
+    assert source.search(given, 2, nothing(1)).item.tolist() == [[2, 1]]
+    assert source.search(given, 2, excluding([2])).item.tolist() == [[1, 3]]
+    # An item that became unavailable, and new activity, count from then on.
+    withdrawn = torch.tensor([True, False, True, False])
+    gone = Excluded(withdrawn, torch.tensor([[3, 0]]))
+    assert source.search(given, 3, gone).item.tolist() == [[1, 0, 0]]
+    later = replace(given, item_activity=given.item_activity.flip(0))
+    assert source.search(later, 3, nothing(1)).item.tolist() == [[1, 2, 3]]
+    assert source.scores(later, every(1))[0, 1:].tolist() == pytest.approx(
+        torch.tensor([9.0, 2.0, 0.0]).log1p().tolist()
+    )
+
+
+def test_towers_score_in_deviations_from_the_mean_over_the_catalogue() -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(400, 8, generator=generator)
+    vectors[0] = 0.0
+    given = replace(
+        inputs([[0], [0]], [[0], [0]]),
+        user_vectors=torch.randn(2, 8, generator=generator),
+        item_vectors=Float32Vectors(vectors),
+    )
+    source = TwoTowerSource()
+    cosine = given.user_vectors @ vectors[1:].T
+    wanted = (cosine - cosine.mean(1, keepdim=True)) / cosine.std(1, keepdim=True, correction=0)
+    found = source.scores(given, every(2, 399))
+    torch.testing.assert_close(found[:, 1:], wanted, atol=1e-5, rtol=1e-5)
+    best = source.search(given, 5, nothing(2, 399))
+    assert torch.equal(best.item, wanted.topk(5, dim=1).indices + 1)
+    torch.testing.assert_close(best.score, wanted.topk(5, dim=1).values, atol=1e-5, rtol=1e-5)
+
+
+class Told:
+    """A source that says what it is told to."""
+
+    name, knows_all = "told", True
+
+    def __init__(self, scores: torch.Tensor) -> None:
+        self.table = scores
+
+    def search(self, _inputs: object, count: int, excluded: Excluded) -> Found:
+        value, item = excluded.mask(self.table.clone()).topk(count, dim=1)
+        missing = value == -torch.inf
+        return Found(item.masked_fill(missing, 0), value.masked_fill(missing, 0.0))
+
+
+def fuse_told(
+    scores: torch.Tensor, excluded: Excluded, count: int, weights: Sequence[float],
+    quotas: Sequence[int], search: int | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Fuse ``[B, S, N + 1]`` scores."""
+    sources = [Told(scores[:, s]) for s in range(scores.shape[1])]
+    return fuse_found(
+        [source.search(None, search or count, excluded) for source in sources],
+        lambda index: torch.stack([source.table.gather(1, index) for source in sources], dim=1),
+        weights=weights, quotas=quotas, num_candidates=count,
+    ).item_index  # fmt: skip
+
+
+def fused(scores, k, excluded=(), weights=(1.0, 1.0), quotas=(0, 0)):
+    given = torch.tensor([scores])
+    return fuse_told(given, excluding(list(excluded)), k, weights, quotas)[0].tolist()
 
 
 def test_fusion_blends_sources_by_their_own_best() -> None:
     scores = [[0.0, 4.0, 2.0, 0.0], [0.0, 0.01, 0.09, 0.1]]
-    assert fused(scores, [True, False, False, False], 3) == [2, 1, 3]
+    assert fused(scores, 3) == [2, 1, 3]
 
 
 def test_a_quota_brings_in_what_only_one_source_knows() -> None:
     scores = [[0.0, 4.0, 3.9, 0.0], [0.0, 0.0, 0.0, 0.1]]
-    only_blend = fused(scores, [True, False, False, False], 1, weights=(1.0, 0.01))
-    assert only_blend == [1]
-    assert 3 in fused(scores, [True, False, False, False], 1, weights=(1.0, 0.01), quotas=(0, 1))
+    assert fused(scores, 1, weights=(1.0, 0.01)) == [1]
+    assert 3 in fused(scores, 1, weights=(1.0, 0.01), quotas=(0, 1))
 
 
 def test_as_many_as_exist_and_then_padding() -> None:
     scores = [[9.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
-    assert sorted(fused(scores, [True, False, True, False], 3)) == [0, 1, 3]
+    assert sorted(fused(scores, 3, excluded=[2])) == [0, 1, 3]
+
+
+@pytest.mark.parametrize("quotas", [(0, 0, 0), (2, 2, 2), (3, 0, 3), (1, 2, 1), (50, 1, 50)])
+def test_fusion_of_short_lists_is_that_of_the_whole_catalogue(quotas: tuple[int, ...]) -> None:
+    """Where each source's list is the catalogue, nothing is missing from the pool."""
+    generator = torch.Generator().manual_seed(0)
+    weights = (0.5, 1.0, 0.3)
+    for _ in range(20):
+        scores = torch.randn(4, 3, 31, generator=generator)
+        unavailable = torch.rand(31, generator=generator) < 0.2
+        unavailable[0] = True
+        excluded = Excluded(unavailable, torch.randint(0, 31, (4, 3), generator=generator))
+        hits = excluded.hits(every(4, 30))
+        wanted = fuse(
+            scores, weights=weights, quotas=quotas, excluded=excluded.table(), num_candidates=20
+        )
+        found = fuse_told(scores, excluded, 20, weights, quotas, search=30)
+        for row in range(4):
+            known = (scores[row, :, wanted[row]] > 0).any(dim=0) & (wanted[row] != 0)
+            count = int(known.sum())  # the rest are equals, in any order
+            assert found[row, :count].tolist() == wanted[row, :count].tolist()
+        assert torch.equal((found != 0).sum(dim=1), (~hits).sum(dim=1).clamp(max=20))
+        assert not excluded.hits(found.long())[found != 0].any()
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 5_000, 70_001])
+@pytest.mark.parametrize("k", [1, 7, 100])
+def test_the_best_of_a_long_row_are_those_of_topk(length: int, k: int) -> None:
+    generator = torch.Generator().manual_seed(length + k)
+    scores = torch.randn(3, length, generator=generator)
+    scores[1] = scores[1].round()  # ties
+    scores[2, length // 2 :] = -torch.inf
+    value, place = best_of(scores, k)
+    assert torch.equal(value, scores.topk(min(k, length), dim=1).values)
+    assert torch.equal(scores.gather(1, place), value)
+    assert all(len(set(row)) == len(row) for row in place.tolist())
+
+
+def test_excluded_items_are_known_however_they_are_given() -> None:
+    excluded = Excluded(
+        torch.tensor([True, False, True, False, False, False]), torch.tensor([[5, 0, 3], [0, 0, 0]])
+    )
+    assert excluded.hits(torch.arange(6).expand(2, -1)).tolist() == [
+        [True, False, True, True, False, True], [True, False, True, False, False, False],
+    ]  # fmt: skip
+    masked = excluded.mask(torch.zeros(2, 6))
+    assert torch.equal(masked == -torch.inf, excluded.hits(torch.arange(6).expand(2, -1)))
 
 
 def test_an_unknown_source_is_named() -> None:
