@@ -54,6 +54,12 @@ def said(found: LoggedFeatures, logged: LoggedLists | None = None) -> str:
         f"{found.num_lists} lists learn from features as logged at serving",
         f"left out: {left_out or 'none'}",
     ]
+    feature, share = min(found.equal_share.items(), key=lambda entry: entry[1])
+    parts.append(
+        f"of {found.num_compared} joined again all values are equal"
+        if share == 1.0
+        else f"of {found.num_compared} joined again {share:.1%} are equal in {feature}, the least"
+    )
     if found.num_repeated:
         parts.append(f"{found.num_repeated} exposures were there once more")
     if logged is not None and logged.other_plans:
