@@ -50,11 +50,10 @@ class FeatureBounds(_Part):
 
     expectations: Literal["refuse", "report"] = "refuse"
     """What becomes of a run whose features break the rules that the Feast repository declares."""
-    max_drift: float | None = Field(0.5, gt=0, le=1)
+    max_drift: float | None = Field(0.3, gt=0, le=1)
     """Jensen-Shannon divergence in bits between the values since the live bundle learned and those
     of an equally long time before: 0 the same, 1 nothing in common; None: only reported. Healthy
-    data move by .1 to .2, at the most .35 (docs/pipeline.md); a window that has stopped or a unit
-    that has changed by .7 and more."""
+    data moved by .10 at the most, faults by .4 and more (docs/pipeline.md)."""
     max_null_rise: float | None = Field(0.25, ge=0, le=1)
     """How much larger the share of entities without a value may have become; None: only
     reported."""

@@ -7,7 +7,8 @@ another?
 
 Windowed aggregates are compared as interactions meet them, a millisecond before each, so that the
 hour of the day and users who went away do not count as drift: interactions since against those of
-an equally long time before. Profiles are compared over all entities, at both ends.
+an equally long time before. Windows that were still filling then, in a young log, are left out:
+they grow, and that is no drift either. Profiles are compared over all entities, at both ends.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def _compared(
         )
     rows = []
     for one in (
-        *_aggregates(log, plan, before, since),
+        *_aggregates(log, plan, before, since, history_ms=from_ms - int(acts["effective_ms"][0])),
         *_profiles(log, plan, learned.until_ms, end_ms),
     ):
         drift = drift_of(one.feature, one.before, one.since)
@@ -179,9 +180,9 @@ def _spread(acts: pl.DataFrame, bounds: FeatureBounds) -> pl.DataFrame:
 
 
 def _aggregates(
-    log: pl.DataFrame, plan: Plan, before: pl.DataFrame, since: pl.DataFrame
+    log: pl.DataFrame, plan: Plan, before: pl.DataFrame, since: pl.DataFrame, *, history_ms: int
 ) -> Iterator[_Columns]:
-    """Give windowed features as interactions met them."""
+    """Give windowed features as interactions met them, of windows no longer than the history."""
     rows = open_rows(log, plan)
     acts = pl.concat([before, since])
     moments = acts["effective_ms"].to_numpy() - 1
@@ -192,6 +193,8 @@ def _aggregates(
         found = ViewHistory(rows, view).at(keys, moments)
         features = {feature.name: feature for feature in view.features}
         for number, aggregate in enumerate(view.scalar_aggregates):
+            if aggregate.window_ms > history_ms:
+                continue
             column = pl.Series(np.ascontiguousarray(found[:, number]))
             yield _Columns(
                 view.name, features[aggregate.name], column[: len(before)], column[len(before) :]

@@ -27,7 +27,8 @@ class Command:
         self, folder: Path, state: Path, *arguments: str, environment: Mapping[str, str]
     ) -> None:
         self._runs = state / "pipeline" / "runs"
-        self._before = {path: _size(path) for path in self._runs.glob("*.jsonl")}
+        self._before = self._sizes()
+        self._after: dict[Path, int] | None = None
         self.rays: set[Path] = set()
         """Folders of the local Rays that this process was seen to start."""
         number = len(list(folder.glob("said-*.txt")))
@@ -40,11 +41,11 @@ class Command:
             )  # fmt: skip
 
     def events(self) -> list[dict[str, Any]]:
-        """Give what this process told, not what a killed one before it did."""
+        """Give what this process told, not what one before or after it did for the same run."""
         found = []
         for path in sorted(self._runs.glob("*.jsonl")):
-            lines = list(read_journal(path))
-            found += lines[self._before.get(path, 0) :]
+            until = None if self._after is None else self._after.get(path, 0)
+            found += list(read_journal(path))[self._before.get(path, 0) : until]
         return found
 
     def of_kind(self, kind: str) -> list[str]:
@@ -59,7 +60,7 @@ class Command:
     def end(self) -> int:
         """Wait until the process has ended; give its exit code."""
         self._await(lambda: self._process.poll() is not None, "the end")
-        return self._process.wait()
+        return self._ended()
 
     def kill(self, *, keepers: bool = False) -> None:
         """Kill (SIGKILL) the process; with ``keepers`` those of its Ray at the same time."""
@@ -67,7 +68,7 @@ class Command:
         for process in others:
             process.suspend()  # lest it sees the driver die
         self._process.kill()
-        self._process.wait()
+        self._ended()
         for process in others:
             process.kill()
             process.wait()
@@ -75,7 +76,8 @@ class Command:
     def terminate(self) -> int:
         """Ask the process to stop (SIGTERM); give its exit code."""
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(timeout=400)
+        self._process.wait(timeout=400)
+        return self._ended()
 
     def keepers(self) -> list[psutil.Process]:
         found = []
@@ -112,6 +114,14 @@ class Command:
     def result(self) -> str:
         return self._result.read_text()
 
+    def _ended(self) -> int:
+        code = self._process.wait()
+        self._after = self._sizes()
+        return code
+
+    def _sizes(self) -> dict[Path, int]:
+        return {path: len(list(read_journal(path))) for path in self._runs.glob("*.jsonl")}
+
     def _await(self, done: Callable[[], bool], what: str) -> None:
         until = time.monotonic() + _WAIT_S
         while not done():
@@ -139,7 +149,3 @@ def environment(**changes: str) -> dict[str, str]:
     """Give the environment of a command that is run in another folder than the checkout."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     return os.environ | changes | {"PYTHONPATH": path, "COLUMNS": "200"}
-
-
-def _size(path: Path) -> int:
-    return len(list(read_journal(path)))

@@ -31,7 +31,7 @@ from tests.training.pipeline.command import Command, environment
 _FOREIGN = ("KAFKA_BOOTSTRAP_SERVERS", "REDIS_URL", "TRITON_GRPC_URL", "RAY_ADDRESS")
 _DAYS = 8
 _WORLD = ("--users", "300", "--items", "200", "--days", str(_DAYS), "--to-kafka")
-_TAKEN_UP_S = 15.0
+_TAKEN_UP_S = 60.0
 """The API looks at the pointer twice a second; loading takes longer on a busy machine."""
 
 
@@ -48,9 +48,9 @@ def check_whole_chain(root: Path, seed: int, checks: Checks) -> None:
     finally:
         system.run("down")
         ports = [port for port in _ports(system) if not _is_free(system.settings.host, port)]
-        checks.add("after `recsys down` no port is open", ports, ok=not ports)
+        checks.add("after `recsys down` no port is open", ports or "none", ok=not ports)
         leaks = servers.end_session(None)
-        checks.add("and no process is left", leaks, ok=not leaks)
+        checks.add("and no process is left", leaks or "none", ok=not leaks)
 
 
 def _story(root: Path, system: System, seed: int, checks: Checks) -> None:
@@ -169,7 +169,7 @@ def _story(root: Path, system: System, seed: int, checks: Checks) -> None:
 
 
 class _Asking:
-    """Somebody who asks for recommendations five times a second."""
+    """Somebody who asks for recommendations twice a second."""
 
     def __init__(self, system: System, user_id: str) -> None:
         self._system, self._user_id = system, user_id
@@ -188,7 +188,7 @@ class _Asking:
 
     def _ask(self) -> None:
         with self._system.client() as client:
-            while not self._stop.wait(0.2):
+            while not self._stop.wait(0.5):
                 self.num_asked += 1
                 try:
                     answer = client.recommend(self._user_id, k=10)
