@@ -22,6 +22,7 @@ from tests.training.answered_world import PARTITIONS, TOPIC, answers, write
 from tests.training.pipeline.small_state import append, small_definition, small_state
 from training.debug_bundle import made_up_log, make_debug_bundle
 from training.examples.identity import identity_of_log
+from training.pipeline import cli
 from training.pipeline.definition import Definition, read_definition
 from training.pipeline.journal import Journal, read_journal
 from training.pipeline.run import Ran, run_pipeline
@@ -136,3 +137,7 @@ def test_features_are_a_field_of_the_definition_and_of_the_recipe(tmp_path) -> N
     assert by_recipe.ranker == by_field.ranker and by_field.ranker.features == "logged"
     turned = read_definition(None, {"recipe_file": str(recipe), "features": "joined"})
     assert turned.full_recipe().ranker.features == "joined"
+    flags = cli._arguments(["run", "--recipe", "debug", "--features", "logged"])
+    assert cli.definition_of(flags).features == "logged"
+    # What a schedule starts has the flags that it was given.
+    assert cli._run_arguments(flags) == ["--recipe", "debug", "--features", "logged"]
