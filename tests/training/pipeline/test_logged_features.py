@@ -112,6 +112,8 @@ def test_a_run_that_was_killed_goes_on_with_the_exposures_it_began_with(
     assert steps(settings, more, "step_started")[0] == "examples"
     all_found = read_manifest(more.outputs["evaluate"].path / "bundle").lineage.logged_features
     assert all_found is not None and all_found.num_lists > found.num_lists
+    # Carried over from the rows of the other bundle they are what the join gives here.
+    assert set(all_found.equal_share.values()) == {1.0}
     again = run(settings, definition)
     assert set(steps(settings, again, "step_started")) <= {"gate", "register"}
 
