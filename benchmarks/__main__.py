@@ -16,6 +16,7 @@ BENCHMARKS = (
     "features.offline_join",
     "features.online_read",
     "features.online_write",
+    "reranking",
     "training.ranker",
     "training.sequences",
 )

@@ -75,6 +75,7 @@ COMMANDS: dict[str, Command] = {
         "training.compression.cli", "make a bundle in smaller numbers, if it loses little enough"
     ),
     "bundle": Command("recsys.bundle.cli", "list, verify, point to and roll back bundles"),
+    "rules": Command("recsys.ranking.rules_cli", "check and install merchandising rules"),
     "publish": Command("serving.publish", "load a bundle into Triton and make it live"),
     "loadtest": Command("benchmarks.loadtest", "load the API at a given rate, print latencies"),
 }

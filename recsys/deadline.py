@@ -25,6 +25,10 @@ class Deadline:
         """Give the share of a stage: ``budget_ms`` from now, but never past this deadline."""
         return Deadline(min(self.end_s, time.monotonic() + budget_ms / 1e3))
 
+    def before_ms(self, reserve_ms: float) -> Deadline:
+        """Give the deadline ``reserve_ms`` earlier, for a stage that others follow."""
+        return Deadline(self.end_s - reserve_ms / 1e3)
+
     @classmethod
     def latest(cls, first: Deadline, *others: Deadline) -> Deadline:
         """Give the last of several, for work that is shared: each waiter cuts its own wait."""

@@ -7,12 +7,14 @@ import numpy as np
 from recsys.bundle.served import ServedBundle
 from recsys.features.view_record import ViewRecord
 from recsys.inference.live import UserContext
-from recsys.ranking.ranked import RankedItems
+from recsys.pipeline import Answer
+from recsys.ranking.reranking import rule_effects
 from recsys.wire import HistoryItem, Reasons, UserProfile, UserSummary
 
 
-def reasons(bundle: ServedBundle, ranked: RankedItems) -> list[Reasons]:
-    """Give the reasons of each item: which sources scored it, and every objective's score."""
+def reasons(bundle: ServedBundle, answer: Answer) -> list[Reasons]:
+    """Give the reasons of each item: sources, every objective's score, rules, and its chance."""
+    ranked = answer.ranked
     sources, objectives = bundle.dimensions.sources, bundle.dimensions.objectives
     return [
         Reasons(
@@ -25,9 +27,15 @@ def reasons(bundle: ServedBundle, ranked: RankedItems) -> list[Reasons]:
                 name: round(score, 6)
                 for name, score in zip(objectives, objective_row, strict=False)
             },
+            rules=rules,
+            propensity=propensity,
         )
-        for source_row, objective_row in zip(
-            ranked.source_score.tolist(), ranked.objective_score.tolist(), strict=True
+        for source_row, objective_row, rules, propensity in zip(
+            ranked.source_score.tolist(),
+            ranked.objective_score.tolist(),
+            rule_effects(answer.applying, ranked, bundle, now_ms=answer.now_ms),
+            answer.propensities or [1.0] * len(ranked),
+            strict=True,
         )
     ]
 

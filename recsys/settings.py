@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     """Embedded servers' programs, shared by all clones; default ``~/.cache/recsys/servers``."""
     data_dir: Path = Field(Path("data"), alias="RECSYS_DATA_DIR")
     """Downloaded data sets, one folder each."""
+    rules_file: Path | None = Field(None, alias="RECSYS_RULES_FILE")
+    """Merchandising rules and exploration; unset: ``rules.toml`` in the state folder, if any."""
     broker: BrokerKind | None = Field(None, alias="RECSYS_BROKER")
     """Forces the embedded broker; unset tries Apache Kafka, then Tansu."""
     namespace: str = Field("recsys", alias="RECSYS_NAMESPACE")
@@ -93,6 +95,11 @@ class Settings(BaseSettings):
     def run_dir(self) -> Path:
         """Process files of ``recsys up``: endpoints, pids, logs."""
         return self.state_dir / "run"
+
+    @property
+    def rules_path(self) -> Path:
+        """The operator's rules; the file need not exist."""
+        return self.rules_file or self.state_dir / "rules.toml"
 
     @property
     def event_log_dir(self) -> Path:

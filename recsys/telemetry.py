@@ -119,3 +119,14 @@ BUNDLE_SWITCHES = Counter("recsys_bundle_switches_total", "Times the API took up
 ITEM_FEATURES_AGE_SECONDS = Gauge(
     "recsys_item_features_age_seconds", "Age of the moving item features in the latest answer."
 )
+ANSWERS_EXPLORED = Counter(
+    "recsys_answers_explored_total", "Recommendations drawn by a policy of exploration.", ["policy"]
+)
+RULES_READ = Counter(
+    "recsys_rules_read_total", "Times the operator's rules changed: taken up, or refused.",
+    ["outcome"],
+)  # fmt: skip
+RULES_UNKNOWN_NAMES = Gauge(
+    "recsys_rules_unknown_names",
+    "Items, categories and tags in the operator's rules that the live bundle does not have.",
+)

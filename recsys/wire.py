@@ -19,6 +19,10 @@ MAX_K = 500
 MAX_RANK_ITEMS = 2_000
 """Longest list that can be ranked."""
 MAX_EXCLUDED_ITEMS = 2_000
+MAX_PINS = 50
+"""Pinned items of a request."""
+MAX_BOOSTS = 50
+MAX_BOOSTED_ITEMS = 500
 MAX_BODY_BYTES = 1_000_000
 """Longest request body."""
 
@@ -34,6 +38,12 @@ K = Annotated[int, Meta(ge=1, le=MAX_K, description="Items wanted.")]
 CategoryName = Annotated[str, Meta(max_length=64)]
 CategoryNames = Annotated[list[CategoryName], Meta(max_length=64)]
 ObjectiveWeight = Annotated[float, Meta(ge=0.0, le=1e6)]
+Factor = Annotated[float, Meta(ge=1e-3, le=1e3)]
+"""On an item's odds: 2 doubles them, 0.5 halves them, 1 changes nothing."""
+HalfLifeHours = Annotated[float, Meta(ge=0.01, le=1e5)]
+Position = Annotated[int, Meta(ge=0, le=MAX_K - 1)]
+DiversityMethod = Literal["mmr", "dpp"]
+DiversityBy = Literal["category", "embedding"]
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,6 +62,33 @@ class Filters(_Request, frozen=True, kw_only=True):
     exclude_categories: CategoryNames = []
 
 
+class Boost(_Request, frozen=True, kw_only=True):
+    """Raises or lowers items by what they are; those of any of the lists are meant."""
+
+    factor: Factor
+    """Several boosts of an item multiply; below 1 an item is buried."""
+    item_ids: Annotated[list[Identifier], Meta(max_length=MAX_BOOSTED_ITEMS)] = []
+    categories: CategoryNames = []
+    tags: Annotated[list[Identifier], Meta(max_length=64)] = []
+    """``key=value`` of an item's attributes."""
+
+
+class Pin(_Request, frozen=True, kw_only=True):
+    """Puts an item at a place, unless it may not be shown."""
+
+    item_id: Identifier
+    position: Position
+    """From 0. One from ``k`` on is ignored; in a shorter list, the item stands at the end."""
+
+
+class Freshness(_Request, frozen=True, kw_only=True):
+    """Raises new items: by ``factor`` at birth, by its square root a half life later, and so on."""
+
+    factor: Factor
+    half_life_h: HalfLifeHours
+    """Hours in which the boost, as a logarithm, halves."""
+
+
 class RecommendRequest(_Request, frozen=True, kw_only=True):
     """Asks for the next best items of a user."""
 
@@ -64,14 +101,36 @@ class RecommendRequest(_Request, frozen=True, kw_only=True):
     filters: Filters = Filters()
     max_per_category: Annotated[int, Meta(ge=1, le=MAX_K)] | None = None
     """Most items of one category, as long as there are enough of others."""
+    most_by_category: Annotated[
+        dict[CategoryName, Annotated[int, Meta(ge=0, le=MAX_K)]], Meta(max_length=64)
+    ] = {}
+    """The same for single categories; the tighter holds."""
+    least_by_category: Annotated[
+        dict[CategoryName, Annotated[int, Meta(ge=1, le=MAX_K)]], Meta(max_length=64)
+    ] = {}
+    """Fewest items of a category, as far as its candidates and the caps go."""
     diversity: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
-    """0: by score alone. Towards 1: neighbours in the list come from other categories."""
+    """0: by score alone. Towards 1: items of a list are unlike each other."""
+    diversity_method: DiversityMethod = "mmr"
+    """``mmr``: unlike the most alike item above. ``dpp``: unlike all items above together."""
+    diversity_by: DiversityBy = "category"
+    """What makes items alike: one category, or close embeddings."""
+    boosts: Annotated[list[Boost], Meta(max_length=MAX_BOOSTS)] = []
+    freshness: Freshness | None = None
+    """In place of the operator's."""
+    pins: Annotated[list[Pin], Meta(max_length=MAX_PINS)] = []
+    """Before the operator's."""
+    explore: bool = True
+    """Whether the operator's policy of exploration may draw; false: the best at every place."""
     objective_weights: Annotated[dict[str, ObjectiveWeight], Meta(max_length=16)] = {}
     """Blend objectives with these weights instead of the bundle's own."""
     context: Context = {}
     """What surrounds the request (device, page); goes to the exposure log."""
     explain: bool = False
     """Add reasons to every item and the features used to the answer."""
+    request_id: Identifier | None = None
+    """The answer's own, where the caller has one: asked again with it, chance falls the same way.
+    Use each for one answer only."""
 
 
 class RankRequest(_Request, frozen=True, kw_only=True):
@@ -85,6 +144,16 @@ class RankRequest(_Request, frozen=True, kw_only=True):
     explain: bool = False
 
 
+class RuleEffect(_Answer, frozen=True, kw_only=True):
+    """What one rule did to an item."""
+
+    rule: str
+    """Name of the operator's rule, or ``request``."""
+    action: Literal["boost", "freshness", "pin"]
+    factor: float = 1.0
+    """On the item's odds."""
+
+
 class Reasons(_Answer, frozen=True, kw_only=True):
     """Why an item stands where it does."""
 
@@ -92,6 +161,10 @@ class Reasons(_Answer, frozen=True, kw_only=True):
     """Raw score by candidate source; only those that scored the item."""
     objectives: dict[str, float]
     """Calibrated probability by objective; empty on the rung ``popular``."""
+    rules: list[RuleEffect] = []
+    """What rules did to the item; caps and minimums, which speak of the list, apart."""
+    propensity: float = 1.0
+    """Chance of the item at its place given those above it; 1 where nothing was drawn."""
 
 
 class UserSummary(_Answer, frozen=True, kw_only=True):
@@ -123,7 +196,7 @@ class RecommendedItem(_Answer, frozen=True, kw_only=True):
 
     item_id: str
     score: float
-    """Blended score; comparable within one answer only."""
+    """Blended score of the models, before rules; comparable within one answer only."""
     position: int
     """From 0."""
     title: str = ""

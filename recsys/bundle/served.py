@@ -1,5 +1,7 @@
 """A bundle as the API process holds it: names, filters and the fallback list, but no weights.
 
+Item embeddings are mapped from the bundle's file, not held (``item_embeddings.py``).
+
 Small and quick to load: a request is answered with one of these from start to end, while the next
 one may already be live.
 """
@@ -13,11 +15,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from recsys.bundle.item_embeddings import ItemEmbeddings, map_item_embeddings
+from recsys.bundle.item_tags import NO_TAGS, ItemTags
 from recsys.bundle.manifest import read_manifest
 from recsys.data.vocabulary import Vocabulary
 from recsys.data.vocabulary_file import load_vocabulary
 from recsys.errors import BundleError
-from recsys.features.batch import Bools, Float32s, Int32s
+from recsys.features.batch import Bools, Float32s, Int32s, Int64s
 from recsys.models.encode import UserEncoding
 from recsys.models.signature import Dimensions
 
@@ -49,6 +53,12 @@ class ServedBundle:
     """Aligned with ``popular_index``."""
     encoding: UserEncoding
     """How users become the tensors of ``signature.user_context``."""
+    born_ms: Int64s
+    """``[N + 1]`` when each item came to be, or was first named."""
+    embeddings: ItemEmbeddings
+    """What re-ranking measures likeness by."""
+    tags: ItemTags = NO_TAGS
+    """Attributes of items, for rules; none in bundles from before they were kept."""
 
     def category(self, row: int) -> str:
         """Give the category of an item, ``""`` for none."""
@@ -111,4 +121,7 @@ def load_served_bundle(folder: Path) -> ServedBundle:
         popular_index=vocabulary.indexes(entry.item_id for entry in popular),
         popular_score=np.array([entry.score for entry in popular], dtype=np.float32),
         encoding=manifest.encoding,
+        born_ms=np.array([0, *frame["born_ms"]], dtype=np.int64),
+        embeddings=map_item_embeddings(folder, num_items=vocabulary.num_items),
+        tags=ItemTags.of(frame["tags"]) if "tags" in frame.columns else NO_TAGS,
     )

@@ -22,6 +22,8 @@ from recsys.features.batch import Bools, Int64s
 
 UNKNOWN_CATEGORY = ""
 _COLUMNS = ("item_index", "item_id", "title", "category", "price", "born_ms", "available")
+_LATER_COLUMNS = ("tags",)
+"""Not in bundles from before they were kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,7 @@ class Catalogue:
                 ),
                 "born_ms": self.born_ms,
                 "available": self.available,
+                "tags": pl.Series(self.tokens, dtype=pl.List(pl.String)),
             }
         )
 
@@ -67,8 +70,10 @@ class Catalogue:
 def read_catalogue_frame(path: Path) -> pl.DataFrame:
     """Read a bundle's ``catalogue.parquet``. Raises BundleError when its columns are not ours."""
     frame = pl.read_parquet(path)
-    if tuple(frame.columns) != _COLUMNS:
-        raise BundleError(f"{path}: wanted columns {_COLUMNS}, found {tuple(frame.columns)}")
+    if tuple(frame.columns) not in (_COLUMNS, _COLUMNS + _LATER_COLUMNS):
+        raise BundleError(
+            f"{path}: wanted columns {_COLUMNS + _LATER_COLUMNS}, found {tuple(frame.columns)}"
+        )
     return frame
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from recsys.wire import Rung
 
 GREEDY = "greedy"
-"""Policy without chance: the best score first."""
+"""Policy without chance: the best item at every place."""
 
 
 class TensorRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,9 +51,12 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     bundle: str
     rung: Rung
     policy: str = GREEDY
-    """How the order was drawn; with ``greedy`` every propensity is 1."""
+    """How the list was drawn, with parameters; with ``greedy`` every propensity is 1."""
     propensities: list[float] = []
-    """Chance of each item at its place; empty under ``greedy``."""
+    """Chance of each item at its place given those above it, aligned with ``item_ids``; empty under
+    ``greedy``. Chance falls by ``user_id`` and ``request_id`` (``ranking/request_random.py``)."""
+    rules: str = ""
+    """Version of the operator's rules in force."""
     item_ids: list[str]
     """As answered; position ``i`` is ``item_ids[i]``."""
     scores: list[float | None]

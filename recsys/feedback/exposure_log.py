@@ -34,6 +34,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "bundle": pl.String(),
     "rung": pl.String(),
     "policy": pl.String(),
+    "rules": pl.String(),
     # the answer
     "item_ids": pl.List(pl.String()),
     "scores": pl.List(pl.Float64()),
@@ -131,7 +132,8 @@ def to_exposures(frame: pl.DataFrame) -> Iterator[Exposure]:
     """Give the exposures of rows of the log, in the order of the rows."""
     for row in frame.iter_rows(named=True):
         yield Exposure(
-            **{name: row[name] for name in _PLAIN},
+            **{name: row[name] for name in _PLAIN if name != "rules"},
+            rules=row["rules"] or "",  # null in files from before it was kept
             features=_unpack(row["features"]),
             request=msgspec.Raw(row["request"]),
         )

@@ -1,11 +1,10 @@
-"""Maximal marginal relevance: each next item is good and unlike those already chosen.
+"""Diversity: each next item trades its relevance against its likeness to the list above it.
 
-Source: Carbonell and Goldstein, "The use of MMR", SIGIR 1998, equation in section 2. We differ in
-that relevance is min-max scaled within the list first, so that ``diversity`` means the same for
-every score, and that similarity is whatever vectors are given: with one-hot categories, items of
-one category are alike and all others are not.
+Source: maximal marginal relevance, Carbonell & Goldstein 1998, equation 2. We differ in that
+likeness counts in units of the distance between best and worst candidate, so that ``diversity``
+means the same for every score, and never below 0: an opposite is no better than a stranger.
 
-Axes: ``C`` candidates, ``D`` vector.
+Axes: ``C`` candidates.
 """
 
 from __future__ import annotations
@@ -14,36 +13,53 @@ import numpy as np
 
 from recsys.features.batch import Float32s
 from recsys.ranking.category_cap import Places
+from recsys.ranking.similarity import Float64s, Similarity
+from recsys.ranking.worth import spread_of
+
+
+class MarginalRelevance:
+    """``Worth`` under maximal marginal relevance: ``(1 - λ) r - λ s max(likeness above)``."""
+
+    is_constant = False
+
+    def __init__(self, relevance: Float64s, similarity: Similarity, *, diversity: float) -> None:
+        """Take ``[C]`` relevance; ``diversity`` is λ, ``s`` is ``spread_of(relevance)``."""
+        self.slope = 1.0 - diversity
+        self._own = self.slope * relevance
+        self._price = diversity * spread_of(relevance)
+        self._similarity = similarity
+        self._closest = np.zeros(len(relevance))
+
+    def now(self) -> Float64s:
+        """See ``Worth.now``."""
+        return self._own - self._price * self._closest
+
+    def add(self, place: int) -> None:
+        """See ``Worth.add``."""
+        np.maximum(self._closest, self._similarity.row(place), out=self._closest)
 
 
 def maximal_marginal_relevance(
-    score: Float32s, vector: Float32s, *, diversity: float, k: int
+    score: Float32s, similarity: Similarity, *, diversity: float, k: int
 ) -> Places:
     """Give the places of the ``k`` chosen items, in the order chosen.
 
+    Of candidates worth the same, the one with the better score is taken, then the earlier.
+
     Args:
         score: ``[C]`` relevance, finite.
-        vector: ``[C, D]`` of length 1, or 0 for an item that is like none; dot product is
-            similarity.
-        diversity: 0 keeps the order of ``score``; 1 looks at similarity only.
+        similarity: Of the same candidates.
+        diversity: 0 keeps the order of ``score``; 1 looks at likeness only.
         k: Length wanted; fewer come back only when there are fewer candidates.
     """
-    num_candidates = len(score)
-    k = min(k, num_candidates)
-    if k == 0:
-        return np.empty(0, dtype=np.intp)
-    # Best first, so that of candidates whose scaled scores are equal the better one is taken.
     order = np.argsort(-score, kind="stable")
-    score, vector = score[order], vector[order]
-    span = float(score[0] - score[-1])
-    relevance = (score - score[-1]) / span if span > 0 else np.zeros_like(score)
-    closest = np.zeros(num_candidates, dtype=np.float32)
-    open_ = np.ones(num_candidates, dtype=bool)
-    chosen: list[int] = []
-    for _ in range(k):
-        value = (1.0 - diversity) * relevance - diversity * closest
-        best = int(np.argmax(np.where(open_, value, -np.inf)))  # the earlier of equals
-        chosen.append(best)
-        open_[best] = False
-        np.maximum(closest, vector @ vector[best], out=closest)
+    relevance = score[order].astype(np.float64)
+    worth = MarginalRelevance(relevance, similarity.take(order), diversity=diversity)
+    taken = np.zeros(len(score))
+    chosen = np.empty(min(k, len(score)), dtype=np.intp)
+    for position in range(len(chosen)):
+        best = int(np.argmax(worth.now() + taken))
+        chosen[position] = best
+        taken[best] = -np.inf
+        worth.add(best)
     return order[chosen]

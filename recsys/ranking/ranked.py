@@ -65,6 +65,20 @@ class RankedItems:
         """Give the items best first; equal scores keep their order."""
         return self.take(np.argsort(-self.score, kind="stable"))
 
+    def with_further(self, others: RankedItems) -> RankedItems:
+        """Add at the end the items of ``others`` that are not in this list."""
+        new = np.flatnonzero(~np.isin(others.item_index, self.item_index))
+        if len(new) == 0:
+            return self
+        more = others.take(new)
+        return RankedItems(
+            item_index=np.concatenate([self.item_index, more.item_index]),
+            score=np.concatenate([self.score, more.score]),
+            objective_score=np.concatenate([self.objective_score, more.objective_score]),
+            source_score=np.concatenate([self.source_score, more.source_score]),
+            item_age_ms=self.item_age_ms,
+        )
+
     def with_score(self, score: Float32s) -> RankedItems:
         """Give the items by another score, best first."""
         return RankedItems(

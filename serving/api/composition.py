@@ -25,6 +25,7 @@ from recsys.features.plan import load as load_plan
 from recsys.inference.live import LiveBundle
 from recsys.inference.triton import TritonModel, TritonServer, model_name
 from recsys.pipeline import Pipeline
+from recsys.ranking.operator_file import OperatorFile
 from recsys.settings import Settings
 from serving.api.event_publisher import EventPublisher
 from serving.api.exposure_log import ExposureLog
@@ -79,10 +80,13 @@ async def open_services(settings: Settings, endpoints: Endpoints) -> AsyncIterat
     reading = asyncio.create_task(asyncio.to_thread(import_module, "recsys.data.catalogue"))
     following = asyncio.create_task(bundles.run(), name="follow the live bundle")
     following.add_done_callback(_report)
+    rules = OperatorFile(settings.rules_path)
+    reading_rules = asyncio.create_task(rules.run(), name="follow the operator's rules")
+    reading_rules.add_done_callback(_report)
     try:
         yield Services(
             bundles=bundles,
-            pipeline=Pipeline(),
+            pipeline=Pipeline(operator=lambda: rules.current),
             events=events,
             exposures=exposures,
             topics=topics,
@@ -94,9 +98,10 @@ async def open_services(settings: Settings, endpoints: Endpoints) -> AsyncIterat
         )
     finally:
         await reading
-        following.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await following
+        for task in (following, reading_rules):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         await asyncio.to_thread(events.stop)
         await asyncio.to_thread(exposures.stop)
         for reader in readers:
@@ -116,4 +121,4 @@ def _connect(
 
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("the live bundle is no longer followed", exc_info=error)
+        logger.error("given up: %s", task.get_name(), exc_info=error)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import polars as pl
 
+from recsys.bundle.item_embeddings import ItemEmbeddings
+from recsys.bundle.item_tags import ItemTags
 from recsys.bundle.served import ServedBundle
+from recsys.clock import HOUR_MS
 from recsys.data.vocabulary import Vocabulary
 from recsys.errors import FeatureError
 from recsys.events.codec import decode
@@ -22,6 +26,7 @@ from recsys.models.signature import Dimensions
 
 ACTIVITY = ("clicks_1h", "clicks_1d")
 CATEGORY_ACTIVITY = ("clicks_1d", "clicks_7d")
+BORN_MS = 1_767_225_600_000
 CATEGORIES = ("books", "mugs", "tea")
 ENCODING = UserEncoding(
     history_length=8,
@@ -43,7 +48,8 @@ BUNDLE_DIMENSIONS = Dimensions(
 
 
 def toy_bundle(bundle_id: str = "toy", *, num_items: int = 40, withdrawn: int = 0) -> ServedBundle:
-    """Items ``item-1 … item-N``; row ``i`` is in category ``i % 3``; the last are withdrawn."""
+    """Items ``item-1 … item-N``; row ``i`` is in category ``i % 3`` and was born ``i`` hours after
+    ``BORN_MS``; the last are withdrawn."""
     rows = np.arange(num_items + 1)
     available = (rows > 0) & (rows <= num_items - withdrawn)
     popular = rows[1:].astype(np.int32)
@@ -59,7 +65,15 @@ def toy_bundle(bundle_id: str = "toy", *, num_items: int = 40, withdrawn: int = 
         popular_index=popular,
         popular_score=(1.0 / popular).astype(np.float32),
         encoding=ENCODING,
+        born_ms=np.where(rows > 0, BORN_MS + rows * HOUR_MS, 0).astype(np.int64),
+        embeddings=ItemEmbeddings({"vectors": _vectors(num_items)}),
+        tags=ItemTags.of(pl.Series([["even=true"] if row % 2 == 0 else [] for row in rows[1:]])),
     )
+
+
+def _vectors(num_items: int) -> np.ndarray:
+    """Give random vectors of length 8, the same each time."""
+    return np.random.default_rng(5).normal(size=(num_items + 1, 8)).astype(np.float32)
 
 
 class UsersOfLog:
@@ -81,7 +95,13 @@ class UsersOfLog:
         self.num_reads += 1
         self._take_in()
         histories = [self._history(user_id, vocabulary, now_ms) for user_id in user_ids]
-        return self._features(histories, now_ms)
+        tokens = [
+            names.token_hashes(names.tokens_of(self._profiles[user_id].attributes))
+            if user_id in self._profiles
+            else np.empty(0, np.int64)
+            for user_id in user_ids
+        ]
+        return self._features(histories, tokens, now_ms)
 
     async def read_profile(
         self, user_id: str, *, vocabulary: Vocabulary, now_ms: int
@@ -118,7 +138,9 @@ class UsersOfLog:
                     self._profiles[event.user_id] = event
 
     @staticmethod
-    def _features(histories: list[list[tuple[int, int, int]]], now_ms: int) -> UserFeatures:
+    def _features(
+        histories: list[list[tuple[int, int, int]]], tokens: list[np.ndarray], now_ms: int
+    ) -> UserFeatures:
         offsets = np.cumsum([0, *(len(history) for history in histories)])
         flat = [entry for history in histories for entry in history]
         activity = [[min(1, len(history)), len(history)] for history in histories]
@@ -130,7 +152,9 @@ class UsersOfLog:
         return UserFeatures(
             as_of_ms=np.full(num_users, now_ms, dtype=np.int64),
             known=np.array([bool(history) for history in histories]),
-            token_hashes=Ragged(np.empty(0, np.int64), np.zeros(num_users + 1, np.int64)),
+            token_hashes=Ragged(
+                np.concatenate(tokens), np.cumsum([0, *(len(some) for some in tokens)])
+            ),
             activity=np.array(activity, dtype=np.float32),
             history_index=Ragged(np.array([row for row, _, _ in flat], np.int32), offsets),
             history_count=Ragged(np.array([count for _, count, _ in flat], np.float32), offsets),

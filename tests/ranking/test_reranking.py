@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 from recsys.errors import InputError
 from recsys.ranking.blending import blend, check_weights
 from recsys.ranking.category_cap import cap_per_category
+from recsys.ranking.category_limits import CategoryBounds
+from recsys.ranking.exploration import Policy, Softmax
 from recsys.ranking.mmr import maximal_marginal_relevance
-from recsys.ranking.ranked import RankedItems
-from recsys.ranking.reranking import candidates_needed, rerank
+from recsys.ranking.request_rules import NOTHING_APPLIES, Applying
+from recsys.ranking.reranking import candidates_needed
+from recsys.ranking.similarity import VectorSimilarity
 from recsys.wire import RecommendRequest
 
 SCORES = st.lists(
@@ -18,39 +21,12 @@ SCORES = st.lists(
 )
 
 
-def ranked(scores: list[float]) -> RankedItems:
-    return RankedItems(
-        item_index=np.arange(1, len(scores) + 1, dtype=np.int32),
-        score=np.array(scores, dtype=np.float32),
-        objective_score=np.zeros((len(scores), 1), dtype=np.float32),
-        source_score=np.zeros((len(scores), 1), dtype=np.float32),
-    ).by_score()
-
-
 @given(scores=SCORES, k=st.integers(1, 40))
 def test_without_diversity_mmr_is_the_order_of_scores(scores: list[float], k: int) -> None:
     score = np.array(scores, dtype=np.float32)
     vectors = np.eye(len(scores), dtype=np.float32)
-    places = maximal_marginal_relevance(score, vectors, diversity=0.0, k=k)
+    places = maximal_marginal_relevance(score, VectorSimilarity(vectors), diversity=0.0, k=k)
     assert score[places].tolist() == sorted(score.tolist(), reverse=True)[:k]
-
-
-@given(
-    scores=SCORES,
-    categories=st.lists(st.integers(-1, 3), min_size=30, max_size=30),
-    k=st.integers(1, 35),
-    diversity=st.floats(0, 1),
-    cap=st.none() | st.integers(1, 5),
-)
-def test_reranking_shows_as_many_distinct_items_as_there_are(
-    scores: list[float], categories: list[int], k: int, diversity: float, cap: int | None
-) -> None:
-    category_index = np.array([-1, *categories], dtype=np.int32)
-    shown = rerank(
-        ranked(scores), category_index, k=k, diversity=diversity, max_per_category=cap
-    ).item_index.tolist()
-    assert len(shown) == min(k, len(scores))
-    assert len(set(shown)) == len(shown)
 
 
 def test_mmr_by_hand() -> None:
@@ -58,8 +34,9 @@ def test_mmr_by_hand() -> None:
     # 0.5 * 0.9 - 0.5 * 1 = -0.05, the third, unlike the first, 0.
     score = np.array([10.0, 9.0, 0.0], dtype=np.float32)
     vectors = np.array([[1, 0], [1, 0], [0, 1]], dtype=np.float32)
-    assert maximal_marginal_relevance(score, vectors, diversity=0.5, k=3).tolist() == [0, 2, 1]
-    assert maximal_marginal_relevance(score, vectors, diversity=0.4, k=3).tolist() == [0, 1, 2]
+    alike = VectorSimilarity(vectors)
+    assert maximal_marginal_relevance(score, alike, diversity=0.5, k=3).tolist() == [0, 2, 1]
+    assert maximal_marginal_relevance(score, alike, diversity=0.4, k=3).tolist() == [0, 1, 2]
 
 
 def test_cap_fills_up_with_what_is_over_it() -> None:
@@ -80,7 +57,13 @@ def test_blend_by_hand_and_weights_that_are_refused() -> None:
 
 
 def test_reranking_asks_for_more_candidates_than_a_plain_list() -> None:
-    assert candidates_needed(RecommendRequest(user_id="u", k=7)) == 7
-    assert candidates_needed(RecommendRequest(user_id="u", k=7, diversity=0.3)) == 100
-    assert candidates_needed(RecommendRequest(user_id="u", k=50, max_per_category=2)) == 250
-    assert candidates_needed(RecommendRequest(user_id="u", k=500, max_per_category=2)) == 500
+    def needed(
+        policy: Policy | None = None, rules: Applying = NOTHING_APPLIES, **body: object
+    ) -> int:
+        return candidates_needed(RecommendRequest(user_id="u", **body), rules, policy)
+
+    assert needed(k=7) == 7
+    assert needed(k=7, diversity=0.3) == 100
+    assert needed(k=7, policy=Softmax()) == 100
+    assert needed(k=50, rules=Applying(bounds=CategoryBounds(most_of_each=2))) == 250
+    assert needed(k=500, objective_weights={"click": 1}) == 500

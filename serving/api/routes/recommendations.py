@@ -41,11 +41,12 @@ async def recommend(request: Request) -> Response:
     check_identifier(wanted.user_id, "user_id")
     live = services.live()
     bundle = live.bundle
-    answer = await services.pipeline.recommend(live, wanted)
+    request_id = wanted.request_id or uuid.uuid4().hex
+    check_identifier(request_id, "request_id")
+    answer = await services.pipeline.recommend(live, wanted, request_id=request_id)
     ranked = answer.ranked
-    request_id = uuid.uuid4().hex
     item_ids = bundle.vocabulary.item_ids
-    why = explanations.reasons(bundle, ranked) if wanted.explain else [None] * len(ranked)
+    why = explanations.reasons(bundle, answer) if wanted.explain else [None] * len(ranked)
     items = [
         RecommendedItem(
             item_id=item_ids[row - 1],
@@ -99,7 +100,7 @@ async def rank(request: Request) -> Response:
     ranked = answer.ranked
     request_id = uuid.uuid4().hex
     vocabulary = bundle.vocabulary
-    why = explanations.reasons(bundle, ranked) if wanted.explain else [None] * len(ranked)
+    why = explanations.reasons(bundle, answer) if wanted.explain else [None] * len(ranked)
     items = [
         RankedItem(
             item_id=vocabulary.item_ids[row - 1],
@@ -173,9 +174,12 @@ def _expose(
             request_id=request_id,
             user_id=user_id,
             route=route,
-            now_ms=services.clock(),
+            now_ms=answer.now_ms,
             bundle=bundle.bundle_id,
             rung=answer.rung,
+            policy=answer.policy,
+            propensities=list(answer.propensities),
+            rules=answer.rules_version,
             item_ids=item_ids,
             scores=list(scores),
             features=Exposure.tensors(user.arrays) if user is not None else {},

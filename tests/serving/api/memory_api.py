@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from recsys.inference.live import LiveBundle
 from recsys.inference.local import LocalModel
 from recsys.inference.model import Model
 from recsys.pipeline import Pipeline
+from recsys.ranking.operator_rules import NO_RULES, OperatorRules
 from serving.api.app import create_app
 from serving.api.event_publisher import EventPublisher
 from serving.api.exposure_log import ExposureLog
@@ -56,7 +57,11 @@ class MemoryApi:
 
 @contextmanager
 def memory_api(
-    *, bundle: ServedBundle | None = None, model: Model | None = None, live: bool = True
+    *,
+    bundle: ServedBundle | None = None,
+    model: Model | None = None,
+    live: bool = True,
+    operator: Callable[[], OperatorRules] = lambda: NO_RULES,
 ) -> Iterator[MemoryApi]:
     """Run the app. ``live=False``: nothing is published yet."""
     bundle = bundle or toy_bundle()
@@ -76,7 +81,7 @@ def memory_api(
         exposures.start()
         yield Services(
             bundles=bundles,
-            pipeline=Pipeline(),
+            pipeline=Pipeline(operator=operator),
             events=events,
             exposures=exposures,
             topics=topics,
