@@ -19,6 +19,7 @@ from training.tracking.record import RunRecord
 BUNDLE_TAG = "recsys.bundle_id"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",  # its import sets the level anew
     # A server that is away is found to be so in half a minute, not in ten.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
