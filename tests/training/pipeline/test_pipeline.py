@@ -24,9 +24,9 @@ from tests.training.pipeline.small_state import append, open_gate, small_definit
 from training.debug_bundle import DEBUG_END_MS, made_up_log
 from training.pipeline.definition import DataBounds, Definition, read_definition
 from training.pipeline.gate import GateRefusedError
-from training.pipeline.journal import read_journal
+from training.pipeline.journal import Journal, read_journal
 from training.pipeline.one_run import BusyError, turn_by_file, turn_in_redis
-from training.pipeline.run import Ran, run_pipeline
+from training.pipeline.run import Ran, _prune, run_pipeline
 from training.pipeline.state import journal_path, outputs_folder, pipeline_folder, read_state
 from training.pipeline.status import status_of
 from training.report.write import read_report
@@ -223,29 +223,6 @@ def test_the_state_tells_each_step_and_that_nobody_runs(state, first) -> None:
     assert [step["step"] for step in found["steps"]][:3] == ["data", "features", "examples"]
 
 
-def test_what_was_rolled_back_does_not_come_back_by_running_again(tmp_path) -> None:
-    settings = small_state(tmp_path)
-    store = BundleStore(settings.bundle_dir)
-    one, two = run(settings), run(settings, small_definition(seed=21))
-    assert store.live() == two.bundle_id and store.rollback() == one.bundle_id
-    ran = run(settings, small_definition(seed=21))
-    assert (ran.bundle_id, ran.live) == (two.bundle_id, one.bundle_id)
-    assert events(settings, ran, "step_started") == []
-    told = [e["text"] for e in read_journal(journal_path(settings, ran.run)) if "text" in e]
-    assert f"`recsys publish {two.bundle_id}` brings it back" in told[-1]
-
-
-def test_runs_that_are_refused_night_after_night_leave_no_more_than_others(tmp_path) -> None:
-    settings = small_state(tmp_path)
-    gate = open_gate().model_copy(update={"floors": {"repeats_allowed.recall@20": 1.01}})
-    good = run(settings, small_definition(keep_runs=1))
-    for seed in (21, 22, 23):
-        with pytest.raises(GateRefusedError):
-            run(settings, small_definition(seed=seed, gate=gate, keep_runs=1))
-    towers = {path.name for path in outputs_folder(settings).glob("towers/*")}
-    assert len(towers) == 2 and good.outputs["towers"].key in towers
-
-
 @pytest.mark.parametrize(
     ("bounds", "said"),
     [
@@ -278,3 +255,32 @@ def test_a_mistake_in_the_definition_is_named_before_anything_runs(tmp_path) -> 
         read_definition(path, {})
     with pytest.raises(ConfigurationError, match="no recipe 'dream'"):
         run(small_state(tmp_path / "s"), small_definition(recipe="dream"))
+
+
+def test_what_was_rolled_back_does_not_come_back_by_running_again(state, first) -> None:
+    store = BundleStore(state.bundle_dir)
+    two = run(state, small_definition(seed=21))
+    assert store.live() == two.bundle_id and store.rollback() == first.bundle_id
+    ran = run(state, small_definition(seed=21))
+    assert (ran.bundle_id, ran.live) == (two.bundle_id, first.bundle_id)
+    assert events(state, ran, "step_started") == []
+    told = [e["text"] for e in read_journal(journal_path(state, ran.run)) if "text" in e]
+    assert f"`recsys publish {two.bundle_id}` brings it back" in told[-1]
+
+
+def test_what_failed_runs_leave_is_removed_but_for_the_latest_and_the_latest_good_one(
+    tmp_path,
+) -> None:
+    settings = Settings(RECSYS_STATE_DIR=tmp_path)
+    towers = outputs_folder(settings) / "towers"
+    for number, (told, end) in enumerate(
+        [("done", "done"), ("done", "refused"), ("started", "failed")]
+    ):
+        key = f"k{number}"
+        (towers / (f".scratch-{key}" if told == "started" else key)).mkdir(parents=True)
+        journal = Journal(journal_path(settings, f"r{number}"), console=Console(file=io.StringIO()))
+        journal.tell("run_started")
+        journal.tell(f"step_{told}", step="towers", key=key, took_s=1.0)
+        journal.tell(f"run_{end}", error="")
+    _prune(settings, 1)
+    assert sorted(path.name for path in towers.iterdir()) == [".scratch-k2", "k0"]
