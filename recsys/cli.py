@@ -77,6 +77,9 @@ COMMANDS: dict[str, Command] = {
     "bundle": Command("recsys.bundle.cli", "list, verify, point to and roll back bundles"),
     "rules": Command("recsys.ranking.rules_cli", "check and install merchandising rules"),
     "publish": Command("serving.publish", "load a bundle into Triton and make it live"),
+    "keys": Command(
+        "recsys.security.cli", "say who may call the API: create, list, revoke, rotate"
+    ),
     "loadtest": Command("benchmarks.loadtest", "load the API at a given rate, print latencies"),
 }
 

@@ -15,9 +15,10 @@ is busy. What is wrong with a request raises InputError at once.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,7 +27,15 @@ import msgspec
 
 from recsys import api_calls
 from recsys.api_calls import Answer, Call, EventLike
-from recsys.errors import DeadlineExceededError, InputError, RecsysError, ServerError, StageError
+from recsys.errors import (
+    ConfigurationError,
+    DeadlineExceededError,
+    InputError,
+    OverloadedError,
+    RecsysError,
+    ServerError,
+    StageError,
+)
 from recsys.wire import (
     ErrorResponse,
     EventsResponse,
@@ -41,6 +50,7 @@ from recsys.wire import (
 
 _RETRIED_STATUS = frozenset({429, 502, 503, 504})
 _NO_FILTERS = Filters()
+API_KEY_VARIABLE = "RECSYS_API_KEY"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +65,16 @@ class ClientConfig:
     """Pause before the second try; doubled before each further one."""
     max_connections: int = 100
     """Kept in the pool."""
+    api_key: str | None = field(default=None, repr=False)
+    """Key or token sent along; unset: ``RECSYS_API_KEY`` of the environment, if any."""
 
 
 class NotFoundError(InputError):
     """The API knows no such item."""
+
+
+class AccessDeniedError(ConfigurationError):
+    """The API wants a key, another key, or one with another scope."""
 
 
 class NothingPublishedError(ServerError):
@@ -230,6 +246,14 @@ class AsyncClient:
 
 
 def _options(base_url: str, config: ClientConfig) -> dict[str, Any]:
+    headers = {"content-type": "application/json"}
+    api_key = config.api_key or os.environ.get(API_KEY_VARIABLE)
+    if api_key:
+        if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
+            raise ConfigurationError(
+                f"{API_KEY_VARIABLE}: wanted a key or token without spaces, found other characters"
+            )
+        headers["authorization"] = f"Bearer {api_key}"
     return {
         "base_url": base_url,
         "timeout": config.timeout_s,
@@ -237,7 +261,7 @@ def _options(base_url: str, config: ClientConfig) -> dict[str, Any]:
             max_connections=config.max_connections,
             max_keepalive_connections=config.max_connections,
         ),
-        "headers": {"content-type": "application/json"},
+        "headers": headers,
     }
 
 
@@ -280,6 +304,12 @@ def _error_of(call: Call[Any], response: httpx.Response) -> RecsysError:
             return NotFoundError(error.message, field=error.field)
         case "no_bundle":
             return NothingPublishedError(error.message)
+        case "unauthenticated" | "forbidden":
+            return AccessDeniedError(
+                f"{error.message}; set {API_KEY_VARIABLE} or ClientConfig.api_key"
+            )
+        case "rate_limited":
+            return OverloadedError(error.message, stage="api")
         case "late":
             return DeadlineExceededError(error.message, stage="api")
         case "unavailable" | "overloaded" | "internal":

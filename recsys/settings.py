@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from recsys.errors import ConfigurationError
 
 BrokerKind = Literal["kafka", "tansu"]
+AuthMode = Literal["required", "off"]
 
 
 def _default_servers_dir() -> Path:
@@ -50,17 +51,17 @@ class Settings(BaseSettings):
     """PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."""
     kafka_sasl_mechanism: str | None = Field(None, alias="KAFKA_SASL_MECHANISM")
     kafka_sasl_username: str | None = Field(None, alias="KAFKA_SASL_USERNAME")
-    kafka_sasl_password: str | None = Field(None, alias="KAFKA_SASL_PASSWORD")
+    kafka_sasl_password: str | None = Field(None, alias="KAFKA_SASL_PASSWORD", repr=False)
     kafka_ssl_cafile: str | None = Field(None, alias="KAFKA_SSL_CAFILE")
     kafka_home: Path | None = Field(None, alias="KAFKA_HOME")
     """An unpacked Kafka distribution for the embedded broker."""
-    redis_url: str | None = Field(None, alias="REDIS_URL")
+    redis_url: str | None = Field(None, alias="REDIS_URL", repr=False)
     """Address of the online store; ``recsys/features/redis/address.py`` says what it may say."""
     triton_grpc_url: str | None = Field(None, alias="TRITON_GRPC_URL")
     """``host:port`` of Triton's gRPC port; it must see ``model_repository`` under the same path."""
     ray_address: str | None = Field(None, alias="RAY_ADDRESS")
     """Ray cluster for training; unset starts a local one."""
-    mlflow_tracking_uri: str | None = Field(None, alias="MLFLOW_TRACKING_URI")
+    mlflow_tracking_uri: str | None = Field(None, alias="MLFLOW_TRACKING_URI", repr=False)
     """Where training runs are recorded; unset: a SQLite file under the state folder."""
 
     state_dir: Path = Field(Path("var"), alias="RECSYS_STATE_DIR")
@@ -79,7 +80,19 @@ class Settings(BaseSettings):
     """Partitions of a topic we create."""
     host: str = Field("127.0.0.1", alias="RECSYS_HOST")
     """Address every embedded server and the API listen on."""
+    api_host: str | None = Field(None, alias="RECSYS_API_HOST")
+    """Address the API alone listens on; unset: as the others. The embedded servers ask nobody for
+    a password, so they stay on loopback while the API serves other machines."""
     api_port: int = Field(8080, alias="RECSYS_API_PORT", ge=1, le=65535)
+    auth: AuthMode | None = Field(None, alias="RECSYS_AUTH")
+    """Whether the API asks callers for a key; unset: only when other machines can reach it."""
+    admin_port: int | None = Field(None, alias="RECSYS_ADMIN_PORT", ge=0, le=65535)
+    """Where the endpoints of scope ``admin`` are; 0: on the API's own port; unset: there too, or
+    8081 when callers are asked for a key."""
+    admin_host: str = Field("127.0.0.1", alias="RECSYS_ADMIN_HOST")
+    """Address the admin port listens on."""
+    jwt_jwks: str | None = Field(None, alias="RECSYS_JWT_JWKS")
+    """File or https URL of the keys that sign tokens; unset: no tokens are taken."""
     worker_metrics_port: int = Field(18090, alias="RECSYS_WORKER_METRICS_PORT", ge=0, le=65535)
     """Where the stream worker shows its metrics at ``/metrics``, worker N on the Nth port after
     it; 0 shows none."""
@@ -90,6 +103,11 @@ class Settings(BaseSettings):
     """The KRaft controller takes the port after it."""
     triton_grpc_port: int = Field(18001, alias="RECSYS_TRITON_GRPC_PORT", ge=1, le=65535)
     """Triton's HTTP and metrics ports are the two after it."""
+
+    @property
+    def api_host_in_force(self) -> str:
+        """Address the API listens on."""
+        return self.api_host or self.host
 
     @property
     def run_dir(self) -> Path:

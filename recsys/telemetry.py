@@ -18,6 +18,10 @@ REQUESTS = Counter("recsys_requests_total", "Requests answered by the API.", ["r
 REQUEST_SECONDS = Histogram(
     "recsys_request_seconds", "Time to answer a request.", ["route"], buckets=_LATENCY_BUCKETS_S
 )
+ACCESS_REFUSED = Counter(
+    "recsys_access_refused_total",
+    "Requests refused for who sent them, or how many.", ["route", "reason"],
+)  # fmt: skip
 STAGE_SECONDS = Histogram(
     "recsys_stage_seconds", "Time one stage of a request took.", ["stage"],
     buckets=_LATENCY_BUCKETS_S,

@@ -1,13 +1,15 @@
 """Run with ``python -m benchmarks.loadtest --rate 50 --duration 10`` (or ``recsys loadtest``).
 
 Sends ``POST /v1/recommendations`` for Zipf-distributed users in open loop. Prints the latencies on
-stderr and one JSON result on stdout. Exit code 1 when an answer was an error.
+stderr and one JSON result on stdout. Exit code 1 when an answer was an error. Sends the key in
+``RECSYS_API_KEY``, if any.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 from collections import Counter
@@ -62,6 +64,7 @@ async def measure(args: argparse.Namespace, user_ids: list[str]) -> tuple[Outcom
     address = urlsplit(args.url)
     host, port = address.hostname or "127.0.0.1", address.port or 80
     rng = np.random.default_rng(args.seed)
+    api_key = os.environ.get("RECSYS_API_KEY")  # an argument would stand in the process list
     pool = ConnectionPool(host, port)
     rungs: Counter[str] = Counter()
     decoder = msgspec.json.Decoder(_RungOnly)
@@ -75,7 +78,7 @@ async def measure(args: argparse.Namespace, user_ids: list[str]) -> tuple[Outcom
         users = zipf_users(user_ids, len(due_s), exponent=args.zipf, rng=rng)
         bodies = (msgspec.json.encode({"user_id": user, "k": args.k}) for user in users)
         path = "/v1/recommendations"
-        return [prepare_post(host, port, path, body) for body in bodies], due_s
+        return [prepare_post(host, port, path, body, api_key) for body in bodies], due_s
 
     if args.warmup > 0:
         await run_open_loop(*prepare(args.warmup), pool, timeout_s=args.timeout)

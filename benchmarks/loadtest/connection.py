@@ -110,9 +110,10 @@ class ConnectionPool:
             self._free.pop().close()
 
 
-def prepare_post(host: str, port: int, path: str, body: bytes) -> bytes:
+def prepare_post(host: str, port: int, path: str, body: bytes, api_key: str | None = None) -> bytes:
     """Give the bytes of a JSON POST."""
+    authorization = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
     return (
         f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"{authorization}Content-Length: {len(body)}\r\n\r\n"
     ).encode() + body

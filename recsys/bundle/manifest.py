@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -196,14 +197,20 @@ def file_entry(path: Path) -> FileEntry:
     return FileEntry(sha256=digest, size_bytes=path.stat().st_size)
 
 
-def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Compare every file with the manifest.
+def verify_files(folder: Path, manifest: Manifest, only: Collection[str] | None = None) -> None:
+    """Compare every file with the manifest; of those in ``only`` where it is given.
 
     Raises:
-        BundleError: naming the file that is missing, too many or changed.
+        BundleError: naming the file that is missing, changed, or wanted and not in the manifest.
     """
-    for name, entry in manifest.files.items():
+    for name in manifest.files if only is None else only:
         path = folder / name
+        entry = manifest.files.get(name)
+        if entry is None:
+            raise BundleError(
+                f"bundle {manifest.bundle_id}: wanted {name} among its files, found "
+                f"{', '.join(sorted(manifest.files))}; train again"
+            )
         if not path.is_file():
             raise BundleError(f"bundle {manifest.bundle_id}: {name} is missing from {folder}")
         found = file_entry(path)

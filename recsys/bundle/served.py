@@ -15,13 +15,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from recsys.bundle.item_embeddings import ItemEmbeddings, map_item_embeddings
+from recsys.bundle.item_embeddings import ITEMS_FILE, ItemEmbeddings, map_item_embeddings
 from recsys.bundle.item_tags import NO_TAGS, ItemTags
-from recsys.bundle.manifest import read_manifest
+from recsys.bundle.manifest import read_manifest, verify_files
 from recsys.data.vocabulary import Vocabulary
 from recsys.data.vocabulary_file import load_vocabulary
 from recsys.errors import BundleError
 from recsys.features.batch import Bools, Float32s, Int32s, Int64s
+from recsys.features.plan import PLAN_FILE
 from recsys.models.encode import UserEncoding
 from recsys.models.signature import Dimensions
 
@@ -96,6 +97,9 @@ def load_served_bundle(folder: Path) -> ServedBundle:
     from recsys.data.catalogue import read_catalogue_frame
 
     manifest = read_manifest(folder)
+    # What an API process reads; towers and ranker are the model server's to verify.
+    read = (VOCABULARY_FILE, CATALOGUE_FILE, POPULAR_FILE, PLAN_FILE, ITEMS_FILE)
+    verify_files(folder, manifest, read)
     vocabulary = load_vocabulary(folder / VOCABULARY_FILE)
     frame = read_catalogue_frame(folder / CATALOGUE_FILE)
     if tuple(frame["item_id"]) != vocabulary.item_ids:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recsys.client import Client
+from recsys.client import API_KEY_VARIABLE, Client, ClientConfig
 from recsys.clock import now_ms
 from recsys.demo.click import show_click
 from recsys.demo.memory import MARK, PeakMemory, marked_processes
@@ -29,6 +29,8 @@ from recsys.demo.people import STRANGER, show_recommendations, users_by_activity
 from recsys.demo.stages import Stages
 from recsys.demo.world import RETAIL, choose_world
 from recsys.errors import ConfigurationError, RecsysError
+from recsys.security.listening import callers_are_asked, key_file
+from recsys.security.scopes import SCOPES
 from recsys.settings import Settings
 
 _LOG_WIDTH = 110
@@ -65,11 +67,15 @@ def main(argv: list[str] | None = None) -> int:
         "RECSYS_STATE_DIR": str(state_dir),
         "RECSYS_DATA_DIR": str(settings.data_dir.resolve()),
         **_free_ports(settings),
+        "RECSYS_ADMIN_PORT": "0",  # one port fewer that another system may have
     }
     # A polite kill stops what was started, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     stages = Stages(console=console, environment=environment)
     _empty(state_dir, stages)
+    if callers_are_asked(settings):
+        keys = key_file(settings.model_copy(update={"state_dir": state_dir}))
+        environment[API_KEY_VARIABLE] = keys.create(SCOPES, owner="recsys demo").text
     with PeakMemory(run_id) as memory:
         try:
             play(args, stages, settings, state_dir)
@@ -105,7 +111,8 @@ def play(args: argparse.Namespace, stages: Stages, settings: Settings, state_dir
         if (name := field.alias or "") in stages.environment
     }
     demo_settings = Settings.model_validate(addresses)
-    api_url = f"http://{demo_settings.host}:{demo_settings.api_port}"
+    api_url = f"http://{demo_settings.api_host_in_force}:{demo_settings.api_port}"
+    patience = ClientConfig(api_key=stages.environment.get(API_KEY_VARIABLE))
     with (
         stages.stage(
             "servers", "Redis, Kafka, Triton, the worker and the API start; feature_repo is applied"
@@ -129,9 +136,12 @@ def play(args: argparse.Namespace, stages: Stages, settings: Settings, state_dir
     with stages.stage("recommend", "three users ask"):
         users = users_by_activity(demo_settings)
         regular, average = users[len(users) // 50], users[len(users) // 2]
-        with Client(api_url) as client:
+        with Client(api_url, patience) as client:
             show_recommendations(console, client, [regular, average, STRANGER])
-    with stages.stage("click", "one click, and the next answer"), Client(api_url) as client:
+    with (
+        stages.stage("click", "one click, and the next answer"),
+        Client(api_url, patience) as client,
+    ):
         show_click(console, client, average, click_type=world.click_type)
     with stages.stage("load test", "open loop: latency counts from the intended send time"):
         user_file = state_dir / "loadtest_users.txt"

@@ -1,4 +1,4 @@
-"""Run with ``python -m serving.api``: the HTTP API on ``RECSYS_HOST:RECSYS_API_PORT``.
+"""Run with ``python -m serving.api``: the HTTP API on ``RECSYS_API_HOST:RECSYS_API_PORT``.
 
 Reads its settings from the environment and the servers' addresses from the running ``recsys up``.
 Stops cleanly on SIGTERM: running requests are answered, exposures are written.
@@ -19,7 +19,8 @@ from recsys.endpoints import resolve
 from recsys.errors import RecsysError
 from recsys.settings import Settings
 from serving.api.app import create_app
-from serving.api.composition import open_services
+from serving.api.composition import make_gate, open_services
+from serving.api.listen import listen
 
 _DRAIN_S = 10
 """Running requests may take so long after SIGTERM."""
@@ -47,20 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             endpoints.require_triton,
         ):
             require()
+        gate = make_gate(settings)
+        sockets = listen(settings)
     except RecsysError as error:
         sys.stderr.write(f"serving.api: {error}\n")
         return 2
     for stopping in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once it has stopped; by then there is nothing to do.
         signal.signal(stopping, lambda *_: None)
-    app = create_app(lambda: open_services(settings, endpoints))
+    app = create_app(lambda: open_services(settings, endpoints), gate)
     # What is here now stays: the collector need not walk it at every full pass.
     gc.collect()
     gc.freeze()
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.api_port,
         loop="uvloop",
         http="httptools",
         ws="none",
@@ -72,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         server_header=False,
         date_header=False,
     )
+    # One server on all ports: they share the services, and stop together.
+    uvicorn.Server(config).run(sockets=sockets)
     return 0
 
 

@@ -17,6 +17,7 @@ from recsys import __version__
 from recsys.errors import RecsysError
 from serving.api.border import Border
 from serving.api.endpoints import ENDPOINTS
+from serving.api.gate import Gate
 from serving.api.openapi import openapi_document
 from serving.api.problems import Problem, problem_of
 from serving.api.services import Services
@@ -28,10 +29,11 @@ CLIENT_GONE = 499
 """Status counted when the caller hung up before it was answered."""
 
 
-def create_app(open_services: OpenServices) -> ASGIApp:
+def create_app(open_services: OpenServices, gate: Gate | None = None) -> ASGIApp:
     """Give the application.
 
     Args:
+        gate: Who may pass; ``None`` lets everyone in.
         open_services: Called when the event loop runs; its services live as long as the app. It
             must not wait for other servers: ``/healthz`` answers from the start.
     """
@@ -44,8 +46,12 @@ def create_app(open_services: OpenServices) -> ASGIApp:
 
     # /docs with its scripts from this process: a closed network shows it too.
     app = FastAPIOffline(title="recsys", version=__version__, lifespan=lifespan, redoc_url=None)
-    for endpoint in ENDPOINTS:
-        app.add_route(endpoint.route_path, endpoint.handler, methods=[endpoint.method])
+    handlers = [
+        (endpoint, gate.guarded(endpoint) if gate is not None else endpoint.handler)
+        for endpoint in ENDPOINTS
+    ]
+    for endpoint, handler in handlers:
+        app.add_route(endpoint.route_path, handler, methods=[endpoint.method])
     document = openapi_document()
     app.openapi = lambda: document  # type: ignore[method-assign]
     app.add_exception_handler(404, _not_found)
@@ -53,8 +59,8 @@ def create_app(open_services: OpenServices) -> ASGIApp:
     for expected in (Problem, RecsysError, ClientDisconnect, Exception):
         app.add_exception_handler(expected, _answer_error)
     hot = {
-        (endpoint.method, endpoint.path): endpoint.handler
-        for endpoint in ENDPOINTS
+        (endpoint.method, endpoint.path): handler
+        for endpoint, handler in handlers
         if endpoint.method == "POST"
     }
     return Border(app, hot, _answer_error)

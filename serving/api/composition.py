@@ -26,9 +26,12 @@ from recsys.inference.live import LiveBundle
 from recsys.inference.triton import TritonModel, TritonServer, model_name
 from recsys.pipeline import Pipeline
 from recsys.ranking.operator_file import OperatorFile
+from recsys.security.authenticator import Authenticator, KeyRing
+from recsys.security.listening import admin_port, key_file, require_callers_known
 from recsys.settings import Settings
 from serving.api.event_publisher import EventPublisher
 from serving.api.exposure_log import ExposureLog
+from serving.api.gate import Gate
 from serving.api.live_bundles import LiveBundles
 from serving.api.probes import ask_kafka, ask_redis, ask_triton
 from serving.api.services import Services
@@ -107,6 +110,18 @@ async def open_services(settings: Settings, endpoints: Endpoints) -> AsyncIterat
         for reader in readers:
             await reader.aclose()
         await triton.close()
+
+
+def make_gate(settings: Settings) -> Gate | None:
+    """Give the gate before the endpoints; ``None`` where everyone may do everything.
+
+    Raises:
+        ConfigurationError: when callers are to be asked for a key and nobody has one.
+    """
+    port = admin_port(settings)
+    if not require_callers_known(settings):
+        return Gate(admin_port=port) if port is not None else None
+    return Gate(Authenticator(KeyRing(key_file(settings))), admin_port=port)
 
 
 def _connect(

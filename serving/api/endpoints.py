@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from recsys import wire
 from recsys.events.schema import Event
+from recsys.security.scopes import Scope
 from serving.api.problems import Code
 from serving.api.routes.events import events
 from serving.api.routes.health import healthz, metrics, readyz
@@ -19,6 +20,10 @@ from serving.api.routes.recommendations import rank, recommend
 from serving.api.routes.users import user
 
 Handler = Callable[[Request], Awaitable[Response]]
+
+
+Access = Scope | Literal["public"]
+"""A scope, or ``public``: anyone may."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,8 @@ class Endpoint:
     method: str
     path: str
     handler: Handler
+    access: Access
+    """What a caller must be allowed; no default, so that nobody forgets it."""
     tag: str
     summary: str
     description: str
@@ -68,6 +75,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="POST",
         path="/v1/recommendations",
         handler=recommend,
+        access="serve",
         tag="recommendations",
         summary="The next best items of a user",
         description=(
@@ -82,6 +90,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="POST",
         path="/v1/rank",
         handler=rank,
+        access="serve",
         tag="recommendations",
         summary="Put given items in order for a user",
         description=(
@@ -96,6 +105,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="GET",
         path="/v1/items/{item_id}/similar",
         handler=similar,
+        access="serve",
         tag="items",
         summary="The nearest other items of an item",
         description="By cosine of the item embeddings, nearest first.",
@@ -120,6 +130,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="POST",
         path="/v1/events",
         handler=events,
+        access="ingest",
         tag="events",
         summary="Take in one event, or many",
         description=(
@@ -138,6 +149,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="GET",
         path="/v1/users/{user_id}",
         handler=user,
+        access="admin",
         tag="users",
         summary="What the system knows about a user now",
         description=(
@@ -154,6 +166,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="GET",
         path="/healthz",
         handler=healthz,
+        access="public",
         tag="operations",
         summary="Whether the process lives",
         description="Asks no other part.",
@@ -163,12 +176,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="GET",
         path="/readyz",
         handler=readyz,
+        access="public",
         tag="operations",
         summary="Whether requests can be served, part by part",
         description=(
             "200 when Redis, Kafka, Triton and the live bundle answer; 503 otherwise. The check "
             "`features` fails when the stream worker writes other features than the bundle reads; "
-            "then popular items are served, and the status stays 200."
+            "then popular items are served, and the status stays 200. Where keys are asked for, "
+            "`detail` is told to the scope `admin` alone."
         ),
         answer=wire.Readiness,
         unready=wire.Readiness,
@@ -177,6 +192,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         method="GET",
         path="/metrics",
         handler=metrics,
+        access="admin",
         tag="operations",
         summary="Metrics in Prometheus' text format",
         description="Names, units and meanings stand in `recsys/telemetry.py`.",

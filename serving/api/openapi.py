@@ -11,7 +11,20 @@ from recsys.wire import ErrorResponse
 from serving.api.endpoints import ENDPOINTS, Endpoint, Parameter
 from serving.api.problems import STATUS, Code
 
+_SECURITY_SCHEMES = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key of `recsys keys create`, or a JWT of the configured issuer.",
+    },
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
+}
+"""Asked for unless the API listens on loopback alone, or RECSYS_AUTH says otherwise."""
 _REF = "#/components/schemas/{name}"
+
+
+_ASKED: tuple[Code, ...] = ("unauthenticated", "forbidden", "rate_limited")
+"""What an endpoint answers besides when it asks who calls."""
 
 
 def openapi_document() -> dict[str, Any]:
@@ -37,7 +50,7 @@ def openapi_document() -> dict[str, Any]:
             "description": "Recommendation and ranking. Times are epoch milliseconds UTC.",
         },
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": _SECURITY_SCHEMES},
     }
 
 
@@ -48,7 +61,11 @@ def _operation(endpoint: Endpoint, schema_of: dict[Any, Any]) -> dict[str, Any]:
         "summary": endpoint.summary,
         "description": endpoint.description,
         "responses": _responses(endpoint, schema_of),
+        "security": [],
     }
+    if endpoint.access != "public":
+        # OpenAPI 3.1 names roles here too where a scheme has no scopes of its own.
+        operation["security"] = [{scheme: [endpoint.access]} for scheme in _SECURITY_SCHEMES]
     if endpoint.parameters:
         operation["parameters"] = [_parameter(parameter) for parameter in endpoint.parameters]
     if endpoint.request is not None:
@@ -66,7 +83,8 @@ def _responses(endpoint: Endpoint, schema_of: dict[Any, Any]) -> dict[str, Any]:
         good = _json(schema_of[endpoint.answer])
     responses = {str(endpoint.status): {"description": "The answer.", "content": good}}
     by_status: dict[int, list[Code]] = {}
-    for code in (*endpoint.problems, "internal"):
+    asked = () if endpoint.access == "public" else _ASKED
+    for code in (*endpoint.problems, *asked, "internal"):
         by_status.setdefault(STATUS[code], []).append(code)
     for status, codes in sorted(by_status.items()):
         names = ", ".join(f"`{code}`" for code in codes)

@@ -5,7 +5,7 @@ The table in ``docs/api.md`` lists every code; a test compares.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -22,17 +22,21 @@ from recsys.errors import (
 from recsys.wire import Error, ErrorResponse, EventRefusal
 
 Code = Literal[
-    "malformed", "invalid", "all_refused", "too_large", "not_found", "method_not_allowed",
-    "no_bundle", "unavailable", "overloaded", "late", "internal",
+    "malformed", "unauthenticated", "forbidden", "invalid", "all_refused", "too_large",
+    "not_found", "method_not_allowed", "rate_limited", "no_bundle", "unavailable",
+    "overloaded", "late", "internal",
 ]  # fmt: skip
 
 STATUS: dict[Code, int] = {
     "malformed": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
     "too_large": 413,
     "invalid": 422,
     "all_refused": 422,
+    "rate_limited": 429,
     "internal": 500,
     "no_bundle": 503,
     "unavailable": 503,
@@ -56,6 +60,7 @@ class Problem(Exception):  # noqa: N818  an answer, not a failure of ours
         field: str = "",
         refusals: Sequence[EventRefusal] = (),
         close: bool = False,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """Say what is wrong; ``close`` ends the connection after the answer."""
         super().__init__(message)
@@ -64,6 +69,7 @@ class Problem(Exception):  # noqa: N818  an answer, not a failure of ours
         self.field = field
         self.refusals = list(refusals)
         self.close = close
+        self.headers = dict(headers or {})
 
     def response(self) -> Response:
         """Give the answer."""
@@ -74,6 +80,7 @@ class Problem(Exception):  # noqa: N818  an answer, not a failure of ours
         )
         status = STATUS[self.code]
         headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (503, 504) else {}
+        headers |= self.headers
         if self.close:
             headers["Connection"] = "close"
         return Response(

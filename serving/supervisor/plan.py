@@ -14,6 +14,7 @@ from recsys.errors import ConfigurationError, ServerError
 from recsys.events.kafka import ensure_topics
 from recsys.events.topics import Topics
 from recsys.features.worker_files import exposures_ready_file, ready_file
+from recsys.security.listening import is_loopback, require_callers_known
 from recsys.settings import Settings
 from serving.embedded.broker import broker_launch
 from serving.embedded.folder import Report
@@ -56,6 +57,7 @@ def make_plan(settings: Settings, only: Sequence[str], report: Report) -> list[M
             another needs.
     """
     names = _selected(settings, only)
+    _refuse_open_servers(settings, names)
     makers: dict[str, Callable[[Settings, Report], Member]] = {
         "redis": _redis,
         "kafka": _kafka,
@@ -72,6 +74,19 @@ def make_plan(settings: Settings, only: Sequence[str], report: Report) -> list[M
             members += [_stream(settings, report, n) for n in range(1, settings.stream_workers)]
         plan += [dataclasses.replace(member, needs=needs) for member in members]
     return plan
+
+
+def _refuse_open_servers(settings: Settings, names: Sequence[str]) -> None:
+    """The embedded servers ask nobody for a password: other machines must not reach them."""
+    own = {"redis": settings.redis_url, "kafka": settings.kafka_bootstrap_servers,
+           "triton": settings.triton_grpc_url}  # fmt: skip
+    embedded = [name for name in names if name in own and not own[name]]
+    if embedded and not is_loopback(settings.host) and settings.auth != "off":
+        raise ConfigurationError(
+            f"RECSYS_HOST={settings.host} wanted to let other machines reach {', '.join(embedded)},"
+            " which ask nobody for a password; set RECSYS_API_HOST instead to open the API alone, "
+            "give servers of your own, or, on a network you trust, set RECSYS_AUTH=off"
+        )
 
 
 def check_ports(plan: Sequence[Member]) -> None:
@@ -216,7 +231,10 @@ def _exposures(settings: Settings, _report: Report) -> Member:
 
 
 def _api(settings: Settings, _report: Report) -> Member:
-    url = f"http://{settings.host}:{settings.api_port}"
+    require_callers_known(settings)  # the API would say so too, three starts later
+    host = settings.api_host_in_force
+    url = f"http://{host}:{settings.api_port}"
+    ports = {settings.api_port: "RECSYS_API_PORT"}
     return Member(
         name="api",
         address=url,
@@ -227,8 +245,8 @@ def _api(settings: Settings, _report: Report) -> Member:
             address=url,
             work_dir=Path.cwd(),
             environment=_python_environment(settings),
-            host=settings.host,
-            ports={settings.api_port: "RECSYS_API_PORT"},
+            host=host,
+            ports=ports,
             missing=lambda: health.api_missing(url),
             ready_timeout_s=90.0,
             stop_grace_s=15.0,

@@ -14,6 +14,7 @@ import torch
 
 from recsys.bundle.load import load_serving_model
 from recsys.bundle.manifest import read_manifest
+from recsys.bundle.served import load_served_bundle
 from recsys.bundle.store import BundleStore
 from recsys.errors import BundleError, InputError
 from recsys.features.aggregation import Aggregate
@@ -196,6 +197,20 @@ def test_a_changed_byte_is_found_before_anything_is_served(bundle: Path, tmp_pat
         load_serving_model(copy)
     with pytest.raises(BundleError, match="damaged"):
         BundleStore(tmp_path).activate(bundle.name)
+
+
+@pytest.mark.parametrize(
+    "name", ["vocabulary.json", "catalogue.parquet", "popular.json", "plan.json", "items.safetensors"]
+)
+def test_what_an_api_process_reads_is_verified_too(bundle: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / bundle.name
+    shutil.copytree(bundle, copy)
+    assert load_served_bundle(copy).bundle_id == bundle.name
+    damaged = bytearray((copy / name).read_bytes())
+    damaged[-2] ^= 1
+    (copy / name).write_bytes(damaged)
+    with pytest.raises(BundleError, match=f"{name} is damaged"):
+        load_served_bundle(copy)
 
 
 def test_a_changed_manifest_or_another_version_is_refused(bundle: Path, tmp_path: Path) -> None:

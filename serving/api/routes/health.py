@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from time import perf_counter
 
+from msgspec import structs
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
 from recsys import __version__
 from recsys.errors import RecsysError
+from recsys.security.scopes import CALLER, Principal
 from recsys.wire import Check, Health, Readiness
 from serving.api.routes.json_response import json_response
 from serving.api.services import Probe, Services
@@ -43,6 +45,8 @@ async def readyz(request: Request) -> Response:
     live = services.bundles.current
     ready = all(check.ok for check in checks.values())
     checks["features"] = await _check(lambda: _features(services))
+    if not _may_see_details(request):
+        checks = {name: structs.replace(check, detail="") for name, check in checks.items()}
     return json_response(
         Readiness(
             ready=ready,
@@ -51,6 +55,14 @@ async def readyz(request: Request) -> Response:
         ),
         status_code=200 if ready else 503,
     )
+
+
+def _may_see_details(request: Request) -> bool:
+    """Addresses and errors of the servers behind are nobody's business but the operators'."""
+    if CALLER not in request.scope:
+        return True  # nobody is asked here
+    caller: Principal | None = request.scope[CALLER]
+    return caller is not None and "admin" in caller.scopes
 
 
 async def metrics(request: Request) -> Response:

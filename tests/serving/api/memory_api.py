@@ -21,6 +21,7 @@ from recsys.ranking.operator_rules import NO_RULES, OperatorRules
 from serving.api.app import create_app
 from serving.api.event_publisher import EventPublisher
 from serving.api.exposure_log import ExposureLog
+from serving.api.gate import Gate
 from serving.api.services import Services
 from tests.inference.toy_bundle import BUNDLE_DIMENSIONS, UsersOfLog, toy_bundle
 from tests.inference.toy_model import ToyModel
@@ -62,6 +63,7 @@ def memory_api(
     model: Model | None = None,
     live: bool = True,
     operator: Callable[[], OperatorRules] = lambda: NO_RULES,
+    gate: Gate | None = None,
 ) -> Iterator[MemoryApi]:
     """Run the app. ``live=False``: nothing is published yet."""
     bundle = bundle or toy_bundle()
@@ -89,7 +91,7 @@ def memory_api(
         events.stop()
         exposures.stop()
 
-    app = create_app(open_services)
+    app = create_app(open_services, gate)
     with AsgiClient(app) as client:
         yield MemoryApi(
             app=app,
