@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys.errors import RecsysError
+from recsys.security.redaction import redact
 
 FAILED, INTERRUPTED = 2, 130
 _OF_THE_MACHINE = {
@@ -121,7 +122,7 @@ def _run(name: str, command: Command, rest: list[str]) -> int:
             return 1
         return ended.code or 0
     except RecsysError as error:
-        sys.stderr.write(f"recsys {name}: {error}\n")
+        sys.stderr.write(f"recsys {name}: {redact(str(error))}\n")
         return FAILED
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:

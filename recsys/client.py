@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from recsys.errors import (
     ServerError,
     StageError,
 )
+from recsys.security.tls import client_context
 from recsys.wire import (
     ErrorResponse,
     EventsResponse,
@@ -67,6 +69,12 @@ class ClientConfig:
     """Kept in the pool."""
     api_key: str | None = field(default=None, repr=False)
     """Key or token sent along; unset: ``RECSYS_API_KEY`` of the environment, if any."""
+    cafile: str | None = None
+    """PEM authorities the API's certificate is checked with; unset: ``RECSYS_API_CAFILE``, else
+    the system's."""
+    certfile: str | None = None
+    """PEM certificate and key of ours, where the API asks for one; unset:
+    ``RECSYS_API_CERTFILE``."""
 
 
 class NotFoundError(InputError):
@@ -262,7 +270,15 @@ def _options(base_url: str, config: ClientConfig) -> dict[str, Any]:
             max_keepalive_connections=config.max_connections,
         ),
         "headers": headers,
+        "verify": _tls(base_url, config),
     }
+
+
+def _tls(base_url: str, config: ClientConfig) -> ssl.SSLContext | bool:
+    if not base_url.startswith("https:"):
+        return True
+    cafile = config.cafile or os.environ.get("RECSYS_API_CAFILE")
+    return client_context(cafile, config.certfile or os.environ.get("RECSYS_API_CERTFILE"))
 
 
 def _pauses(config: ClientConfig) -> list[float | None]:

@@ -53,6 +53,13 @@ class Settings(BaseSettings):
     kafka_sasl_username: str | None = Field(None, alias="KAFKA_SASL_USERNAME")
     kafka_sasl_password: str | None = Field(None, alias="KAFKA_SASL_PASSWORD", repr=False)
     kafka_ssl_cafile: str | None = Field(None, alias="KAFKA_SSL_CAFILE")
+    """Authorities of your Kafka; unset: the system's."""
+    kafka_ssl_certfile: str | None = Field(None, alias="KAFKA_SSL_CERTFILE")
+    """Our certificate, where Kafka asks for one."""
+    kafka_ssl_keyfile: str | None = Field(None, alias="KAFKA_SSL_KEYFILE")
+    kafka_ssl_password: str | None = Field(None, alias="KAFKA_SSL_PASSWORD", repr=False)
+    """Of the key file."""
+    kafka_ssl_check_hostname: bool = Field(True, alias="KAFKA_SSL_CHECK_HOSTNAME")
     kafka_home: Path | None = Field(None, alias="KAFKA_HOME")
     """An unpacked Kafka distribution for the embedded broker."""
     redis_url: str | None = Field(None, alias="REDIS_URL", repr=False)
@@ -93,6 +100,26 @@ class Settings(BaseSettings):
     """Address the admin port listens on."""
     jwt_jwks: str | None = Field(None, alias="RECSYS_JWT_JWKS")
     """File or https URL of the keys that sign tokens; unset: no tokens are taken."""
+    jwt_issuer: str | None = Field(None, alias="RECSYS_JWT_ISSUER")
+    jwt_audience: str | None = Field(None, alias="RECSYS_JWT_AUDIENCE")
+    jwt_algorithms: str = Field("RS256,ES256,EdDSA", alias="RECSYS_JWT_ALGORITHMS")
+    jwt_scope_claim: str = Field("scope", alias="RECSYS_JWT_SCOPE_CLAIM")
+    jwt_scope_prefix: str = Field("recsys:", alias="RECSYS_JWT_SCOPE_PREFIX")
+    jwt_leeway_s: float = Field(30.0, alias="RECSYS_JWT_LEEWAY_S", ge=0, le=600)
+    rate_limit: float | None = Field(None, alias="RECSYS_RATE_LIMIT", gt=0)
+    """Requests a second of each key that has no rate of its own; unset: any number."""
+    rate_burst: int | None = Field(None, alias="RECSYS_RATE_BURST", ge=1)
+    """Requests at once of such a key; unset: a second's worth."""
+    rate_limit_without_redis: Literal["local", "closed"] = Field(
+        "local", alias="RECSYS_RATE_LIMIT_WITHOUT_REDIS"
+    )
+    """While Redis is away: each process counts alone, or nobody is let in."""
+    tls_certfile: Path | None = Field(None, alias="RECSYS_TLS_CERTFILE")
+    """PEM certificate chain of the API; set: it speaks TLS, 1.2 at least, on all its ports."""
+    tls_keyfile: Path | None = Field(None, alias="RECSYS_TLS_KEYFILE")
+    """PEM private key; unset: in the file of the certificate."""
+    tls_client_cafile: Path | None = Field(None, alias="RECSYS_TLS_CLIENT_CAFILE")
+    """PEM authorities; set: callers must show a certificate of theirs too."""
     worker_metrics_port: int = Field(18090, alias="RECSYS_WORKER_METRICS_PORT", ge=0, le=65535)
     """Where the stream worker shows its metrics at ``/metrics``, worker N on the Nth port after
     it; 0 shows none."""

@@ -22,6 +22,9 @@ ACCESS_REFUSED = Counter(
     "recsys_access_refused_total",
     "Requests refused for who sent them, or how many.", ["route", "reason"],
 )  # fmt: skip
+RATE_UNDECIDED = Counter(
+    "recsys_rate_undecided_total", "Requests that could not be counted in Redis for their key."
+)
 STAGE_SECONDS = Histogram(
     "recsys_stage_seconds", "Time one stage of a request took.", ["stage"],
     buckets=_LATENCY_BUCKETS_S,

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from recsys.security.redaction import redact_logs
+
 
 class Stop:
     """Set by a signal, asked between batches.
@@ -62,6 +64,7 @@ def log_to_stderr() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Fields("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    redact_logs()
     logging.getLogger("kafka").setLevel(logging.ERROR)
 
 

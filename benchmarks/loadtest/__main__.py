@@ -26,6 +26,7 @@ from rich.table import Table
 from benchmarks.loadtest.arrivals import poisson_arrivals_s, zipf_users
 from benchmarks.loadtest.connection import Answer, ConnectionPool, prepare_post
 from benchmarks.loadtest.open_loop import Outcome, run_open_loop
+from recsys.security.tls import client_context
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 100.0)
 GENERATOR_LATE_US = 5_000
@@ -62,10 +63,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 async def measure(args: argparse.Namespace, user_ids: list[str]) -> tuple[Outcome, Counter[str]]:
     """Warm up, then measure. Gives the outcome and the rungs that served."""
     address = urlsplit(args.url)
-    host, port = address.hostname or "127.0.0.1", address.port or 80
+    host, port = (
+        address.hostname or "127.0.0.1",
+        address.port or (443 if address.scheme == "https" else 80),
+    )
     rng = np.random.default_rng(args.seed)
     api_key = os.environ.get("RECSYS_API_KEY")  # an argument would stand in the process list
-    pool = ConnectionPool(host, port)
+    tls = None
+    if address.scheme == "https":
+        cafile, certfile = (os.environ.get(f"RECSYS_API_{name}") for name in ("CAFILE", "CERTFILE"))
+        tls = client_context(cafile, certfile)
+    pool = ConnectionPool(host, port, tls)
     rungs: Counter[str] = Counter()
     decoder = msgspec.json.Decoder(_RungOnly)
 

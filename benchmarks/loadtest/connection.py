@@ -7,6 +7,7 @@ server's. This one writes prepared bytes and parses the answer with httptools.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from typing import NamedTuple, cast
 
@@ -76,8 +77,8 @@ class _Connection(asyncio.Protocol):
 class ConnectionPool:
     """Keep-alive connections to one address, opened when none is free."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._host, self._port = host, port
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+        self._host, self._port, self._tls = host, port, tls
         self._free: deque[_Connection] = deque()
         self.num_opened = 0
 
@@ -101,7 +102,9 @@ class ConnectionPool:
                 return connection
         self.num_opened += 1
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(_Connection, self._host, self._port)
+        _, connection = await loop.create_connection(
+            _Connection, self._host, self._port, ssl=self._tls
+        )
         return connection
 
     def close(self) -> None:

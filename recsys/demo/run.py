@@ -111,7 +111,8 @@ def play(args: argparse.Namespace, stages: Stages, settings: Settings, state_dir
         if (name := field.alias or "") in stages.environment
     }
     demo_settings = Settings.model_validate(addresses)
-    api_url = f"http://{demo_settings.api_host_in_force}:{demo_settings.api_port}"
+    scheme = "http" if demo_settings.tls_certfile is None else "https"
+    api_url = f"{scheme}://{demo_settings.api_host_in_force}:{demo_settings.api_port}"
     patience = ClientConfig(api_key=stages.environment.get(API_KEY_VARIABLE))
     with (
         stages.stage(

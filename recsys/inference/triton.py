@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from recsys.deadline import Deadline
 from recsys.errors import DeadlineExceededError, ServerError, StageError
 from recsys.inference.model import NUMPY_DTYPES, Array, Arrays
+from recsys.inference.triton_address import open_channel, parse
 
 _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -41,8 +42,8 @@ class TritonServer:
     """One connection to a model server. Belongs to one event loop."""
 
     def __init__(self, address: str) -> None:
-        self.address = address
-        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self.address = parse(address).target
+        self._channel = open_channel(address, _CHANNEL_OPTIONS)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:

@@ -17,6 +17,8 @@ import uvicorn
 
 from recsys.endpoints import resolve
 from recsys.errors import RecsysError
+from recsys.security.redaction import redact, redact_logs
+from recsys.security.tls import server_context
 from recsys.settings import Settings
 from serving.api.app import create_app
 from serving.api.composition import make_gate, open_services
@@ -36,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
+    redact_logs()
     # Their INFO is a line per connection.
     for chatty in ("kafka", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -48,10 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             endpoints.require_triton,
         ):
             require()
-        gate = make_gate(settings)
+        gate = make_gate(settings, endpoints)
+        tls = server_context(settings)
         sockets = listen(settings)
     except RecsysError as error:
-        sys.stderr.write(f"serving.api: {error}\n")
+        sys.stderr.write(f"serving.api: {redact(str(error))}\n")
         return 2
     for stopping in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once it has stopped; by then there is nothing to do.
@@ -71,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         backlog=_BACKLOG,
         timeout_graceful_shutdown=_DRAIN_S,
         server_header=False,
+        ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         date_header=False,
     )
     # One server on all ports: they share the services, and stop together.

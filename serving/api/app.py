@@ -43,6 +43,8 @@ def create_app(open_services: OpenServices, gate: Gate | None = None) -> ASGIApp
         async with open_services() as services:
             app.state.services = services
             yield
+        if gate is not None:
+            await gate.aclose()
 
     # /docs with its scripts from this process: a closed network shows it too.
     app = FastAPIOffline(title="recsys", version=__version__, lifespan=lifespan, redoc_url=None)

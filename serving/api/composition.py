@@ -17,17 +17,20 @@ from recsys.bundle.served import ServedBundle, load_served_bundle
 from recsys.bundle.store import LIVE_FILE, BundleStore
 from recsys.clock import now_ms
 from recsys.endpoints import Endpoints
+from recsys.errors import ConfigurationError
 from recsys.events.log import EventWriter
 from recsys.events.topics import Topics
 from recsys.features.online import AsyncOnlineReader
 from recsys.features.plan import PLAN_FILE
 from recsys.features.plan import load as load_plan
+from recsys.features.redis.async_client import AsyncRedisClient
 from recsys.inference.live import LiveBundle
 from recsys.inference.triton import TritonModel, TritonServer, model_name
 from recsys.pipeline import Pipeline
 from recsys.ranking.operator_file import OperatorFile
-from recsys.security.authenticator import Authenticator, KeyRing
+from recsys.security.authenticator import Authenticator, KeyRing, TokenVerifier
 from recsys.security.listening import admin_port, key_file, require_callers_known
+from recsys.security.rate_limit import RateConfig, RateLimiter
 from recsys.settings import Settings
 from serving.api.event_publisher import EventPublisher
 from serving.api.exposure_log import ExposureLog
@@ -37,6 +40,9 @@ from serving.api.probes import ask_kafka, ask_redis, ask_triton
 from serving.api.services import Services
 
 logger = logging.getLogger(__name__)
+
+_COUNTING_CONNECTIONS = 8
+"""To one node of Redis, for counting requests: one command at a time for each caller."""
 
 
 @asynccontextmanager
@@ -112,7 +118,7 @@ async def open_services(settings: Settings, endpoints: Endpoints) -> AsyncIterat
         await triton.close()
 
 
-def make_gate(settings: Settings) -> Gate | None:
+def make_gate(settings: Settings, endpoints: Endpoints) -> Gate | None:
     """Give the gate before the endpoints; ``None`` where everyone may do everything.
 
     Raises:
@@ -121,7 +127,43 @@ def make_gate(settings: Settings) -> Gate | None:
     port = admin_port(settings)
     if not require_callers_known(settings):
         return Gate(admin_port=port) if port is not None else None
-    return Gate(Authenticator(KeyRing(key_file(settings))), admin_port=port)
+    limiter = RateLimiter(
+        AsyncRedisClient(endpoints.require_redis(), max_connections=_COUNTING_CONNECTIONS),
+        settings.namespace,
+        RateConfig(
+            rate_per_s=settings.rate_limit,
+            burst=settings.rate_burst,
+            without_redis=settings.rate_limit_without_redis,
+        ),
+    )
+    return Gate(
+        Authenticator(KeyRing(key_file(settings)), _open_verifier(settings)),
+        admin_port=port,
+        limiter=limiter,
+    )
+
+
+def _open_verifier(settings: Settings) -> TokenVerifier | None:
+    if settings.jwt_jwks is None:
+        return None
+    if settings.jwt_issuer is None or settings.jwt_audience is None:
+        raise ConfigurationError(
+            "RECSYS_JWT_JWKS is set, so wanted RECSYS_JWT_ISSUER and RECSYS_JWT_AUDIENCE too: "
+            "without them tokens made for others would open this API"
+        )
+    # Imported where tokens are used: cryptography takes a while.
+    from recsys.security.signing_keys import open_signing_keys
+    from recsys.security.tokens import JwtVerifier, TokenConfig
+
+    config = TokenConfig(
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        algorithms=tuple(n.strip() for n in settings.jwt_algorithms.split(",") if n.strip()),
+        scope_claim=settings.jwt_scope_claim,
+        scope_prefix=settings.jwt_scope_prefix,
+        leeway_s=settings.jwt_leeway_s,
+    )
+    return JwtVerifier(config, open_signing_keys(settings.jwt_jwks))
 
 
 def _connect(

@@ -6,13 +6,14 @@ makes of a path.
 
 from __future__ import annotations
 
+import math
 from functools import wraps
-from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from recsys.security.authenticator import AccessError, Authenticator
+from recsys.security.rate_limit import RateLimitedError, RateLimiter
 from recsys.security.scopes import CALLER, Principal
 from recsys.telemetry import ACCESS_REFUSED
 from recsys.wire import MAX_BODY_BYTES
@@ -20,13 +21,6 @@ from serving.api.endpoints import Endpoint, Handler
 from serving.api.problems import Problem
 
 _CHALLENGE = 'Bearer realm="recsys"'
-
-
-class Limiter(Protocol):
-    """Counts requests."""
-
-    async def admit(self, caller: Principal) -> dict[str, str]:
-        """Give headers for the answer. Raises Problem ``rate_limited`` or ``unavailable``."""
 
 
 class Gate:
@@ -37,7 +31,7 @@ class Gate:
         authenticator: Authenticator | None = None,
         *,
         admin_port: int | None = None,
-        limiter: Limiter | None = None,
+        limiter: RateLimiter | None = None,
     ) -> None:
         """Guard endpoints.
 
@@ -65,11 +59,14 @@ class Gate:
                 headers = {}
                 if self._limiter is not None and caller and endpoint.access != "public":
                     headers = await self._limiter.admit(caller)
+            except RateLimitedError as error:
+                ACCESS_REFUSED.labels(endpoint.handler.__name__, "rate").inc()
+                headers = {"Retry-After": str(math.ceil(error.retry_after_s)), **error.headers}
+                raise Problem(
+                    "rate_limited", str(error), headers=headers, close=_has_long_body(request)
+                ) from error
             except Problem as problem:
-                if problem.code in ("unauthenticated", "forbidden", "rate_limited"):
-                    problem.close = _has_long_body(request)
-                    if problem.code == "rate_limited":
-                        ACCESS_REFUSED.labels(endpoint.handler.__name__, "rate").inc()
+                problem.close = _has_long_body(request)
                 raise
             response = await endpoint.handler(request)
             if headers:
@@ -77,6 +74,11 @@ class Gate:
             return response
 
         return handler
+
+    async def aclose(self) -> None:
+        """Let go of what counts."""
+        if self._limiter is not None:
+            await self._limiter.aclose()
 
     def _check_port(self, request: Request, endpoint: Endpoint) -> None:
         if endpoint.access == "public":

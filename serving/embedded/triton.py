@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 
 from recsys.errors import ServerError
+from recsys.inference.triton_address import open_blocking_channel
 from recsys.settings import Settings
 from serving.embedded.folder import Report, install
 from serving.embedded.launch import Launch, Missing
@@ -138,7 +139,7 @@ def server_missing(address: str, timeout_s: float = 1.0) -> Missing | None:
     The request has no fields and the answer one boolean, so no generated code is needed, nor the
     client library and all it imports.
     """
-    with grpc.insecure_channel(address) as channel:
+    with open_blocking_channel(address) as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
         try:
             answer = call(b"", timeout=timeout_s)

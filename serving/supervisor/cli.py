@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from recsys.errors import RecsysError, ServerError
+from recsys.security.redaction import redact
 from recsys.settings import Settings
 from serving.supervisor.logs import show_logs
 from serving.supervisor.state import (
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options, Settings(), console))
     except RecsysError as error:
-        sys.stderr.write(f"recsys {options.command}: {error}\n")
+        sys.stderr.write(f"recsys {options.command}: {redact(str(error))}\n")
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED

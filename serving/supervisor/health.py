@@ -16,6 +16,7 @@ from recsys.features.redis.client import RedisClient
 from recsys.features.redis.commands import pack
 from recsys.features.redis.replies import ErrorReply
 from recsys.features.worker_files import exposures_ready_file, ready_file
+from recsys.security.tls import own_question_context
 from recsys.settings import Settings
 from serving.embedded.launch import Missing
 from serving.embedded.readiness import broker_missing
@@ -38,7 +39,7 @@ def missing(
         if server == "triton":
             return server_missing(address)
         if server == "api":
-            return api_missing(address)
+            return api_missing(address, settings)
         if server == "exposures":
             return worker_missing(exposures_ready_file(settings))
         return worker_missing(ready_file(settings, worker_number(server)))
@@ -62,10 +63,16 @@ def worker_missing(path: Path) -> Missing | None:
     return None if psutil.pid_exists(pid) else f"its process {pid} is gone"
 
 
-def api_missing(url: str) -> Missing | None:
+def api_missing(url: str, settings: Settings) -> Missing | None:
     """GET ``/readyz``: ``None`` on 200. Raises OSError when nobody answers."""
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+    host = parts.hostname or ""
+    connection = http.client.HTTPConnection(host, parts.port, timeout=_TIMEOUT_S)
+    if parts.scheme == "https":
+        context = own_question_context(settings)
+        connection = http.client.HTTPSConnection(
+            host, parts.port, timeout=_TIMEOUT_S, context=context
+        )
     try:
         connection.request("GET", "/readyz")
         response = connection.getresponse()

@@ -15,6 +15,7 @@ from recsys.events.kafka import ensure_topics
 from recsys.events.topics import Topics
 from recsys.features.worker_files import exposures_ready_file, ready_file
 from recsys.security.listening import is_loopback, require_callers_known
+from recsys.security.tls import server_context
 from recsys.settings import Settings
 from serving.embedded.broker import broker_launch
 from serving.embedded.folder import Report
@@ -233,7 +234,8 @@ def _exposures(settings: Settings, _report: Report) -> Member:
 def _api(settings: Settings, _report: Report) -> Member:
     require_callers_known(settings)  # the API would say so too, three starts later
     host = settings.api_host_in_force
-    url = f"http://{host}:{settings.api_port}"
+    scheme = "http" if server_context(settings) is None else "https"
+    url = f"{scheme}://{host}:{settings.api_port}"
     ports = {settings.api_port: "RECSYS_API_PORT"}
     return Member(
         name="api",
@@ -247,7 +249,7 @@ def _api(settings: Settings, _report: Report) -> Member:
             environment=_python_environment(settings),
             host=host,
             ports=ports,
-            missing=lambda: health.api_missing(url),
+            missing=lambda: health.api_missing(url, settings),
             ready_timeout_s=90.0,
             stop_grace_s=15.0,
         ),

@@ -7,6 +7,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from recsys.security.redaction import redact_logs
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({})))
 
 
@@ -32,5 +34,6 @@ def log_to_stderr(level: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    redact_logs()
     for name in ("recsys", "serving"):
         logging.getLogger(name).setLevel(level)

@@ -200,7 +200,8 @@ def test_a_changed_byte_is_found_before_anything_is_served(bundle: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "name", ["vocabulary.json", "catalogue.parquet", "popular.json", "plan.json", "items.safetensors"]
+    "name",
+    ["vocabulary.json", "catalogue.parquet", "popular.json", "plan.json", "items.safetensors"],
 )
 def test_what_an_api_process_reads_is_verified_too(bundle: Path, tmp_path: Path, name: str) -> None:
     copy = tmp_path / bundle.name

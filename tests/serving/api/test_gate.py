@@ -12,9 +12,14 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
+from recsys.endpoints import Endpoints
+from recsys.errors import ConfigurationError, ServerError
 from recsys.security.authenticator import Authenticator, KeyRing
 from recsys.security.key_file import KeyFile
+from recsys.security.rate_limit import RateConfig, RateLimiter
 from recsys.security.scopes import SCOPES
+from recsys.settings import Settings
+from serving.api.composition import make_gate
 from serving.api.endpoints import ENDPOINTS, Access, Endpoint
 from serving.api.gate import Gate
 from serving.api.openapi import openapi_document
@@ -174,3 +179,42 @@ def test_admin_endpoints_are_on_the_admin_port_and_only_there(
             on_admin, on_own = (asyncio.run(status(port, endpoint)) for port in (9, 80))
             assert (on_admin == 404) is (endpoint.access in ("serve", "ingest"))
             assert (on_own == 404) is (endpoint.access == "admin")
+
+
+class RedisAway:
+    async def call(self, *_: Any, **__: Any) -> list[Any]:
+        raise ServerError("Redis does not answer")
+
+
+def test_one_request_too_many_is_told_when_to_come_back(keys: dict[str, str]) -> None:
+    door = Authenticator(KeyRing(KeyFile(Path(keys["file"]))))
+    limiter = RateLimiter(RedisAway(), "t", RateConfig(rate_per_s=0.5, burst=2))
+    with memory_api(gate=Gate(door, limiter=limiter)) as api:
+        recommend = ENDPOINTS[0]
+        first, second, third = (ask(api, recommend, keys["serve"]) for _ in range(3))
+        assert (first.status_code, second.status_code) == (200, 200)
+        assert first.headers["ratelimit-policy"] == '"key";q=2;w=4'
+        assert third.status_code == 429
+        assert third.json()["error"]["code"] == "rate_limited"
+        assert 1 <= int(third.headers["retry-after"]) <= 2
+        assert third.headers["ratelimit"].startswith('"key";r=0')
+        assert ask(api, recommend, keys["ingest"]).status_code == 403  # costs nobody anything
+        for _ in range(5):  # public endpoints are not counted
+            assert api.client.get("/healthz", headers={"x-api-key": keys["serve"]}).is_success
+    closed = RateConfig(rate_per_s=1, without_redis="closed")
+    with memory_api(gate=Gate(door, limiter=RateLimiter(RedisAway(), "t", closed))) as api:
+        refused = ask(api, recommend, keys["serve"])
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable")
+
+
+@pytest.mark.parametrize("lacking", ["RECSYS_JWT_ISSUER", "RECSYS_JWT_AUDIENCE"])
+def test_tokens_for_anyone_of_anyone_are_not_taken(tmp_path: Path, lacking: str) -> None:
+    variables = {
+        "RECSYS_STATE_DIR": tmp_path, "RECSYS_AUTH": "required", "RECSYS_JWT_JWKS": "/none.json",
+        "RECSYS_JWT_ISSUER": "https://login.example", "RECSYS_JWT_AUDIENCE": "recsys",
+    }  # fmt: skip
+    settings = Settings.model_validate({k: v for k, v in variables.items() if k != lacking})
+    with pytest.raises(ConfigurationError, match="RECSYS_JWT_ISSUER and RECSYS_JWT_AUDIENCE too"):
+        make_gate(settings, Endpoints(redis_url="redis://127.0.0.1:1"))
+    with pytest.raises(ConfigurationError, match=r"signing keys at /none\.json"):
+        make_gate(Settings.model_validate(variables), Endpoints(redis_url="redis://127.0.0.1:1"))
