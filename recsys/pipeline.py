@@ -146,7 +146,8 @@ class Pipeline:
         user: UserContext | None = None
         rules = applying(request, bundle, bound, now_ms=now_ms, user_tokens=frozenset())
         try:
-            user = await live.user(request.user_id, deadline.within_ms(self.config.features_ms))
+            share = deadline.within_ms(self.config.features_ms)
+            user = await live.user(request.user_id, share, request.context)
             rules = applying(request, bundle, bound, now_ms=now_ms, user_tokens=_tokens(user))
             ranked = await self._candidates(
                 live, request, user, rules, excluded,
@@ -276,7 +277,8 @@ class Pipeline:
         rung: Rung = "full"
         degraded = ""
         try:
-            user = await live.user(request.user_id, deadline.within_ms(self.config.features_ms))
+            share = deadline.within_ms(self.config.features_ms)
+            user = await live.user(request.user_id, share, request.context)
             if len(rows):
                 ranked = await live.rank(user, rows, deadline=deadline)
             else:

@@ -125,7 +125,8 @@ class RecommendRequest(_Request, frozen=True, kw_only=True):
     objective_weights: Annotated[dict[str, ObjectiveWeight], Meta(max_length=16)] = {}
     """Blend objectives with these weights instead of the bundle's own."""
     context: Context = {}
-    """What surrounds the request (device, page); goes to the exposure log."""
+    """What surrounds the request (device, page); goes to the exposure log, and to the ranker where
+    the live bundle has learned the key. Send the same with the impression."""
     explain: bool = False
     """Add reasons to every item and the features used to the answer."""
     request_id: Identifier | None = None

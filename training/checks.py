@@ -21,6 +21,7 @@ from recsys.errors import BundleError, ConfigurationError, FeatureError, InputEr
 from recsys.features import names
 from recsys.features.plan import Plan
 from recsys.models.encode import UserEncoding
+from recsys.models.request_tokens import REQUEST_TOKENS
 
 _USER_VIEWS = (names.USER_ACTIVITY, names.USER_HISTORY, names.USER_CATEGORY_ACTIVITY)
 _SERVICE_VIEWS: dict[str, tuple[str, ...]] = {
@@ -133,6 +134,29 @@ def check_classes(objective: str, num_positive: float, num_all: float) -> None:
         f"found that {found} of {num_all:.0f}; choose another interaction or min_value in the "
         "mapping, or a longer ranker.span_ms"
     )
+
+
+def check_request_keys(contexts: Sequence[Mapping[str, Tensor]], keys: Sequence[str]) -> None:
+    """Refuse keys of requests that no list of the log says: nothing of them could be learned.
+
+    Args:
+        contexts: Of lists, with ``request_tokens`` ``[E, R]`` in those that were shown.
+        keys: R.
+
+    Raises:
+        InputError: naming them.
+    """
+    if not keys:
+        return
+    told = [context[REQUEST_TOKENS] for context in contexts if REQUEST_TOKENS in context]
+    is_said = torch.cat(told).ne(0).any(dim=0).tolist() if told else [False] * len(keys)
+    unsaid = [key for key, said in zip(keys, is_said, strict=True) if not said]
+    if unsaid:
+        raise InputError(
+            f"request_keys: wanted shown lists whose context says {', '.join(unsaid)}, found none "
+            f"among {sum(len(one) for one in told)} of the ranker's part; send impressions with "
+            "the context of their requests, or leave the keys out of the recipe"
+        )
 
 
 def check_finite(tensors: Mapping[str, Tensor], encoding: UserEncoding, what: str) -> None:

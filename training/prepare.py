@@ -323,6 +323,7 @@ def _shapes(
         user_activity=plan.user_activity_names,
         num_categories=len(vocabulary.categories),
         user_category_activity=plan.user_category_activity_names,
+        request_keys=recipe.request_keys,
     )
     return encoding, Dimensions(
         history_length=recipe.history_length,
@@ -333,6 +334,7 @@ def _shapes(
         num_item_features=len(plan.item_activity_names),
         objectives=tuple(o.name for o in objectives),
         sources=recipe.sources.names,
+        num_request_tokens=len(recipe.request_keys),
     )
 
 

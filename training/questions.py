@@ -21,6 +21,8 @@ from recsys.data.vocabulary import Vocabulary
 from recsys.features.batch import Int64s, Ragged, UserFeatures
 from recsys.features.history import ItemHistory, UserHistory
 from recsys.models.encode import UserEncoding, encode_users
+from recsys.models.request_tokens import REQUEST_TOKENS, request_tokens
+from training.checks import check_request_keys
 from training.logged_lists import LoggedLists
 from training.prepared import Context, QuestionRound, RaggedTensor
 from training.progress import Progress
@@ -67,6 +69,7 @@ class QuestionMaker:
         rng: np.random.Generator,
     ) -> tuple[QuestionRound, ...]:
         """Give rounds of "what will this user take in the window after this moment?"."""
+        check_request_keys((), self._encoding.request_keys)
         config = recipe.ranker
         window_ms = min(config.window_ms, int((split.test_from_ms - split.ranker_from_ms) * 0.6))
         moments = question_moments(
@@ -137,7 +140,11 @@ class QuestionMaker:
                 self._users, lists.user_id[rows], lists.time_ms[rows] - 1, self._encoding,
                 self._progress, "lists",
             )  # fmt: skip
+            if keys := self._encoding.request_keys:
+                said = request_tokens([lists.said(row) for row in rows.tolist()], keys)
+                context[REQUEST_TOKENS] = torch.from_numpy(said)
             rounds.append(self._shown(lists, rows, as_of_ms, context))
+        check_request_keys([r.context for r in rounds], self._encoding.request_keys)
         return tuple(rounds)
 
     def logged_rounds(
@@ -155,6 +162,7 @@ class QuestionMaker:
             as_of_ms = int(logged.item_moment_ms[of_cell].min())
             context = {n: torch.from_numpy(v[of_cell]) for n, v in logged.context.items()}
             rounds.append(self._shown(logged.lists, logged.row[of_cell], as_of_ms, context))
+        check_request_keys([r.context for r in rounds], self._encoding.request_keys)
         return tuple(rounds)
 
     def _shown(

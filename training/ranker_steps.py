@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from recsys.models.losses import listwise_softmax, weighted_cross_entropy
 from recsys.models.ranker import Ranker, RankerOutput
+from recsys.models.request_tokens import REQUEST_TOKENS
 from recsys.models.serving import TorchServingModel
 from recsys.models.serving_model import Candidates
 from training.distillation import Opinions, Teaching, gathered, opinion
@@ -29,7 +30,7 @@ _CHUNK = 256
 RANKER_INPUTS = (
     "history_index", "history_count", "history_age_s", "user_tokens", "user_dense",
 )  # fmt: skip
-"""Of the user context, beside what went into the cross features."""
+"""Of the user context, beside what went into the cross features; request tokens if there are."""
 SECOND_OBJECTIVE_SHARE = 0.3
 """Weight of the losses of objectives after the first: they are learned beside it, not for it."""
 
@@ -89,7 +90,11 @@ def lists_of_round(
     questions = torch.cat([part.question for part in parts])
     return RoundLists(
         activity=question.activity,
-        context={name: question.context[name] for name in RANKER_INPUTS},
+        context={
+            name: question.context[name]
+            for name in (*RANKER_INPUTS, REQUEST_TOKENS)
+            if name in question.context
+        },
         user_vectors=model.user_vectors(question.context).cpu().clone(),
         question=questions,
         candidate=torch.cat([part.candidate for part in parts]),

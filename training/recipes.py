@@ -127,6 +127,9 @@ class Recipe:
     """H: what the feature store keeps."""
     num_tokens: int = 16
     """T."""
+    request_keys: tuple[str, ...] = ()
+    """Keys of a request's context that the ranker looks at (``ranker_model.token_size`` is the
+    width of their embeddings). Impressions must say of their lists what requests say."""
     min_interactions_for_id: int = 2
     """Items with fewer are described by words and attributes alone."""
     num_candidates: int = 400

@@ -137,6 +137,8 @@ class Manifest(BaseModel):
             del content["lineage"]["data_hash"]
         if self.lineage.logged_features is None:
             del content["lineage"]["logged_features"]
+        if not self.encoding.request_keys:
+            del content["encoding"]["request_keys"], content["dimensions"]["num_request_tokens"]
         for part, config, first in (
             ("ranker", RankerConfig(), _FIRST_RANKER_FIELDS),
             ("towers", TwoTowerConfig(), _FIRST_TOWER_FIELDS),

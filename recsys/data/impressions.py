@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -52,6 +53,11 @@ class ShownLists:
     """``[E, C, O]`` 0 or 1."""
     context: tuple[str | None, ...]
     """``[E]`` what the log says of the request, a JSON object."""
+
+    def said(self, row: int) -> dict[str, str]:
+        """Give what the log says of the request of a list."""
+        text = self.context[row]
+        return msgspec.json.decode(text, type=dict[str, str]) if text else {}
 
 
 def read_shown_lists(

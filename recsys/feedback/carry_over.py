@@ -2,7 +2,8 @@
 
 Rows of items differ between vocabularies, columns between feature plans; the values do not. What
 the log does not have cannot be made up: an item the logging bundle did not know is not in the
-carried history, and a category it did not know has zeros.
+carried history, a category it did not know has zeros, and of the request's context it has only the
+keys it looked at.
 
 Axes: ``B`` requests, ``H`` history places, ``T`` tokens, ``N`` items, ``G`` categories, ``Fd`` and
 ``Fc`` feature columns, as in ``models/signature.py``; an apostrophe marks those of the log.
@@ -24,10 +25,11 @@ from recsys.features.audit.tensors import shapes_of
 from recsys.features.batch import Int32s, Int64s
 from recsys.feedback.logging_bundles import LoggingBundle
 from recsys.models.encode import UserEncoding
+from recsys.models.request_tokens import REQUEST_TOKENS
 
 Tensors = Mapping[str, NDArray[Any]]
 _OF_HISTORY = ("history_index", "history_count", "history_age_s")
-_DTYPES = {"history_index": np.int32, "user_tokens": np.int64}
+_DTYPES = {"history_index": np.int32, "user_tokens": np.int64, REQUEST_TOKENS: np.int64}
 """Of the others: float32."""
 ABSENT = -1
 
@@ -42,6 +44,8 @@ class CarryOver:
     """H."""
     num_tokens: int
     """T."""
+    request: Int64s
+    """``[R]`` column there, -1 for a key the logging bundle did not look at."""
     dense: Int64s
     """``[Fd]`` column there."""
     category: Int64s
@@ -62,6 +66,13 @@ def carry_over(logged: LoggingBundle, vocabulary: Vocabulary, encoding: UserEnco
         row=np.concatenate([[0], vocabulary.indexes(logged.vocabulary.item_ids)]).astype(np.int32),
         history_length=encoding.history_length,
         num_tokens=encoding.num_tokens,
+        request=np.array(
+            [
+                theirs.request_keys.index(key) if key in theirs.request_keys else ABSENT
+                for key in encoding.request_keys
+            ],
+            dtype=np.int64,
+        ),
         dense=_columns(
             encoding.dense_names, theirs.dense_names, names.USER_ACTIVITY, logged.bundle_id
         ),
@@ -115,6 +126,12 @@ def carried(logged: Tensors, how: CarryOver) -> dict[str, NDArray[Any]]:
     said = logged["user_tokens"][:, : how.num_tokens]
     tokens[:, : said.shape[1]] = said
     context["user_tokens"] = tokens
+    if len(how.request):
+        request = np.zeros((len(index), len(how.request)), dtype=np.int64)
+        told = np.flatnonzero(how.request != ABSENT)
+        if len(told):
+            request[:, told] = logged[REQUEST_TOKENS][:, how.request[told]]
+        context[REQUEST_TOKENS] = request
     context["user_dense"] = logged["user_dense"][:, how.dense]
     shape = (len(index), len(how.category), len(how.category_feature))
     category = np.zeros(shape, dtype=np.float32)

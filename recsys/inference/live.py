@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -34,6 +35,7 @@ from recsys.inference.batching import AdaptiveBatcher, BatchingConfig
 from recsys.inference.collate import split_rows, stack_arrays
 from recsys.inference.model import Array, Arrays, Model
 from recsys.models.encode import encode_users
+from recsys.models.request_tokens import REQUEST_TOKENS, request_tokens
 from recsys.ranking.ranked import RankedItems
 from recsys.telemetry import STAGE_SECONDS
 
@@ -45,6 +47,7 @@ READING = BatchingConfig(max_in_flight=2)
 COMPUTING = BatchingConfig(max_in_flight=1)
 """Of the model, which computes one batch at a time."""
 _NOTHING = np.zeros((1, 1), dtype=np.int32)
+NO_CONTEXT: Mapping[str, str] = MappingProxyType({})
 
 
 class UserReader(Protocol):
@@ -153,11 +156,17 @@ class LiveBundle:
             logger.info("bundle %s reads the store's features again", self.bundle.bundle_id)
         self.features_trouble = trouble
 
-    async def user(self, user_id: str, deadline: Deadline) -> UserContext:
-        """Give what is known about a user now."""
+    async def user(
+        self, user_id: str, deadline: Deadline, context: Mapping[str, str] = NO_CONTEXT
+    ) -> UserContext:
+        """Give what is known about a user now, and what the bundle looks at of the request."""
         self._require_layout()
         with _stage("features"):
-            return await _within(deadline, "features", self._read_batch(user_id))
+            user = await _within(deadline, "features", self._read_batch(user_id))
+        if keys := self.bundle.encoding.request_keys:
+            said = {REQUEST_TOKENS: request_tokens([context], keys)}
+            user = replace(user, arrays={**user.arrays, **said})
+        return user
 
     async def profile(self, user_id: str, deadline: Deadline) -> ViewRecord:
         """Give what user events say about a user: the ``tokens`` of ``user_profile``."""

@@ -34,6 +34,8 @@ class UserEncoding:
     """G."""
     user_category_activity: tuple[str, ...]
     """Columns of view ``user_category_activity``, in the plan's order."""
+    request_keys: tuple[str, ...] = ()
+    """R keys of a request's context that the ranker looks at (``request_tokens.py``)."""
 
     @property
     def dense_names(self) -> tuple[str, ...]:

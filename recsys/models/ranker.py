@@ -46,6 +46,7 @@ from recsys.models.item_table import ItemTable
 from recsys.models.normalise import Standardise
 from recsys.models.position_bias import PositionBias
 from recsys.models.rates import Rates
+from recsys.models.request_tokens import REQUEST_TOKENS
 from recsys.models.serving_model import Candidates, UserContext
 from recsys.models.signature import Dimensions
 from recsys.models.target_attention import AttentionHistory, AttentionItems, TargetAttention
@@ -104,6 +105,11 @@ class Ranker(nn.Module):
             ConfigurationError: when embeddings are wanted of no width, or tastes without counts.
         """
         super().__init__()
+        if dimensions.num_request_tokens and not config.token_size:
+            raise ConfigurationError(
+                "ranker: request_keys want embeddings, found token_size 0; set it to their width "
+                "(such as 16), or leave request_keys out"
+            )
         wanted = [name for name in _NEED_TOKEN_SIZE if getattr(config, name)]
         if wanted and not config.token_size:
             raise ConfigurationError(
@@ -267,7 +273,10 @@ class Ranker(nn.Module):
         if self.config.user_rates:
             known = torch.cat([dense, self.user_rates(user["user_dense"])], dim=1)
         if self.config.token_size:
-            own = self.embedding_dropout(self.user_tokens(user["user_tokens"]))
+            tokens = user["user_tokens"]
+            if (said := user.get(REQUEST_TOKENS)) is not None:
+                tokens = torch.cat([tokens, said.to(tokens.device)], dim=1)
+            own = self.embedding_dropout(self.user_tokens(tokens))
             known = torch.cat([known, own], dim=1)
             user_vectors = torch.cat([user_vectors, known], dim=1)
         history = None

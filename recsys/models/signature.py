@@ -3,15 +3,17 @@
 `config.pbtxt`, the Triton client and the training loop are all made from these lists, so a shape is
 written down once. Item rows are vocabulary indexes, 0 is padding everywhere.
 
-Axes: ``B`` users in a call, ``H`` history, ``T`` profile tokens, ``Fu``/``Fc`` feature columns,
-``G`` categories, ``X`` excluded items, ``C`` candidates, ``K`` answers, ``O`` objectives,
-``S`` candidate sources.
+Axes: ``B`` users in a call, ``H`` history, ``T`` profile tokens, ``R`` tokens of a request,
+``Fu``/``Fc`` feature columns, ``G`` categories, ``X`` excluded items, ``C`` candidates,
+``K`` answers, ``O`` objectives, ``S`` candidate sources.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from recsys.models.request_tokens import REQUEST_TOKENS
 
 DType = Literal["INT32", "INT64", "FP32", "BOOL"]
 
@@ -46,11 +48,17 @@ class Dimensions:
     """O names, first the one a label is named for."""
     sources: tuple[str, ...]
     """S names of candidate sources: two_tower, item_to_item, popular, history …"""
+    num_request_tokens: int = 0
+    """R: tokens of what surrounds a request."""
 
 
 def user_context(d: Dimensions) -> tuple[TensorSpec, ...]:
     """Give what a request says about its user. Raw values: models normalise for themselves."""
+    request = TensorSpec(
+        REQUEST_TOKENS, "INT64", (d.num_request_tokens,), "hashes of the request's context, 0 pads"
+    )
     return (
+        *((request,) if d.num_request_tokens else ()),
         TensorSpec("history_index", "INT32", (d.history_length,), "distinct items, newest last"),
         TensorSpec("history_count", "FP32", (d.history_length,), "interactions with each"),
         TensorSpec(

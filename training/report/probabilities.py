@@ -27,6 +27,7 @@ from recsys.evaluation.grouped_auc import grouped_auc
 from recsys.evaluation.log_loss import log_loss
 from recsys.evaluation.reliability import ReliabilityCurve, reliability_curve
 from recsys.features.batch import Int64s
+from recsys.models.request_tokens import REQUEST_TOKENS, request_tokens
 from training.progress import Progress
 from training.report.contender import CHUNK, Contender
 from training.report.protocol import HeldOut
@@ -138,6 +139,9 @@ def of_shown_lists(
             context = contender.contexts(
                 lists.user_id[rows], lists.time_ms[rows] - 1, Progress(quiet=True), "lists"
             )
+            if keys := contender.encoding.request_keys:
+                said = request_tokens([lists.said(row) for row in rows.tolist()], keys)
+                context[REQUEST_TOKENS] = torch.from_numpy(said)
             item = torch.from_numpy(lists.item[rows])
             scored = contender.model.score_sources(context, item)
             chance = contender.model.rank(context, scored).objective_score.cpu().numpy()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from recsys.features import names
 from recsys.features.request_time import REQUEST_TIME_FEATURES
 from recsys.models.encode import KNOWN_FEATURE, UserEncoding
+from recsys.models.request_tokens import REQUEST_TOKENS
 
 REQUEST_TIME = "request_time"
 """Stands for a view: features of the moment, and whether the user is known."""
@@ -64,7 +65,9 @@ def parts_of(encoding: UserEncoding) -> tuple[Part, ...]:
 def shapes_of(encoding: UserEncoding) -> dict[str, tuple[int, ...]]:
     """Give the shapes the tensors must have, batch axis 1."""
     history = (1, encoding.history_length)
+    request = {REQUEST_TOKENS: (1, len(encoding.request_keys))} if encoding.request_keys else {}
     return {
+        **request,
         "history_index": history,
         "history_count": history,
         "history_age_s": history,

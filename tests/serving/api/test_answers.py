@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from recsys.clock import now_ms
 from recsys.deadline import Deadline
 from recsys.errors import DeadlineExceededError, StageError
+from recsys.features.names import token_hash
 from recsys.inference.model import Arrays
 from tests.inference.toy_bundle import toy_bundle
 from tests.serving.api.memory_api import MemoryApi, memory_api
@@ -339,3 +341,15 @@ def test_a_failure_of_ours_is_answered_and_logged(
     assert 'recsys_requests_total{route="recommend",status="500"}' in (
         api.client.get("/metrics").text
     )
+
+
+def test_what_a_bundle_looks_at_of_the_request_goes_to_the_model_and_into_the_exposure() -> None:
+    bundle = toy_bundle()
+    bundle = replace(bundle, encoding=replace(bundle.encoding, request_keys=("tab", "page")))
+    with memory_api(bundle=bundle) as api:
+        recommend(api, user_id="ann", k=3, context={"tab": "home", "device": "phone"})
+        body = {"user_id": "ann", "item_ids": ["i1"], "context": {"page": "cart"}}
+        assert api.client.post("/v1/rank", json=body).status_code == 200
+        first, second = api.exposures()
+    assert first.features["request_tokens"].array().tolist() == [[token_hash("tab=home"), 0]]
+    assert second.features["request_tokens"].array().tolist() == [[0, token_hash("page=cart")]]
