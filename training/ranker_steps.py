@@ -236,6 +236,8 @@ class RankerSteps:
         total = sum(float(self._weight(r).sum()) for r in self._rounds)
         rate = (taken / max(total, 1e-9)).clamp(1e-6, 1 - 1e-6)
         ranker.start_probabilities_at(rate.to(device))
+        if self._config.zero_start:
+            ranker.start_at_zero()
 
     @staticmethod
     def _weight(lists: RoundLists) -> Tensor:

@@ -65,6 +65,9 @@ class RankerTraining:
     """Peak; one cycle over all steps."""
     weight_decay: float = 1e-4
     """AdamW's."""
+    zero_start: bool = False
+    """Whether it begins without an order of its own (``Ranker.start_at_zero``): for short trainings
+    at a low rate, which would not undo a random one."""
     span_ms: int = 52 * DAY_MS
     """How much of the log before the test the ranker's labels come from."""
     window_ms: int = 30 * DAY_MS

@@ -54,13 +54,14 @@ MODEL = RankerConfig(
     aspects=(
         Aspect(keys=("genres",), size=32), Aspect(keys=("tags",), size=512),
         Aspect(keys=("actors",), size=256), Aspect(keys=("director", "writer"), size=256),
-        Aspect(keys=("born",), size=128),
+        Aspect(keys=("born",), size=128), Aspect(keys=("text",), size=768),
     ),
 )  # fmt: skip
 RATES = (("clicks_30d", "impressions_30d"),)
 TRAINING = ExposureTraining(
-    epochs=3, batch_groups=64, learning_rate=1e-3, listwise_share=4.0, objective_shares=(1.0,)
-)
+    epochs=3, batch_groups=64, learning_rate=1e-3, listwise_share=1.0, objective_shares=(1.0,),
+    zero_start=True,
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -114,6 +114,23 @@ def inputs(seed: int, embedding_size: int = 5, size: int = B) -> tuple[dict[str,
     return user, items, candidates
 
 
+@settings(max_examples=10, deadline=None)
+@given(config=CONFIGS)
+def test_begun_at_zero_every_candidate_has_the_same_score(config: RankerConfig) -> None:
+    ranker = ranker_of(config)
+    user, items, candidates = (
+        {n: v.float() if v.is_floating_point() else v for n, v in part.items()}
+        for part in inputs(1)
+    )  # fmt: skip
+    asked = Candidates(candidates["index"], candidates["score"])
+    asking = (user, candidates["user"], items["vectors"], items["activity"], asked)
+    order = ranker(*asking).order
+    assert (order - order[:1, :1]).abs().max() > 1e-3
+    ranker.start_at_zero()
+    order = ranker(*asking).order
+    assert torch.equal(order, order[:1, :1].expand_as(order))
+
+
 @settings(max_examples=30, deadline=None)
 @given(config=CONFIGS, embedding_size=st.sampled_from([0, 5]), seed=st.integers(0, 1000))
 def test_split_and_unsplit_agree(config: RankerConfig, embedding_size: int, seed: int) -> None:

@@ -257,6 +257,15 @@ def test_data_with_impressions_learn_from_shown_lists(tmp_path: Path) -> None:
     assert made(log, tmp_path).folder.is_dir()
 
 
+def test_a_recipe_may_let_the_ranker_begin_without_an_order() -> None:
+    base = debug()
+    recipe = replace(base, ranker=replace(base.ranker, epochs=0, zero_start=True))
+    task = prepared(made_up_log(), recipe)
+    weights = fit(task, world=World(), checkpoints=NoCheckpoints()).ranker
+    assert not weights["output.weight"].any() and not weights["direct.weight"].any()
+    assert weights["project_item.weight"].any() and weights["calibrate_user.2.bias"].any()
+
+
 def test_bad_runs_are_refused_before_time_is_spent() -> None:
     log = made_up_log()
     with pytest.raises(InputError, match="--test-from"):

@@ -57,7 +57,9 @@ def parts_of(
         exposures: Identity of the exposures that are read; None where features are joined.
     """
     towers, ranker = recipe.towers, asdict(recipe.ranker)
-    for name in ("epochs", "batch_lists", "learning_rate", "weight_decay", "list_length"):
+    for name in (
+        "epochs", "batch_lists", "learning_rate", "weight_decay", "zero_start", "list_length",
+    ):  # fmt: skip
         ranker.pop(name, None)
     how = {
         "seed": recipe.seed, "pause_ms": towers.pause_ms, "max_visits": towers.max_visits,

@@ -34,7 +34,7 @@ _NO_PART = (
 
 _NOT_OF_EXAMPLES: dict[str, tuple[str, ...]] = {
     "towers": ("epochs", "refit_epochs", "learning_rate", "weight_decay"),
-    "ranker": ("epochs", "learning_rate", "weight_decay"),
+    "ranker": ("epochs", "learning_rate", "weight_decay", "zero_start"),
     "neighbours": ("method", "penalty", "shrinkage", "num_neighbours"),
 }
 _NOT_OF_TOWERS: dict[str, tuple[str, ...]] = {
