@@ -78,3 +78,9 @@ def test_zipf_users_prefer_the_head_and_refuse_an_empty_list() -> None:
     assert users.count("a") / 10_000 == pytest.approx(6 / 11, abs=0.02)
     with pytest.raises(ValueError, match="at least one user"):
         zipf_users([], 1, exponent=1.0, rng=rng)
+
+
+def test_key_is_sent_where_there_is_one() -> None:
+    assert b"Authorization" not in prepare_post("api", 80, "/", b"{}")
+    head, _, body = prepare_post("api", 80, "/", b"{}", "secret").partition(b"\r\n\r\n")
+    assert b"Authorization: Bearer secret" in head.split(b"\r\n") and body == b"{}"
