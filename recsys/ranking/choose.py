@@ -64,7 +64,7 @@ def choose(
     """
     if chance is not None and worth.is_constant and not pins and count is None:
         policy = chance.policy
-        if isinstance(policy, Softmax) and policy.first_position == 0:
+        if isinstance(policy, Softmax) and policy.draws_at(0) and policy.draws_at(length - 1):
             drawn, propensity = gumbel_top_k(worth.now() / policy.temperature, length, chance.rng)
             return Chosen(places=drawn, propensities=propensity)
     open_ = np.ones(num_candidates, dtype=bool)
@@ -81,7 +81,7 @@ def choose(
             worth.add(pinned)
             continue
         allowed = open_ if count is None else count.allowed(open_)
-        if chance is None or position < chance.policy.first_position:
+        if chance is None or not chance.policy.draws_at(position):
             place = draw_best(worth.now(), allowed)
         else:
             place, propensities[position] = chance.policy.draw(

@@ -25,7 +25,7 @@ RELEVANCE = np.array([1.0, 0.7, 0.4, 0.2, -0.5])
 CATEGORY = np.array([0, 0, 1, 1, -1], dtype=np.int32)
 DEVIATION = np.array([0.3, 0.5, 0.2, 1.0, 0.8])
 POLICIES: list[Policy] = [
-    Epsilon(epsilon=0.4), Softmax(temperature=0.7), Thompson(), Epsilon(epsilon=1.0),
+    Epsilon(epsilon=0.4), Softmax(temperature=0.7), Thompson(), Epsilon(epsilon=1.0, num_places=2),
     Softmax(temperature=0.7, first_position=1),
 ]  # fmt: skip
 WORTHS: dict[str, Callable[[], Worth]] = {

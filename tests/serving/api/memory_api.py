@@ -16,7 +16,7 @@ from recsys.feedback.exposure import Exposure, decode_exposure
 from recsys.inference.live import LiveBundle
 from recsys.inference.local import LocalModel
 from recsys.inference.model import Model
-from recsys.pipeline import Pipeline
+from recsys.pipeline import Pipeline, PipelineConfig
 from recsys.ranking.operator_rules import NO_RULES, OperatorRules
 from serving.api.app import create_app
 from serving.api.event_publisher import EventPublisher
@@ -64,6 +64,7 @@ def memory_api(
     live: bool = True,
     operator: Callable[[], OperatorRules] = lambda: NO_RULES,
     gate: Gate | None = None,
+    config: PipelineConfig | None = None,
 ) -> Iterator[MemoryApi]:
     """Run the app. ``live=False``: nothing is published yet."""
     bundle = bundle or toy_bundle()
@@ -83,7 +84,7 @@ def memory_api(
         exposures.start()
         yield Services(
             bundles=bundles,
-            pipeline=Pipeline(operator=operator),
+            pipeline=Pipeline(config or PipelineConfig(), operator=operator),
             events=events,
             exposures=exposures,
             topics=topics,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from recsys.clock import now_ms
+from recsys.pipeline import PipelineConfig
 from recsys.ranking.operator_rules import NO_RULES, OperatorRules, read_operator_rules
 from tests.inference.toy_bundle import toy_bundle
 from tests.serving.api.memory_api import MemoryApi, memory_api
@@ -145,6 +146,18 @@ def test_a_degraded_answer_keeps_pins_and_draws_nothing(operator: Operator) -> N
         assert ids(answer) == ["item-1", "item-30", "item-2"]
         (exposure,) = api.exposures()
         assert (exposure.policy, exposure.propensities) == ("greedy", [])
+
+
+def test_without_time_a_list_keeps_pins_and_bounds_and_says_what_it_lacks() -> None:
+    with memory_api(config=PipelineConfig(deadline_ms=0)) as api:
+        answer = recommend(
+            api, user_id="bob", k=3, diversity=0.9, max_per_category=1,
+            pins=[{"item_id": "item-31", "position": 0}],
+        )  # fmt: skip
+        late = "stage rerank late: no diversity, no exploration"
+        assert answer["degraded"] == f"recommend: stage recommend late; recommend: {late}"
+        assert ids(answer) == ["item-31", "item-2", "item-3"]
+        assert 'stage="rerank"' in api.client.get("/metrics").text
 
 
 @pytest.mark.parametrize(
