@@ -63,10 +63,10 @@ class Gate:
                 ACCESS_REFUSED.labels(endpoint.handler.__name__, "rate").inc()
                 headers = {"Retry-After": str(math.ceil(error.retry_after_s)), **error.headers}
                 raise Problem(
-                    "rate_limited", str(error), headers=headers, close=_has_long_body(request)
+                    "rate_limited", str(error), headers=headers, close=_must_hang_up(request)
                 ) from error
             except Problem as problem:
-                problem.close = _has_long_body(request)
+                problem.close = _must_hang_up(request)
                 raise
             response = await endpoint.handler(request)
             if headers:
@@ -119,9 +119,13 @@ class Gate:
         return caller
 
 
-def _has_long_body(request: Request) -> bool:
-    """Say whether more follows than is worth being read and thrown away for a stranger."""
-    if "transfer-encoding" in request.headers:
+def _must_hang_up(request: Request) -> bool:
+    """Say whether more may follow than is worth being read and thrown away for a stranger.
+
+    After ``Expect: 100-continue`` no body follows the refusal, so that what comes next on the
+    connection could not be told from it.
+    """
+    if "transfer-encoding" in request.headers or "expect" in request.headers:
         return True
     stated = request.headers.get("content-length", "0")
     return not stated.isdigit() or int(stated) > MAX_BODY_BYTES

@@ -134,6 +134,8 @@ def test_stranger_with_a_long_body_is_hung_up_on(api: MemoryApi) -> None:
     long = api.client.post("/v1/events", content=b"[" * 1_000_001)
     assert (long.status_code, long.headers["connection"]) == (401, "close")
     assert "connection" not in api.client.post("/v1/events", content=b"[]").headers
+    asks = api.client.post("/v1/events", content=b"[]", headers={"expect": "100-continue"})
+    assert (asks.status_code, asks.headers["connection"]) == (401, "close")
 
 
 def test_document_names_the_scope_of_each_operation() -> None:
