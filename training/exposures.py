@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
-import msgspec
 import numpy as np
 import polars as pl
 import torch
@@ -23,12 +22,12 @@ from recsys.data.impressions import LabelRule, ShownLists, read_shown_lists
 from recsys.errors import InputError
 from recsys.features.batch import Bools, Int64s
 from recsys.features.history import ItemHistory, UserHistory, open_rows
-from recsys.features.names import token_hash
 from recsys.features.plan import Plan
 from recsys.models.config import Aspect
 from recsys.models.cross_features import cross_features, usual_prices
 from recsys.models.encode import UserEncoding, encode_users
 from recsys.models.item_table import ItemStatics, ItemTable
+from recsys.models.request_tokens import REQUEST_TOKENS, request_tokens
 from recsys.models.serving_model import Candidates
 from recsys.models.signature import Dimensions
 from recsys.models.taste import taste_of
@@ -49,7 +48,7 @@ class Exposures:
     """``[L]`` int64 code of the user."""
     time_ms: Tensor
     context: Context
-    """``[L, ...]`` user tensors; the request's own tokens follow the profile's."""
+    """``[L, ...]`` user tensors, with ``request_tokens`` where keys were asked for."""
     item: Tensor
     """``[L, C]`` int64, 0 pads."""
     position: Tensor
@@ -94,7 +93,7 @@ def read_exposures(
     attribution_ms: int,
     history_length: int,
     num_tokens: int,
-    request_tokens: Sequence[str] = (),
+    request_keys: Sequence[str] = (),
     num_item_tokens: int,
     content_size: int = 0,
     aspects: Sequence[Aspect] = (),
@@ -112,7 +111,7 @@ def read_exposures(
         attribution_ms: For acts that name no request.
         history_length: H.
         num_tokens: Profile tokens of a user.
-        request_tokens: Keys of the impressions' context that become tokens beside the profile's.
+        request_keys: Keys of the impressions' context that become tokens beside the profile's.
         num_item_tokens: Tokens of an item.
         content_size: Width of the vectors items are compared by, 0 for none.
         aspects: Sides they are compared from.
@@ -138,7 +137,8 @@ def read_exposures(
     )  # fmt: skip
     dimensions = Dimensions(
         history_length=history_length,
-        num_tokens=num_tokens + len(request_tokens),
+        num_tokens=num_tokens,
+        num_request_tokens=len(request_keys),
         num_user_features=len(encoding.dense_names),
         num_categories=len(vocabulary.categories),
         num_category_features=len(plan.user_category_activity_names),
@@ -173,13 +173,15 @@ def read_exposures(
         activity = torch.from_numpy(flat).view(*item.shape, -1)
         parts.append({**{n: user[n] for n in RANKER_INPUTS}, "cross": cross, "activity": activity})
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    said = torch.from_numpy(_request_tokens(lists.context, request_tokens))
-    joined["user_tokens"] = torch.cat([joined["user_tokens"], said], dim=1)
+    context = {name: joined[name] for name in RANKER_INPUTS}
+    if request_keys:
+        every = [lists.said(row) for row in range(len(lists.user_id))]
+        context[REQUEST_TOKENS] = torch.from_numpy(request_tokens(every, request_keys))
     code = np.unique(lists.user_id.astype(str), return_inverse=True)[1].astype(np.int64)
     exposures = Exposures(
         user=torch.from_numpy(code),
         time_ms=torch.from_numpy(lists.time_ms),
-        context={name: joined[name] for name in RANKER_INPUTS},
+        context=context,
         item=torch.from_numpy(lists.item).long(),
         position=torch.from_numpy(lists.position).long(),
         label=torch.from_numpy(lists.label),
@@ -236,17 +238,6 @@ def item_statics(
         content=content,
         aspects=aspect_vectors(catalogue, aspects),
     )
-
-
-def _request_tokens(context: Sequence[str | None], keys: Sequence[str]) -> Int64s:
-    """Give ``[L, len(keys)]`` token hashes of what is said of each request, 0 where nothing."""
-    tokens = np.zeros((len(context), len(keys)), dtype=np.int64)
-    for row, text in enumerate(context):
-        said = msgspec.json.decode(text) if text else {}
-        for column, key in enumerate(keys):
-            if key in said:
-                tokens[row, column] = token_hash(f"{key}={said[key]}")
-    return tokens
 
 
 def _check_labels(lists: ShownLists, rules: Sequence[LabelRule]) -> None:

@@ -37,6 +37,7 @@ from recsys.models.config import RankerConfig
 from recsys.models.item_table import ItemTable
 from recsys.models.ranker import Ranker
 from recsys.models.rates import rate_columns
+from recsys.models.request_tokens import REQUEST_TOKENS
 from recsys.settings import Settings
 from training.dataset_log import log_of_dataset
 from training.exposure_check import (
@@ -116,7 +117,7 @@ def read(
     has_id = shown_often(learned, catalogue.vocabulary)
     data = read_exposures(
         log, catalogue, plan, [LabelRule(objective=o, interaction=o) for o in OBJECTIVES],
-        attribution_ms=1, history_length=50, num_tokens=0, request_tokens=("tab",),
+        attribution_ms=1, history_length=50, num_tokens=0, request_keys=("tab",),
         num_item_tokens=MODEL.num_item_tokens, has_id=has_id, progress=progress,
     )  # fmt: skip
     day = [int(msgspec.json.decode(text or "{}")["date"]) for text in data.lists.context]
@@ -265,7 +266,7 @@ def lightgbm_scores(data: ExposureData, day: NDArray[np.int64]) -> NDArray[np.fl
     except ImportError:
         raise InputError("--lightgbm: it is not installed; run `pip install lightgbm`") from None
     rows = data.exposures
-    tab = np.unique(rows.context["user_tokens"][:, -1].numpy(), return_inverse=True)[1]
+    tab = np.unique(rows.context[REQUEST_TOKENS][:, 0].numpy(), return_inverse=True)[1]
     columns = np.concatenate(
         [rows.context["user_dense"].numpy(), rows.activity[:, 0].numpy(), rows.cross[:, 0].numpy(),
          tab[:, None].astype(np.float32)], axis=1,

@@ -81,7 +81,7 @@ def read(frame: pl.DataFrame, aspects: Sequence[Aspect] = ()) -> ExposureData:
     catalogue = build_catalogue(frame)
     return read_exposures(
         frame, catalogue, small_plan(), [LabelRule(objective="click", interaction="click")],
-        attribution_ms=1_000, history_length=4, num_tokens=2, request_tokens=("tab",),
+        attribution_ms=1_000, history_length=4, num_tokens=2, request_keys=("tab",),
         num_item_tokens=3, has_id=np.arange(catalogue.vocabulary.num_items + 1) > 0,
         aspects=aspects, taste_counts=(0, 1), progress=Progress(),
     )  # fmt: skip
@@ -105,8 +105,9 @@ def test_features_are_those_of_just_before_the_list() -> None:
     assert clicks_a.tolist() == list(range(20))  # the n-th has seen n clicks, not its own
     first_of_user = torch.tensor([int((rows.user == u).nonzero()[0]) for u in range(4)])
     assert (rows.context["history_index"][first_of_user] == 0).all()
-    assert rows.context["user_tokens"].shape == (40, 3)
-    assert rows.context["user_tokens"][:, -1].unique().numel() == 2
+    assert rows.context["user_tokens"].shape == (40, 2)
+    assert rows.context["request_tokens"].shape == (40, 1)
+    assert rows.context["request_tokens"].unique().numel() == 2
     assert rows.position.tolist() == [[0, 1]] * 40
 
 
