@@ -25,6 +25,7 @@ import psutil
 import torch
 
 from recsys.features import current_plan
+from training.checkpoint_files import KEPT
 from training.debug_bundle import OBJECTIVES, made_up_log
 from training.examples.build import Place
 from training.fit import Fitted
@@ -114,8 +115,8 @@ def _disturbed(folder: Path, workers: int) -> tuple[dict[str, bool], _Command]:
     sys.stderr.write(f"after the driver was killed: {told}\n")
 
     time.sleep(3)  # what was being written when the driver died is written by then
-    # All but the oldest: the newest may be one that Ray had not yet taken note of.
-    for path in sorted(folder.glob("fit-*/train/checkpoint_*/state.pt"))[1:]:
+    # All but the oldest of those that the next driver looks at; lives before left others.
+    for path in sorted(folder.glob("fit-*/train/checkpoint_*/state.pt"))[-KEPT:]:
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
