@@ -48,11 +48,8 @@ class ItemTable(nn.Module):
         super().__init__()
         for name in ("category", "price", "text", "has_id"):
             self.register_buffer(name, getattr(statics, name))
-        for name in (
-            "tokens",
-            "content",
-            "aspects",
-        ):  # a table without them has the weights it always had
+        # A table without these has the weights it always had.
+        for name in ("tokens", "content", "aspects"):
             if getattr(statics, name) is not None:
                 self.register_buffer(name, getattr(statics, name))
 

@@ -36,6 +36,8 @@ class Prepared(dict[str, Tensor]):
         super().__init__(context)
         self.vectors = vectors
         self.prices = prices
+        self.inputs: SourceInputs | None = None
+        """What sources look at, and what they keep for further questions about the same users."""
 
 
 class TorchServingModel:
@@ -47,8 +49,8 @@ class TorchServingModel:
 
     search_from_items = 12_000
     """Catalogues from here on are searched by each source for its best; of smaller ones all items
-    are scored, which takes less time (measured: half of it at 4,000 items, equal at about 12,000)
-    and leaves nothing out."""
+    are scored, which leaves nothing out. That takes less time at 4,000 items and more at 100,000
+    (measured, docs/decisions.md); the limit lies between, by interpolation."""
 
     def __init__(
         self,
@@ -161,7 +163,10 @@ class TorchServingModel:
         )
 
     def _choose_of_all(self, inputs: SourceInputs, excluded: Excluded, count: int) -> Candidates:
-        scores = torch.stack([source.all_scores(inputs) for source in self._sources], dim=1)
+        scores = inputs.once(
+            "all scores",
+            lambda: torch.stack([source.all_scores(inputs) for source in self._sources], dim=1),
+        )
         index = fuse(
             scores, weights=self._mix.weights, quotas=self._mix.quotas,
             excluded=excluded.table(), num_candidates=count,
@@ -246,13 +251,16 @@ class TorchServingModel:
         index = index.to(self._item_vectors.device).long()
         return torch.where((index > 0) & (index <= self.num_items), index, 0)
 
-    def _source_inputs(self, user: UserContext) -> SourceInputs:
-        return SourceInputs(
-            user=user,
-            user_vectors=self.user_vectors(user),
-            item_vectors=self._item_vectors,
-            item_activity=self._resident[0],
-        )
+    def _source_inputs(self, user: Prepared) -> SourceInputs:
+        """Give those of ``user``, made anew where the items' features have moved meanwhile."""
+        activity = self._resident[0]
+        if user.inputs is None or user.inputs.item_activity is not activity:
+            # A plain dictionary: ``user`` itself would make a ring that only the collector frees.
+            user.inputs = SourceInputs(
+                user=dict(user), user_vectors=user.vectors, item_vectors=self._item_vectors,
+                item_activity=activity,
+            )  # fmt: skip
+        return user.inputs
 
     def _scores(self, inputs: SourceInputs, index: Tensor) -> Tensor:
         """Give ``[B, S, C]``: every source's score of the items ``[B, C]``."""

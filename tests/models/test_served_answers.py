@@ -181,6 +181,37 @@ def test_quotas_of_one_size_are_filled_together_as_one_by_one(quotas: tuple[int,
         assert torch.equal(found, wanted)
 
 
+def test_two_searches_for_the_same_users_score_the_sources_once(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_serving_model(bundle)
+    assert isinstance(model, TorchServingModel)
+    runs: list[int] = []
+    scored = model._item_vectors.scores
+
+    def counted(vectors: Tensor) -> Tensor:
+        runs.append(1)
+        return scored(vectors)
+
+    monkeypatch.setattr(model._item_vectors, "scores", counted)
+    inputs = call(model, 3, seed=4)
+    prepared = model.prepare(inputs)
+    for without_history in (False, True):
+        hidden = torch.full((3, 1), without_history)
+        asked = {"exclude_index": inputs["exclude_index"], "exclude_history": hidden}
+        again = model.retrieve(prepared, num_candidates=40, **asked)
+        assert len(runs) == 1
+        anew = model.retrieve(users(model, 3, seed=4), num_candidates=40, **asked)
+        assert torch.equal(again.item_index, anew.item_index)
+        runs.pop()
+    # New features of the items are not answered from what was kept.
+    model.set_item_activity(
+        torch.rand(model.num_items + 1, model.dimensions.num_item_features) * 30, 5
+    )
+    model.retrieve(prepared, num_candidates=40, **asked)
+    assert len(runs) == 2
+
+
 def test_both_ways_to_choose_find_the_same_where_each_source_may_give_everything(
     bundle: Path,
 ) -> None:
