@@ -36,6 +36,7 @@ from recsys.errors import (
 from recsys.features.batch import Int32s
 from recsys.feedback.exposure import GREEDY
 from recsys.inference.live import LiveBundle, UserContext
+from recsys.models.filter_tokens import ItemFilter
 from recsys.ranking import filters
 from recsys.ranking.blending import blend, check_weights
 from recsys.ranking.operator_rules import NO_RULES, OperatorRules
@@ -142,7 +143,8 @@ class Pipeline:
         policy = bound.operator.exploration if request.explore else None
         now_ms = self._clock()
         deadline = Deadline.after_ms(self.config.deadline_ms)
-        excluded = self._excluded(bundle, request)
+        excluded = filters.excluded_items(bundle.vocabulary.index_of, request.exclude_item_ids)
+        item_filter = _item_filter(request)
         user: UserContext | None = None
         rules = applying(request, bundle, bound, now_ms=now_ms, user_tokens=frozenset())
         try:
@@ -150,7 +152,7 @@ class Pipeline:
             user = await live.user(request.user_id, share, request.context)
             rules = applying(request, bundle, bound, now_ms=now_ms, user_tokens=_tokens(user))
             ranked = await self._candidates(
-                live, request, user, rules, excluded,
+                live, request, user, rules, excluded, item_filter,
                 k=candidates_needed(request, rules, policy),
                 deadline=deadline.before_ms(self.config.rerank_ms),
             )  # fmt: skip
@@ -171,6 +173,8 @@ class Pipeline:
             available=bundle.available,
             excluded=() if searched else (excluded, seen),
         )
+        if item_filter and not searched:
+            kept &= filters.passing(ranked.item_index, item_filter, bundle.tags)
         if not kept.all():
             ranked = ranked.take(np.flatnonzero(kept))
         if rung == "popular":
@@ -220,6 +224,7 @@ class Pipeline:
         user: UserContext,
         rules: Applying,
         excluded: Int32s,
+        item_filter: ItemFilter,
         *,
         k: int,
         deadline: Deadline,
@@ -231,6 +236,7 @@ class Pipeline:
             exclude_history=request.exclude_seen,
             k=k,
             deadline=deadline,
+            item_filter=item_filter,
         )
         if not rules.pins:
             return await searching
@@ -304,18 +310,6 @@ class Pipeline:
         kept = live.bundle.available[rows]
         return rows[kept][:k], score[kept][:k].tolist()
 
-    def _excluded(self, bundle: ServedBundle, request: RecommendRequest) -> Int32s:
-        """Give every row the search should leave out, the user's history apart."""
-        return filters.union(
-            filters.excluded_items(bundle.vocabulary.index_of, request.exclude_item_ids),
-            filters.excluded_by_category(
-                bundle.category_index,
-                bundle.vocabulary.category_index_of,
-                wanted=request.filters.categories,
-                unwanted=request.filters.exclude_categories,
-            ),
-        )
-
     def _excluded_from_search(
         self, bundle: ServedBundle, request: RecommendRequest, excluded: Int32s, user: UserContext
     ) -> Int32s:
@@ -337,6 +331,14 @@ class Pipeline:
         STAGE_FAILURES.labels(error.stage, reason).inc()
         said = _SAID.get(reason, reason)
         return "popular", f"{route}: stage {error.stage} {said}"
+
+
+def _item_filter(request: RecommendRequest) -> ItemFilter:
+    asked = request.filters
+    return ItemFilter.of(
+        categories=asked.categories, exclude_categories=asked.exclude_categories,
+        tags=asked.tags, exclude_tags=asked.exclude_tags,
+    )  # fmt: skip
 
 
 def _tokens(user: UserContext) -> frozenset[int]:

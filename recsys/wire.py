@@ -37,6 +37,7 @@ RUNGS: tuple[Rung, ...] = ("full", "popular")
 K = Annotated[int, Meta(ge=1, le=MAX_K, description="Items wanted.")]
 CategoryName = Annotated[str, Meta(max_length=64)]
 CategoryNames = Annotated[list[CategoryName], Meta(max_length=64)]
+Tags = Annotated[list[Identifier], Meta(max_length=64)]
 ObjectiveWeight = Annotated[float, Meta(ge=0.0, le=1e6)]
 Factor = Annotated[float, Meta(ge=1e-3, le=1e3)]
 """On an item's odds: 2 doubles them, 0.5 halves them, 1 changes nothing."""
@@ -60,6 +61,9 @@ class Filters(_Request, frozen=True, kw_only=True):
     categories: CategoryNames = []
     """Only these; empty allows all."""
     exclude_categories: CategoryNames = []
+    tags: Tags = []
+    """Only items with one of these ``key=value`` attributes; of several keys, with one of each."""
+    exclude_tags: Tags = []
 
 
 class Boost(_Request, frozen=True, kw_only=True):
@@ -69,7 +73,7 @@ class Boost(_Request, frozen=True, kw_only=True):
     """Several boosts of an item multiply; below 1 an item is buried."""
     item_ids: Annotated[list[Identifier], Meta(max_length=MAX_BOOSTED_ITEMS)] = []
     categories: CategoryNames = []
-    tags: Annotated[list[Identifier], Meta(max_length=64)] = []
+    tags: Tags = []
     """``key=value`` of an item's attributes."""
 
 

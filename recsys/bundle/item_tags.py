@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recsys.features.batch import Int32s, Int64s
+from recsys.features.batch import Bools, Int32s, Int64s
 from recsys.features.names import token_hash, token_hashes
 
 if TYPE_CHECKING:
@@ -37,9 +37,31 @@ class ItemTags:
         table = table.join(hashes, on="tag").sort("hash", "row")
         return cls(table["hash"].to_numpy(), table["row"].to_numpy())
 
+    @classmethod
+    def of_catalogue(cls, frame: pl.DataFrame) -> ItemTags:
+        """Take those of a bundle's ``catalogue.parquet``; of one from before tags, categories."""
+        import polars as pl
+
+        if "tags" in frame.columns:
+            return cls.of(frame["tags"])
+        named = [[f"category={name}"] if name else [] for name in frame["category"]]
+        return cls.of(pl.Series(named, dtype=pl.List(pl.String)))
+
     def rows(self, tag: str) -> Int32s:
         """Give the rows of the items that have ``tag``, in order; none for an unknown one."""
-        wanted = token_hash(tag)
+        return self.rows_of(token_hash(tag))
+
+    def have(self, item_index: Int32s, tag: str) -> Bools:
+        """Say which of ``[C]`` rows have ``tag``."""
+        rows = self.rows(tag)
+        if not len(rows):
+            return np.zeros(len(item_index), dtype=np.bool_)
+        place = np.minimum(np.searchsorted(rows, item_index), len(rows) - 1)
+        found: Bools = rows[place] == item_index
+        return found
+
+    def rows_of(self, wanted: int) -> Int32s:
+        """Give the rows of the items that have the tag of a hash, in order."""
         first = int(np.searchsorted(self._hashes, wanted, side="left"))
         end = int(np.searchsorted(self._hashes, wanted, side="right"))
         return self._rows[first:end]

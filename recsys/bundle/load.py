@@ -9,7 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from recsys.bundle.item_tags import ItemTags
 from recsys.bundle.manifest import Manifest, read_manifest, verify_files
+from recsys.bundle.served import CATALOGUE_FILE
 from recsys.compression.int8_linear import use_int8
 from recsys.compression.item_vectors import of_tensors
 from recsys.compression.weights import unpack
@@ -19,6 +21,7 @@ from recsys.models.ranker import Ranker
 from recsys.models.serving import TorchServingModel
 from recsys.models.serving_model import ServingModel
 from recsys.models.two_tower import TwoTower
+from recsys.retrieval.item_filter import ItemFilters
 from recsys.retrieval.mix import build_sources
 
 TOWERS_FILE = "towers.safetensors"
@@ -84,7 +87,15 @@ def _build(path: Path, manifest: Manifest, device: torch.device) -> TorchServing
         available=items["available"],
         item_activity=items["activity"],
         item_activity_as_of_ms=int(items["activity_as_of_ms"]),
+        item_filters=ItemFilters(_tags(path), num_items=manifest.num_items, device=device),
     )
+
+
+def _tags(path: Path) -> ItemTags:
+    # Here, because polars takes a third of a second to import.
+    from recsys.data.catalogue import read_catalogue_frame
+
+    return ItemTags.of_catalogue(read_catalogue_frame(path / CATALOGUE_FILE))
 
 
 def _load(module: nn.Module, weights: dict[str, Tensor], shared: tuple[str, ...] = ()) -> None:

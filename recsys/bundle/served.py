@@ -59,7 +59,7 @@ class ServedBundle:
     embeddings: ItemEmbeddings
     """What re-ranking measures likeness by."""
     tags: ItemTags = NO_TAGS
-    """Attributes of items, for rules; none in bundles from before they were kept."""
+    """Attributes of items, for rules and filters; categories alone in bundles from before."""
 
     def category(self, row: int) -> str:
         """Give the category of an item, ``""`` for none."""
@@ -127,5 +127,5 @@ def load_served_bundle(folder: Path) -> ServedBundle:
         encoding=manifest.encoding,
         born_ms=np.array([0, *frame["born_ms"]], dtype=np.int64),
         embeddings=map_item_embeddings(folder, num_items=vocabulary.num_items),
-        tags=ItemTags.of(frame["tags"]) if "tags" in frame.columns else NO_TAGS,
+        tags=ItemTags.of_catalogue(frame),
     )

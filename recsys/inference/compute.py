@@ -58,6 +58,7 @@ def _recommend(
         num_candidates=min(max(num_candidates, k), model.num_items),
         exclude_index=inputs["exclude_index"],
         exclude_history=inputs["exclude_history"],
+        filters=inputs.get("filters"),
     )
     ranked = model.rank(user, candidates)
     score, order = ranked.score.topk(min(k, ranked.score.shape[1]), dim=1)

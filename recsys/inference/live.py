@@ -35,6 +35,7 @@ from recsys.inference.batching import AdaptiveBatcher, BatchingConfig
 from recsys.inference.collate import split_rows, stack_arrays
 from recsys.inference.model import Array, Arrays, Model
 from recsys.models.encode import encode_users
+from recsys.models.filter_tokens import ALL_PASS, ItemFilter
 from recsys.models.request_tokens import REQUEST_TOKENS, request_tokens
 from recsys.ranking.ranked import RankedItems
 from recsys.telemetry import STAGE_SECONDS
@@ -47,6 +48,7 @@ READING = BatchingConfig(max_in_flight=2)
 COMPUTING = BatchingConfig(max_in_flight=1)
 """Of the model, which computes one batch at a time."""
 _NOTHING = np.zeros((1, 1), dtype=np.int32)
+_NO_FILTERS = ALL_PASS.pairs()[np.newaxis]
 NO_CONTEXT: Mapping[str, str] = MappingProxyType({})
 
 
@@ -189,11 +191,13 @@ class LiveBundle:
         exclude_history: bool,
         k: int,
         deadline: Deadline,
+        item_filter: ItemFilter = ALL_PASS,
     ) -> RankedItems:
-        """Retrieve and rank: the best ``k`` items, best first, nothing of ``excluded`` in them."""
+        """Retrieve and rank: the best ``k`` of the items that pass, best first, none excluded."""
         inputs = {
             **user.arrays,
             "exclude_index": excluded[np.newaxis] if len(excluded) else _NOTHING,
+            "filters": item_filter.pairs()[np.newaxis] if item_filter else _NO_FILTERS,
             "exclude_history": np.array([[exclude_history]]),
             "k": np.array([[k]], dtype=np.int32),
         }

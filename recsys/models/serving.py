@@ -24,6 +24,7 @@ from recsys.models.two_tower import TwoTower
 from recsys.retrieval.best import best
 from recsys.retrieval.excluded import Excluded
 from recsys.retrieval.fusion import fuse
+from recsys.retrieval.item_filter import ItemFilters, Passing
 from recsys.retrieval.pool import fuse_found
 from recsys.retrieval.source import CandidateSource, SourceInputs
 
@@ -65,12 +66,14 @@ class TorchServingModel:
         available: Tensor,
         item_activity: Tensor,
         item_activity_as_of_ms: int,
+        item_filters: ItemFilters | None = None,
     ) -> None:
         """Take the parts, all on one device.
 
         ``objective_weights`` ``[O]`` blend the objectives; ``item_vectors`` of N + 1 items;
         ``available`` ``[N + 1]`` bool (row 0 False); ``item_activity`` ``[N + 1, Fi]`` as it was
-        at ``item_activity_as_of_ms``.
+        at ``item_activity_as_of_ms``; ``item_filters`` know the items' tokens (None: no filter can
+        be asked for).
         """
         self._dimensions = dimensions
         self._towers = towers.eval()
@@ -81,6 +84,7 @@ class TorchServingModel:
         self._item_vectors = item_vectors
         self._available = available
         self._unavailable = ~available
+        self._item_filters = item_filters
         self._knows_all = any(source.knows_all for source in self._sources)
         with torch.inference_mode():
             self._item_attention = towers.users.item_attention(item_vectors.decoded())
@@ -142,14 +146,15 @@ class TorchServingModel:
     @torch.inference_mode()
     def retrieve(
         self, user: UserContext, *, num_candidates: int, exclude_index: Tensor,
-        exclude_history: Tensor,
+        exclude_history: Tensor, filters: Tensor | None = None,
     ) -> Candidates:  # fmt: skip
         """Give the best ``num_candidates`` of all sources that are not excluded."""
         user = self.prepare(user)
         inputs, unavailable = self._source_inputs(user), self._unavailable
         history = self._valid(user["history_index"])
         history = torch.where(exclude_history.to(history.device), history, 0)
-        excluded = Excluded(unavailable, torch.cat([self._valid(exclude_index), history], dim=1))
+        index = torch.cat([self._valid(exclude_index), history], dim=1)
+        excluded = Excluded(unavailable, index, self._passing(filters))
         count = min(num_candidates, self.num_items)
         if self.num_items < self.search_from_items:
             return self._choose_of_all(inputs, excluded, count)
@@ -268,6 +273,22 @@ class TorchServingModel:
 
     def _any_items(self, count: int, excluded: Excluded) -> Tensor:
         """Give ``[B, count]`` items that are not excluded, whoever knows them; 0 pads."""
-        rows = (~excluded.unavailable).nonzero().flatten()[: count + excluded.most]
-        index = rows.expand(len(excluded.index), -1)
+        wanted = count + excluded.most
+        rows = (~excluded.unavailable).nonzero().flatten()[:wanted]
+        index = rows.repeat(len(excluded.index), 1)
+        for passing, users in excluded.filters:
+            theirs = (~(excluded.unavailable | passing.refused)).nonzero().flatten()[:wanted]
+            index[users] = 0
+            index[users, : len(theirs)] = theirs
         return index.masked_fill(excluded.hits(index), 0)
+
+    def _passing(self, filters: Tensor | None) -> Sequence[Passing | None]:
+        """Give what each user's filters let through; nothing is kept out of an empty answer."""
+        if filters is None or not bool(filters.any()):
+            return ()
+        if self._item_filters is None:
+            raise InputError(
+                "filters were asked for of a model that was loaded without its items' tokens; "
+                "load it with load_serving_model", field="filters",
+            )  # fmt: skip
+        return self._item_filters.of(filters)

@@ -55,12 +55,14 @@ class ServingModel(Protocol):
 
     def retrieve(
         self, user: UserContext, *, num_candidates: int, exclude_index: Tensor,
-        exclude_history: Tensor,
+        exclude_history: Tensor, filters: Tensor | None = None,
     ) -> Candidates:  # fmt: skip
         """Give the best ``num_candidates`` of all sources that are not excluded.
 
-        ``exclude_index`` ``[B, X]`` int32 (0 pads), ``exclude_history`` ``[B, 1]`` bool. Fewer
-        than ``num_candidates`` come back only when fewer exist.
+        ``exclude_index`` ``[B, X]`` int32 (0 pads), ``exclude_history`` ``[B, 1]`` bool,
+        ``filters`` ``[B, F, 2]`` int64 pairs of a clause and a token's hash (0 pads; see
+        ``filter_tokens.py``). Fewer than ``num_candidates`` come back only when fewer
+        exist.
         """
 
     def score_sources(self, user: UserContext, candidate_index: Tensor) -> Candidates:

@@ -4,8 +4,8 @@
 written down once. Item rows are vocabulary indexes, 0 is padding everywhere.
 
 Axes: ``B`` users in a call, ``H`` history, ``T`` profile tokens, ``R`` tokens of a request,
-``Fu``/``Fc`` feature columns, ``G`` categories, ``X`` excluded items, ``C`` candidates,
-``K`` answers, ``O`` objectives, ``S`` candidate sources.
+``Fu``/``Fc`` feature columns, ``G`` categories, ``X`` excluded items, ``F`` pairs of a filter,
+``C`` candidates, ``K`` answers, ``O`` objectives, ``S`` candidate sources.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ def recommend_inputs(d: Dimensions) -> tuple[TensorSpec, ...]:
     return (
         *user_context(d),
         TensorSpec("exclude_index", "INT32", (-1,), "items that must not come back, 0 pads"),
+        TensorSpec("filters", "INT64", (-1, 2), "clause and token hash of what may pass, 0 pads"),
         TensorSpec("exclude_history", "BOOL", (1,), "whether history items must not come back"),
         TensorSpec("k", "INT32", (1,), "answers wanted; the widest row of the batch sets K"),
     )

@@ -1,7 +1,8 @@
-"""What must not be shown: given exclusions, categories not asked for, withdrawn items, seen ones.
+"""What must not be shown: given exclusions, what filters refuse, withdrawn items, seen ones.
 
-Filters become rows for the model server to leave out *during* its search, so that asking for ``k``
-gives ``k`` whenever ``k`` exist. ``keep`` is the same rule for lists that were made without it.
+All of it goes to the model server, which leaves it out *during* its search, so that asking for
+``k`` gives ``k`` whenever ``k`` exist. ``keep`` and ``passing`` are the same rules for lists that
+were made without it.
 Axes: ``N`` items (row 0 is padding), ``C`` candidates, ``X`` excluded rows.
 """
 
@@ -11,8 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from recsys.bundle.item_tags import ItemTags
 from recsys.data.vocabulary import PADDING_INDEX
 from recsys.features.batch import Bools, Int32s
+from recsys.models.filter_tokens import ItemFilter
 
 NOTHING: Int32s = np.empty(0, dtype=np.int32)
 """No rows."""
@@ -25,29 +28,14 @@ def excluded_items(index_of: Mapping[str, int], item_ids: Iterable[str]) -> Int3
     return np.fromiter(sorted(rows), dtype=np.int32, count=len(rows))
 
 
-def excluded_by_category(
-    category_index: Int32s,
-    index_of: Mapping[str, int],
-    *,
-    wanted: Sequence[str],
-    unwanted: Sequence[str],
-) -> Int32s:
-    """Give the rows outside the categories a request asks for.
-
-    Args:
-        category_index: ``[N + 1]`` category of each row, -1 for none.
-        index_of: Number of each category; an unknown category has no items.
-        wanted: Only these may be shown; empty allows all.
-        unwanted: These may not be shown, whatever ``wanted`` says.
-    """
-    if not wanted and not unwanted:
-        return NOTHING
-    excluded = np.isin(category_index, [index_of[name] for name in unwanted if name in index_of])
-    if wanted:
-        numbers = [index_of[name] for name in wanted if name in index_of]
-        excluded |= ~np.isin(category_index, numbers)
-    excluded[PADDING_INDEX] = False
-    return np.flatnonzero(excluded).astype(np.int32)
+def passing(candidate_index: Int32s, item_filter: ItemFilter, tags: ItemTags) -> Bools:
+    """Say which of ``[C]`` rows a filter lets through."""
+    kept: Bools = np.ones(len(candidate_index), dtype=np.bool_)
+    for clause in item_filter.clauses:
+        kept &= np.logical_or.reduce([tags.have(candidate_index, token) for token in clause])
+    for token in item_filter.unwanted:
+        kept &= ~tags.have(candidate_index, token)
+    return kept
 
 
 def union(*rows: Int32s) -> Int32s:
@@ -64,7 +52,7 @@ def keep(candidate_index: Int32s, *, available: Bools, excluded: Sequence[Int32s
     Args:
         candidate_index: ``[C]`` rows; padding is never kept.
         available: ``[N + 1]`` whether each row may be shown at all.
-        excluded: Lists of rows that may not: given, by category, already seen.
+        excluded: Lists of rows that may not: given, already seen.
     """
     kept: Bools = available[candidate_index] & (candidate_index != PADDING_INDEX)
     for rows in excluded:

@@ -1,4 +1,4 @@
-"""What a search must leave out: items nobody may be shown, and those of one request.
+"""What a search must leave out: items nobody may be shown, those of one request, and by filters.
 
 Sources leave these out while they search, so that asking for ``k`` gives ``k`` whenever ``k``
 exist. Axes: ``B`` users, ``N`` items (row 0 is padding), ``X`` excluded items, ``C`` candidates.
@@ -6,26 +6,53 @@ exist. Axes: ``B`` users, ``N`` items (row 0 is padding), ``X`` excluded items, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from recsys.retrieval.item_filter import Passing
 
 
 class Excluded:
     """Items that must not be found."""
 
-    def __init__(self, unavailable: Tensor, index: Tensor) -> None:
-        """Take ``[N + 1]`` bool for everybody (row 0 True), ``[B, X]`` int64 for each, 0 pads."""
+    def __init__(
+        self, unavailable: Tensor, index: Tensor, passing: Sequence[Passing | None] = ()
+    ) -> None:
+        """Take what nobody and what each user must not get.
+
+        Args:
+            unavailable: ``[N + 1]`` bool, row 0 True.
+            index: ``[B, X]`` int64, 0 pads.
+            passing: What each user's filters let through, None: everything; empty: nobody has
+                any.
+        """
         self.unavailable = unavailable
         self.index = index.sort(dim=1).values
+        self._passing = passing
+        self.filters: list[tuple[Passing, Tensor]] = []
+        """Each distinct filter with the users ``[Bf]`` int64 who have it."""
+        for one in dict.fromkeys(passing):
+            if one is not None:
+                users = [user for user, theirs in enumerate(passing) if theirs is one]
+                self.filters.append((one, torch.tensor(users, device=index.device)))
 
     @property
     def most(self) -> int:
         """X."""
         return self.index.shape[1]
 
+    def of(self, users: Tensor) -> Excluded:
+        """Give what holds for ``[Bf]`` of the users."""
+        passing = [self._passing[user] for user in users.tolist()] if self._passing else ()
+        return Excluded(self.unavailable, self.index[users], passing)
+
     def hits(self, index: Tensor) -> Tensor:
         """Say which of ``[B, C]`` items are excluded; padding is."""
         found = self.unavailable[index]
+        for passing, users in self.filters:
+            found[users] |= passing.refused[index[users]]
         if self.most == 0:
             return found
         place = torch.searchsorted(self.index, index.contiguous()).clamp(max=self.most - 1)
@@ -33,9 +60,14 @@ class Excluded:
 
     def table(self) -> Tensor:
         """Give ``[B, N + 1]`` bool: every item's answer."""
-        return self.unavailable.repeat(len(self.index), 1).scatter_(1, self.index, True)
+        every = self.unavailable.repeat(len(self.index), 1)
+        for passing, users in self.filters:
+            every[users] |= passing.refused
+        return every.scatter_(1, self.index, True)
 
     def mask(self, scores: Tensor) -> Tensor:
         """Set ``[B, N + 1]`` scores of excluded items to -inf, in place."""
+        if self.filters:
+            return scores.masked_fill_(self.table(), -torch.inf)
         scores.masked_fill_(self.unavailable, -torch.inf)
         return scores.scatter_(1, self.index, -torch.inf)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from recsys.retrieval.excluded import Excluded
+from recsys.retrieval.item_filter import Passing
 from recsys.retrieval.source import Found, SourceInputs
 
 _HEAD = 4096
@@ -37,6 +39,7 @@ class PopularSource:
         self.column_weights = column_weights
         self._score: tuple[Tensor, Tensor] | None = None
         self._last: _Order | None = None
+        self._filtered: WeakKeyDictionary[Passing, _Order] = WeakKeyDictionary()
 
     def item_scores(self, item_activity: Tensor) -> Tensor:
         """Give ``[N + 1]`` scores."""
@@ -44,8 +47,29 @@ class PopularSource:
 
     def search(self, inputs: SourceInputs, count: int, excluded: Excluded) -> Found:
         """Give the same order to everybody, each without what is excluded."""
-        size, wanted = len(inputs.user_vectors), count + excluded.most
-        order = self._ordered(inputs.item_activity, excluded.unavailable, wanted)
+        if not excluded.filters:
+            return self._first(inputs, None, len(inputs.user_vectors), count, excluded)
+        score = inputs.item_activity.new_zeros(len(inputs.user_vectors), count)
+        item = torch.zeros_like(score, dtype=torch.int64)
+        filtered = torch.zeros(len(score), dtype=torch.bool, device=score.device)
+        for _, users in excluded.filters:
+            filtered[users] = True
+        groups: list[tuple[Passing | None, Tensor]] = [*excluded.filters]
+        if not filtered.all():
+            groups.append((None, (~filtered).nonzero().flatten()))
+        for passing, users in groups:
+            theirs = self._first(inputs, passing, len(users), count, excluded.of(users))
+            item[users, : theirs.item.shape[1]] = theirs.item
+            score[users, : theirs.item.shape[1]] = theirs.score
+        return Found(item, score)
+
+    def _first(
+        self, inputs: SourceInputs, passing: Passing | None, size: int, count: int,
+        excluded: Excluded,
+    ) -> Found:  # fmt: skip
+        """Give the order among what passes to ``size`` users, each without what is excluded."""
+        wanted = count + excluded.most
+        order = self._ordered(inputs.item_activity, excluded.unavailable, wanted, passing)
         index = order.head[:wanted].expand(size, -1)
         missing = excluded.hits(index)
         # Allowed ones first, each in its order.
@@ -69,9 +93,14 @@ class PopularSource:
             last = self._score = activity, self.item_scores(activity)
         return last[1]
 
-    def _ordered(self, activity: Tensor, unavailable: Tensor, wanted: int) -> _Order:
+    def _ordered(
+        self, activity: Tensor, unavailable: Tensor, wanted: int, passing: Passing | None
+    ) -> _Order:
         """Give the order in force, kept until activity or availability change."""
-        last, num_rows = self._last, len(unavailable)
+        last = self._last if passing is None else self._filtered.get(passing)
+        num_rows = len(unavailable)
+        if passing is not None and passing.rows is not None:
+            num_rows = len(passing.rows)
         if (
             last is None
             or last.activity is not activity
@@ -80,11 +109,25 @@ class PopularSource:
         ):
             score = self._scored(activity)
             length = min(max(wanted, _HEAD), num_rows)
-            allowed = score.masked_fill(unavailable, -torch.inf)
-            last = _Order(activity, unavailable, score, allowed.topk(length).indices)
-            self._last = last
+            head = _highest(score, unavailable, length, passing)
+            last = _Order(activity, unavailable, score, head)
+            if passing is None:
+                self._last = last
+            else:
+                self._filtered[passing] = last
         return last
 
     def to(self, device: torch.device) -> PopularSource:
         """Give the source with its weights on ``device``."""
         return PopularSource(self.column_weights.to(device))
+
+
+def _highest(score: Tensor, unavailable: Tensor, length: int, passing: Passing | None) -> Tensor:
+    """Give the ``length`` best rows of ``[N + 1]`` scores among what passes; the others last."""
+    if passing is None:
+        return score.masked_fill(unavailable, -torch.inf).topk(length).indices
+    if passing.rows is None:
+        gone = unavailable | passing.refused
+        return score.masked_fill(gone, -torch.inf).topk(length).indices
+    theirs = score[passing.rows].masked_fill(unavailable[passing.rows], -torch.inf)
+    return passing.rows[theirs.topk(length).indices]

@@ -28,14 +28,36 @@ class TwoTowerSource:
         self._moments: tuple[ItemVectors, Tensor, Tensor] | None = None
 
     def search(self, inputs: SourceInputs, count: int, excluded: Excluded) -> Found:
-        """Give the nearest items, exactly."""
-        cosine = excluded.mask(inputs.item_vectors.scores(inputs.user_vectors))
-        value, index = best(cosine, count)
+        """Give the nearest items, exactly; users of a narrow filter are held beside its items."""
+        narrow = [(one.rows, users) for one, users in excluded.filters if one.rows is not None]
+        if not narrow:
+            value, index = self._nearest(inputs, inputs.user_vectors, count, excluded)
+        else:
+            size = len(inputs.user_vectors)
+            value = inputs.user_vectors.new_full((size, count), -torch.inf)
+            index = torch.zeros_like(value, dtype=torch.int64)
+            others = torch.ones(size, dtype=torch.bool, device=value.device)
+            for rows, users in narrow:
+                others[users] = False
+                theirs = _nearest_of(inputs, users, rows, count, excluded)
+                for out, part in zip((value, index), theirs, strict=True):
+                    out[users, : part.shape[1]] = part
+            if others.any():
+                users = others.nonzero().flatten()
+                vectors = inputs.user_vectors[users]
+                found = self._nearest(inputs, vectors, count, excluded.of(users))
+                value[users], index[users] = found
         missing = value == -torch.inf
         return Found(
             index.masked_fill_(missing, 0),
             self._standardised(inputs, value).masked_fill_(missing, 0),
         )
+
+    def _nearest(
+        self, inputs: SourceInputs, vectors: Tensor, count: int, excluded: Excluded
+    ) -> tuple[Tensor, Tensor]:
+        """Give cosines and rows ``[B, count]`` of the items nearest to ``[B, D]``."""
+        return best(excluded.mask(inputs.item_vectors.scores(vectors)), count)
 
     def scores(self, inputs: SourceInputs, index: Tensor) -> Tensor:
         """Give ``[B, C]`` of the items ``index``."""
@@ -70,3 +92,14 @@ class TwoTowerSource:
             covariance = every.T @ every / len(every) - torch.outer(mean, mean)
             last = self._moments = vectors, mean, covariance
         return last[1], last[2]
+
+
+def _nearest_of(
+    inputs: SourceInputs, users: Tensor, rows: Tensor, count: int, excluded: Excluded
+) -> tuple[Tensor, Tensor]:
+    """Give cosines and rows ``[Bf, min(count, P)]`` of the nearest among the items ``[P]``."""
+    local = inputs.item_vectors.local(rows)
+    cosine = inputs.user_vectors[users] @ F.embedding(local.place, local.vectors).T
+    gone = excluded.of(users).hits(rows.expand(len(users), -1))
+    value, place = best(cosine.masked_fill_(gone, -torch.inf), count)
+    return value, rows[place]

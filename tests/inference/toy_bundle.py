@@ -67,8 +67,12 @@ def toy_bundle(bundle_id: str = "toy", *, num_items: int = 40, withdrawn: int = 
         encoding=ENCODING,
         born_ms=np.where(rows > 0, BORN_MS + rows * HOUR_MS, 0).astype(np.int64),
         embeddings=ItemEmbeddings({"vectors": _vectors(num_items)}),
-        tags=ItemTags.of(pl.Series([["even=true"] if row % 2 == 0 else [] for row in rows[1:]])),
+        tags=ItemTags.of(pl.Series([_tags(row) for row in rows[1:].tolist()])),
     )
+
+
+def _tags(row: int) -> list[str]:
+    return [f"category={CATEGORIES[row % 3]}", *(["even=true"] if row % 2 == 0 else [])]
 
 
 def _vectors(num_items: int) -> np.ndarray:

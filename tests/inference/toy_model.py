@@ -7,6 +7,7 @@ from torch import Tensor
 
 from recsys.models.serving_model import Candidates, Ranked, UserContext
 from recsys.models.signature import Dimensions
+from recsys.retrieval.item_filter import ItemFilters
 
 TOY_DIMENSIONS = Dimensions(
     history_length=8,
@@ -24,8 +25,10 @@ class ToyModel:
     """Users are the mean of their history's item vectors; popularity falls with the row."""
 
     def __init__(
-        self, num_items: int = 40, *, size: int = 16, dimensions: Dimensions = TOY_DIMENSIONS
-    ) -> None:
+        self, num_items: int = 40, *, size: int = 16, dimensions: Dimensions = TOY_DIMENSIONS,
+        item_filters: ItemFilters | None = None,
+    ) -> None:  # fmt: skip
+        self.item_filters = item_filters
         generator = torch.Generator().manual_seed(7)
         vectors = torch.randn(num_items + 1, size, generator=generator)
         vectors[0] = 0.0
@@ -47,7 +50,7 @@ class ToyModel:
 
     def retrieve(
         self, user: UserContext, *, num_candidates: int, exclude_index: Tensor,
-        exclude_history: Tensor,
+        exclude_history: Tensor, filters: Tensor | None = None,
     ) -> Candidates:  # fmt: skip
         tower, popular = self._scores(user)
         fused = tower + 0.1 * popular
@@ -56,6 +59,11 @@ class ToyModel:
         fused[rows, exclude_index.long()] = -torch.inf
         history = torch.where(exclude_history, user["history_index"], 0)
         fused[rows, history.long()] = -torch.inf
+        if filters is not None and filters.any():
+            assert self.item_filters is not None, "these items have no tokens"
+            for row, passing in zip(fused, self.item_filters.of(filters), strict=True):
+                if passing is not None:
+                    row[passing.refused] = -torch.inf
         score, index = fused.topk(min(num_candidates, self.num_items), dim=1)
         index = index.masked_fill(score == -torch.inf, 0)
         return self.score_sources(user, index.int())

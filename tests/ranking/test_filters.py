@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 
+from recsys.bundle.item_tags import ItemTags
+from recsys.models.filter_tokens import ItemFilter
 from recsys.ranking import filters
-
-CATEGORY = np.array([-1, 0, 1, 2, 0, -1], dtype=np.int32)
-INDEX_OF = {"books": 0, "mugs": 1, "tea": 2}
 
 
 def test_unknown_and_repeated_exclusions_are_harmless() -> None:
@@ -15,23 +15,42 @@ def test_unknown_and_repeated_exclusions_are_harmless() -> None:
     assert filters.excluded_items({"a": 1}, []).tolist() == []
 
 
-def test_wanted_categories_exclude_all_others_and_items_without_one() -> None:
-    rows = filters.excluded_by_category(CATEGORY, INDEX_OF, wanted=["books"], unwanted=[])
-    assert rows.tolist() == [2, 3, 5]
+TAGS = ItemTags.of(
+    pl.Series(
+        [
+            ["category=books", "land=DE"],
+            ["category=mugs", "land=DE", "land=AT"],
+            ["category=tea"],
+            ["category=books", "land=AT"],
+            [],
+        ]
+    )
+)
+ROWS = np.array([5, 4, 3, 2, 1], dtype=np.int32)
+
+
+def passing(**asked: list[str]) -> list[int]:
+    return ROWS[filters.passing(ROWS, ItemFilter.of(**asked), TAGS)].tolist()
+
+
+def test_wanted_categories_refuse_all_others_and_items_without_one() -> None:
+    assert passing(categories=["books"]) == [4, 1]
+    assert passing(categories=["books", "tea"]) == [4, 3, 1]
 
 
 def test_unwanted_wins_over_wanted() -> None:
-    rows = filters.excluded_by_category(
-        CATEGORY, INDEX_OF, wanted=["books", "tea"], unwanted=["tea"]
-    )
-    assert rows.tolist() == [2, 3, 5]
+    assert passing(categories=["books", "tea"], exclude_categories=["tea"]) == [4, 1]
 
 
-def test_unknown_category_has_no_items() -> None:
-    wanted = filters.excluded_by_category(CATEGORY, INDEX_OF, wanted=["?"], unwanted=[])
-    assert wanted.tolist() == [1, 2, 3, 4, 5]
-    unwanted = filters.excluded_by_category(CATEGORY, INDEX_OF, wanted=[], unwanted=["?"])
-    assert unwanted.tolist() == []
+def test_what_no_item_has_is_of_no_item() -> None:
+    assert passing(categories=["?"]) == []
+    assert passing(exclude_categories=["?"]) == ROWS.tolist() == passing()
+
+
+def test_tags_of_one_key_are_alternatives_and_of_two_both_wanted() -> None:
+    assert passing(tags=["land=DE", "land=AT"]) == [4, 2, 1]
+    assert passing(tags=["land=DE", "category=mugs"]) == [2]
+    assert passing(tags=["land=DE"], exclude_tags=["land=AT"]) == [1]
 
 
 def test_keep_leaves_out_padding_withdrawn_and_excluded() -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
+import torch
 from starlette.types import ASGIApp
 
 from recsys.bundle.served import ServedBundle
@@ -18,6 +19,7 @@ from recsys.inference.local import LocalModel
 from recsys.inference.model import Model
 from recsys.pipeline import Pipeline, PipelineConfig
 from recsys.ranking.operator_rules import NO_RULES, OperatorRules
+from recsys.retrieval.item_filter import ItemFilters
 from serving.api.app import create_app
 from serving.api.event_publisher import EventPublisher
 from serving.api.exposure_log import ExposureLog
@@ -72,7 +74,9 @@ def memory_api(
     log = MemoryEventLog()
     log.ensure_topics(topics.all())
     users = UsersOfLog(log, topics)
-    toy = ToyModel(bundle.vocabulary.num_items, dimensions=BUNDLE_DIMENSIONS)
+    num_items = bundle.vocabulary.num_items
+    item_filters = ItemFilters(bundle.tags, num_items=num_items, device=torch.device("cpu"))
+    toy = ToyModel(num_items, dimensions=BUNDLE_DIMENSIONS, item_filters=item_filters)
     served = LiveBundle(bundle, model or LocalModel(toy), users, clock=now_ms, namespace="test")
     bundles = OneBundle(served if live else None)
     events = EventPublisher(log.writer)

@@ -87,6 +87,17 @@ def test_excluded_items_and_categories_leave_k_items(api: MemoryApi) -> None:
     assert recommend(api, user_id="ann", filters={"categories": ["?"]})["items"] == []
 
 
+def test_tags_are_wanted_and_unwanted_beside_categories(api: MemoryApi) -> None:
+    filters = {"tags": ["even=true"], "categories": ["tea", "mugs"]}
+    rows = {int(name[5:]) for name in ids(recommend(api, user_id="ann", k=40, filters=filters))}
+    assert rows == {row for row in range(1, 41) if row % 2 == 0 and row % 3 != 0}
+    odd = ids(recommend(api, user_id="ann", k=40, filters={"exclude_tags": ["even=true"]}))
+    assert {int(name[5:]) % 2 for name in odd} == {1} and len(odd) == 20
+    api.users.failure = OSError("down")  # the list of last resort is filtered as well
+    answer = recommend(api, user_id="ann", k=40, filters=filters)
+    assert answer["rung"] == "popular" and {int(name[5:]) for name in ids(answer)} == rows
+
+
 def test_category_cap_and_diversity(api: MemoryApi) -> None:
     answer = recommend(api, user_id="ann", k=6, max_per_category=2)
     categories = [item["category"] for item in answer["items"]]
