@@ -123,6 +123,7 @@ EXPOSURES_DROPPED = Counter(
     "recsys_exposures_dropped_total", "Exposures not logged because the event log was away."
 )
 BUNDLE_SWITCHES = Counter("recsys_bundle_switches_total", "Times the API took up another bundle.")
+BUNDLES_SERVED = Gauge("recsys_bundles_served", "Bundles in service: the live one, those beside.")
 ITEM_FEATURES_AGE_SECONDS = Gauge(
     "recsys_item_features_age_seconds", "Age of the moving item features in the latest answer."
 )

@@ -133,6 +133,9 @@ class RecommendRequest(_Request, frozen=True, kw_only=True):
     the live bundle has learned the key. Send the same with the impression."""
     explain: bool = False
     """Add reasons to every item and the features used to the answer."""
+    bundle: Identifier | None = None
+    """The bundle to answer with, in place of the live one: one that is served beside it, as
+    `recsys bundle list` shows. Any other is refused."""
     request_id: Identifier | None = None
     """The answer's own, where the caller has one: asked again with it, chance falls the same way.
     Use each for one answer only."""
@@ -147,6 +150,8 @@ class RankRequest(_Request, frozen=True, kw_only=True):
     objective_weights: Annotated[dict[str, ObjectiveWeight], Meta(max_length=16)] = {}
     context: Context = {}
     explain: bool = False
+    bundle: Identifier | None = None
+    """See ``RecommendRequest.bundle``."""
 
 
 class RuleEffect(_Answer, frozen=True, kw_only=True):

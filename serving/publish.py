@@ -4,7 +4,10 @@
 2. load it over gRPC; requests go on being answered by the live bundle
 3. warm it up, then ask it what a request would ask and look at the answer
 4. move the pointer: every API process takes the bundle up within half a second
-5. unload what is older than the bundle that was live before, which stays for a rollback
+5. unload what nobody serves any more; the bundle that was live before stays for a rollback
+
+``--beside`` stops short of making it live: it answers the requests that ask for it by id (a canary,
+a shadow, an arm of an experiment). ``--retire BUNDLE_ID`` ends that.
 
 Killed at any line and run again, it ends in the same place: every step is whole or not at all, and
 harmless when repeated.
@@ -16,33 +19,30 @@ import argparse
 import asyncio
 import fcntl
 import json
-import shutil
 import sys
 import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
+from recsys.bundle.announced import Announcements
 from recsys.bundle.manifest import Manifest, read_manifest
 from recsys.bundle.store import BundleStore
-from recsys.bundle.triton_repository import BundleToServe, TritonModelConfig, remove, render
-from recsys.client import AsyncClient, ClientConfig
-from recsys.deadline import Deadline
+from recsys.bundle.triton_repository import BundleToServe, TritonModelConfig, render
 from recsys.endpoints import Endpoints, resolve
 from recsys.errors import BundleError, RecsysError, ServerError, StageError
 from recsys.features.plan import PLAN_FILE
 from recsys.features.plan import load as load_plan
 from recsys.features.plan_history import PlanHistory
-from recsys.inference.model import NUMPY_DTYPES, Array, Arrays
-from recsys.inference.triton import MODEL_PREFIX, TritonModel, TritonServer, model_name
-from recsys.models import signature
-from recsys.models.signature import Dimensions
+from recsys.features.redis.async_client import AsyncRedisClient
+from recsys.inference.triton import TritonModel, TritonServer, model_name
 from recsys.settings import Settings
+from serving.bundle_trial import TrialConfig, try_out, warm_up
+from serving.bundles_in_use import await_taken_up, unload_unused
 
 TRY_AGAIN = 3
 """Exit code when a server did not answer: the same command may succeed in a minute."""
@@ -53,14 +53,9 @@ _TEMPLATE = Path(__file__).parent / "model_repository" / "model.py"
 class PublishConfig:
     """How a bundle is tried before it goes live."""
 
-    warm_up_batches: tuple[int, ...] = (1, 8, 32, 1)
-    """Users in each warm-up call: the first calls of a size allocate."""
-    warm_up_timeout_s: float = 60.0
-    smoke_k: int = 10
-    """Items the smoke request asks for."""
-    smoke_timeout_s: float = 5.0
+    trial: TrialConfig = field(default_factory=TrialConfig)
     api_timeout_s: float = 10.0
-    """How long the API of this machine may take to take the bundle up before we warn."""
+    """How long the API processes may take to take the bundle up before we warn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +64,11 @@ class Published:
 
     bundle_id: str
     model: str
+    live: str | None
+    """What answers requests that are assigned to none."""
     previous: str | None
+    beside: tuple[str, ...]
+    """Served beside it, to the requests assigned to them."""
     unloaded: tuple[str, ...]
     took_ms: dict[str, float]
     """By step."""
@@ -85,24 +84,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "bundle_id", nargs="?", help="an id, or `challenger`; default: the newest bundle"
     )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--beside", action="store_true", help="serve it beside the live bundle, by id only"
+    )
+    what.add_argument(
+        "--retire", action="store_true", help="serve it beside the live bundle no longer"
+    )
     parser.add_argument(
         "--fence", type=int,
         help="number of the pipeline's run that asks; refused once a later one was here",
     )  # fmt: skip
     args = parser.parse_args(argv)
+    if args.retire and args.bundle_id is None:
+        parser.error("--retire wants the id of a bundle that is served beside the live one")
     console = Console(stderr=True)
     settings = Settings()
     try:
-        published = publish(
-            settings, resolve(settings), args.bundle_id, console=console, fence=args.fence
-        )
+        endpoints = resolve(settings)
+        if args.retire:
+            published = retire(settings, endpoints, args.bundle_id, console=console)
+        else:
+            published = publish(
+                settings, endpoints, args.bundle_id,
+                console=console, fence=args.fence, beside=args.beside,
+            )  # fmt: skip
     except RecsysError as error:
         sys.stderr.write(f"recsys publish: {error}\n")
         return TRY_AGAIN if isinstance(error, (ServerError, StageError)) else 2
     sys.stdout.write(
         json.dumps(
             {
-                "live": published.bundle_id,
+                "live": published.live,
+                "beside": published.beside,
                 "previous": published.previous,
                 "unloaded": published.unloaded,
                 "took_ms": published.took_ms,
@@ -121,73 +135,124 @@ def publish(
     console: Console,
     config: PublishConfig | None = None,
     fence: int | None = None,
+    beside: bool = False,
 ) -> Published:
     """Make a bundle live (``None``: the newest). ``fence``: see ``BundleStore.activate``.
+
+    ``beside``: serve it beside the live bundle instead, to the requests that are assigned to it.
 
     Raises:
         BundleError: when there is no such bundle, it is damaged or it answers nonsense.
         ServerError: when Triton is away or cannot load it. The live bundle stays live.
     """
     with _one_at_a_time(settings):
-        return asyncio.run(
-            _publish(settings, endpoints, bundle_id, console, config or PublishConfig(), fence)
-        )
+        change = _Change(settings, endpoints, console, config or PublishConfig())
+        return asyncio.run(change.publish(bundle_id, fence=fence, beside=beside))
 
 
-async def _publish(
+def retire(
     settings: Settings,
     endpoints: Endpoints,
-    bundle_id: str | None,
+    bundle_id: str,
+    *,
     console: Console,
-    config: PublishConfig,
-    fence: int | None,
+    config: PublishConfig | None = None,
 ) -> Published:
-    store = BundleStore(settings.bundle_dir)
-    manifest = _wanted(store, bundle_id)
-    _check_plan(settings, manifest)
-    name = model_name(manifest.bundle_id)
-    previous = store.live()
-    took_ms: dict[str, float] = {}
+    """Serve a bundle beside the live one no longer, and unload it once nobody holds it.
+
+    Raises:
+        BundleError: when it is not served beside the live one.
+        ServerError: when Triton is away.
+    """
+    with _one_at_a_time(settings):
+        change = _Change(settings, endpoints, console, config or PublishConfig())
+        return asyncio.run(change.retire(bundle_id))
+
+
+class _Change:
+    """One change of what is served."""
+
+    def __init__(
+        self, settings: Settings, endpoints: Endpoints, console: Console, config: PublishConfig
+    ) -> None:
+        self._settings = settings
+        self._console = console
+        self._config = config
+        self._triton = endpoints.require_triton()
+        self._redis = AsyncRedisClient(endpoints.require_redis())
+        self._announcements = Announcements(self._redis, settings.namespace)
+        self._store = BundleStore(settings.bundle_dir)
+        self._took_ms: dict[str, float] = {}
+
+    async def publish(self, bundle_id: str | None, *, fence: int | None, beside: bool) -> Published:
+        store, settings = self._store, self._settings
+        manifest = _wanted(store, bundle_id)
+        wanted = manifest.bundle_id
+        _check_plan(settings, manifest)
+        name = model_name(wanted)
+        async with TritonServer(self._triton) as server:
+            with self._step("render", wanted):
+                has_changed = render_bundle(settings, store, manifest, name)
+            with self._step("load", wanted):
+                # Loading again what is loaded would cost seconds: the compiled model.py beside it
+                # makes its folder look new.
+                if has_changed or not await server.is_model_ready(name):
+                    await server.load(name)
+            model = TritonModel(server, wanted)
+            with self._step("warm up", wanted):
+                await warm_up(model, manifest, self._config.trial)
+            with self._step("try", wanted):
+                await try_out(model, manifest, self._config.trial)
+            if beside:
+                with self._step("put beside the live one", wanted):
+                    store.put_beside(wanted)
+            else:
+                with self._step("activate", wanted):
+                    store.activate(wanted, fence=fence)
+            return await self._settle(server, wanted)
+
+    async def retire(self, bundle_id: str) -> Published:
+        self._store.retire(bundle_id)
+        async with TritonServer(self._triton) as server:
+            return await self._settle(server, bundle_id)
+
+    async def _settle(self, server: TritonServer, changed: str) -> Published:
+        """Wait until the API processes have followed, then unload what is in nobody's use."""
+        store = self._store
+        live, before, beside = store.live(), store.before(), store.beside()
+        try:
+            with self._step("wait for the API", changed):
+                found = await await_taken_up(
+                    self._announcements, live, beside, timeout_s=self._config.api_timeout_s
+                )
+            if found:
+                self._console.print(f"[yellow]{found}[/yellow]")
+            with self._step("unload what nobody serves", changed):
+                unloaded = await unload_unused(
+                    server,
+                    self._announcements,
+                    self._settings.model_repository,
+                    keep={bundle for bundle in (live, before, *beside) if bundle is not None},
+                )
+        finally:
+            await self._redis.aclose()
+        return Published(
+            bundle_id=changed,
+            model=model_name(changed),
+            live=live,
+            previous=before,
+            beside=beside,
+            unloaded=tuple(unloaded),
+            took_ms=self._took_ms,
+        )
 
     @contextmanager
-    def step(title: str) -> Iterator[None]:
+    def _step(self, title: str, bundle_id: str) -> Iterator[None]:
         start = time.perf_counter()
-        with console.status(f"{title} …"):
+        with self._console.status(f"{title} …"):
             yield
-        took_ms[title] = round((time.perf_counter() - start) * 1e3, 1)
-        console.print(f"[green]✓[/green] {title} {manifest.bundle_id}: {took_ms[title]:.0f} ms")
-
-    async with TritonServer(endpoints.require_triton()) as server:
-        with step("render"):
-            has_changed = render_bundle(settings, store, manifest, name)
-        with step("load"):
-            # Loading again what is loaded would cost seconds: the compiled model.py beside it
-            # makes its folder look new.
-            if has_changed or not await server.is_model_ready(name):
-                await server.load(name)
-        model = TritonModel(server, manifest.bundle_id)
-        with step("warm up"):
-            for num_users in config.warm_up_batches:
-                deadline = Deadline.after_ms(config.warm_up_timeout_s * 1e3)
-                await model.recommend(_request(manifest.dimensions, num_users, k=100), deadline)
-        with step("try"):
-            await _try(model, manifest, config)
-        with step("activate"):
-            store.activate(manifest.bundle_id, fence=fence)
-        if endpoints.api_url:
-            with step("wait for the API"):
-                await _wait_for_api(endpoints.api_url, manifest.bundle_id, console, config)
-        with step("unload older than the one before"):
-            unloaded = await _unload_others(
-                server, settings, keep={manifest.bundle_id, previous or manifest.bundle_id}
-            )
-    return Published(
-        bundle_id=manifest.bundle_id,
-        model=name,
-        previous=previous,
-        unloaded=tuple(unloaded),
-        took_ms=took_ms,
-    )
+        took_ms = self._took_ms[title] = round((time.perf_counter() - start) * 1e3, 1)
+        self._console.print(f"[green]✓[/green] {title} {bundle_id}: {took_ms:.0f} ms")
 
 
 def _wanted(store: BundleStore, bundle_id: str | None) -> Manifest:
@@ -237,80 +302,6 @@ def render_bundle(settings: Settings, store: BundleStore, manifest: Manifest, na
         state_dir=settings.state_dir,
         config=TritonModelConfig(num_candidates=manifest.num_candidates),
     )
-
-
-def _request(dimensions: Dimensions, num_users: int, *, k: int) -> dict[str, Array]:
-    """Give a request of users nobody knows: the cold start every bundle must be able to answer."""
-    inputs: dict[str, Array] = {}
-    for spec in signature.recommend_inputs(dimensions):
-        shape = tuple(1 if size == -1 else size for size in spec.shape)
-        inputs[spec.name] = np.zeros((num_users, *shape), dtype=NUMPY_DTYPES[spec.dtype])
-    inputs["k"][:] = k
-    return inputs
-
-
-async def _try(model: TritonModel, manifest: Manifest, config: PublishConfig) -> None:
-    k = min(config.smoke_k, manifest.num_items)
-    deadline = Deadline.after_ms(config.smoke_timeout_s * 1e3)
-    answer = await model.recommend(_request(manifest.dimensions, 1, k=k), deadline)
-    _check(answer, manifest, k)
-
-
-def _check(answer: Arrays, manifest: Manifest, k: int) -> None:
-    index, score = answer["item_index"][0], answer["score"][0]
-    index, score = index[index != 0], score[index != 0]  # fewer than k may be available
-    wrong: list[str] = []
-    if not (len(index) and (index > 0).all() and (index <= manifest.num_items).all()):
-        wrong.append(f"item rows {index.tolist()[:k]} where 1 to {manifest.num_items} were wanted")
-    if len(np.unique(index)) != len(index):
-        wrong.append("an item twice")
-    if not (np.isfinite(score).all() and (np.diff(score) <= 0).all()):
-        wrong.append(f"scores {score.tolist()[:k]} where finite, falling ones were wanted")
-    if wrong:
-        raise BundleError(
-            f"bundle {manifest.bundle_id} answered a request with {'; '.join(wrong)}; it does not "
-            "go live, the live bundle stays"
-        )
-
-
-async def _wait_for_api(
-    api_url: str, bundle_id: str, console: Console, config: PublishConfig
-) -> None:
-    """Return when the API of this machine serves the bundle, or warn that it does not.
-
-    The pointer has moved, so this is a courtesy to whoever asks for recommendations next.
-    """
-    patience = ClientConfig(timeout_s=2.0, retries=0)
-    deadline = Deadline.after_ms(config.api_timeout_s * 1e3)
-    found = "no answer"
-    async with AsyncClient(api_url, patience) as client:
-        while deadline.remaining_s() > 0:
-            try:
-                found = (await client.ready()).bundle or "no bundle"
-            except RecsysError as error:
-                found = str(error)
-            if found == bundle_id:
-                return
-            await asyncio.sleep(0.05)
-    console.print(f"[yellow]the API at {api_url} does not serve {bundle_id} yet: {found}[/yellow]")
-
-
-async def _unload_others(server: TritonServer, settings: Settings, keep: set[str]) -> list[str]:
-    """Unload and remove our models of other bundles; foreign models are left alone."""
-    kept = {model_name(bundle_id) for bundle_id in keep}
-    if len(kept) == 1:
-        return []  # the same bundle again: what was there for a rollback stays
-    repository = settings.model_repository
-    ours = {path.name for path in repository.glob(f"{MODEL_PREFIX}*")}
-    loaded = set(await server.loaded_models())
-    for remains in repository.glob(f".{MODEL_PREFIX}*"):  # of a render that was killed
-        shutil.rmtree(remains, ignore_errors=True)
-    others = sorted(ours - kept)
-    for name in others:
-        if name in loaded:
-            await server.unload(name)
-        remove(repository, name)
-    return others
 
 
 @contextmanager

@@ -1,12 +1,13 @@
-"""``recsys bundle list | show [ID] | activate ID | rollback | alias [challenger [ID]]``.
+"""``recsys bundle list | show | publish | retire | activate | rollback | alias``.
 
-See bundles and what they are called, move the pointer. Wherever an id is asked for, ``champion``
-(the live one) or ``challenger`` will do.
+See bundles and what they are called, put them into service and take them out of it. Wherever an id
+is asked for, ``champion`` (the live one) or ``challenger`` will do.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ from recsys.bundle.store import ALIASES, CHAMPION, BundleStore
 from recsys.errors import BundleError
 from recsys.settings import Settings
 
+_PUBLISH = "serving.publish"
+"""Named, not imported: this package knows that there is such a command, not what is behind it."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit code."""
@@ -32,7 +36,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("list", help="all bundles, newest first, with their aliases")
     show = commands.add_parser("show", help="a bundle's manifest as JSON, its files verified")
     show.add_argument("bundle_id", nargs="?", help="default: the live one")
-    activate = commands.add_parser("activate", help="make a bundle the live one")
+    publish = commands.add_parser(
+        "publish", help="load and try a bundle, then make it live: what `recsys publish` does"
+    )
+    publish.add_argument("bundle_id", nargs="?", help="default: the newest")
+    publish.add_argument(
+        "--beside", action="store_true", help="serve it beside the live bundle, by id only"
+    )
+    retire = commands.add_parser(
+        "retire", help="serve a bundle beside the live one no longer, and unload it"
+    )
+    retire.add_argument("bundle_id")
+    activate = commands.add_parser(
+        "activate", help="move the pointer alone; the API loads the bundle when it is not loaded"
+    )
     activate.add_argument("bundle_id")
     commands.add_parser("rollback", help="make the bundle that was live before live again")
     alias = commands.add_parser("alias", help="show what aliases stand for, or set the challenger")
@@ -46,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _list(store)
         elif args.command == "show":
             _show(store, args.bundle_id)
+        elif args.command in ("publish", "retire"):
+            return _publish(args)
         elif args.command == "alias":
             _alias(store, args)
         else:
@@ -61,8 +80,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _publish(args: argparse.Namespace) -> int:
+    """Run the command of another package by name, as `recsys publish` would be."""
+    flags = ["--retire"] if args.command == "retire" else ["--beside"] if args.beside else []
+    ids = [] if args.bundle_id is None else [args.bundle_id]
+    module = importlib.import_module(_PUBLISH)
+    return int(module.main([*ids, *flags]))
+
+
 def _list(store: BundleStore) -> None:
-    names = {bundle_id: alias for alias, bundle_id in store.aliases().items()}
+    names = dict.fromkeys(store.beside(), "beside")
+    for alias, bundle_id in store.aliases().items():
+        names[bundle_id] = f"{alias}, {names[bundle_id]}" if bundle_id in names else alias
     table = Table()
     for title in ("", "bundle", "created (UTC)", "recipe", "data set", "items", "headline"):
         table.add_column(title)

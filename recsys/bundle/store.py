@@ -1,8 +1,9 @@
 """Where bundles lie, which one is live, and which one is to be.
 
 ``<bundle_dir>/<bundle_id>/`` never changes once it is there; ``live.json`` names the one in force,
-what was in force before it, and who put it there; ``challenger.json`` names the one to be compared
-with it. Each appears by one rename after everything was flushed to disk, so a process killed at any
+what was in force before it, and who put it there; ``beside.json`` those that are served beside it,
+to whom a request may be assigned; ``challenger.json`` names the one to be compared with it. Each
+appears by one rename after everything was flushed to disk, so a process killed at any
 instruction leaves either the old state or the new one, at worst with an ``.incoming-…`` folder that
 the next ``add`` clears away. Who changes a pointer holds a lock, so of two at once neither's change
 is lost.
@@ -17,7 +18,6 @@ from __future__ import annotations
 import builtins
 import fcntl
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -26,10 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from recsys.bundle.manifest import MANIFEST_FILE, Manifest, read_manifest, verify_files
+from recsys.bundle.pointer_files import read_pointer, replace_pointer, sync
 from recsys.clock import HOUR_MS, now_ms
 from recsys.errors import BundleError
 
 LIVE_FILE = "live.json"
+BESIDE_FILE = "beside.json"
 CHALLENGER_FILE = "challenger.json"
 HISTORY_FILE = "activations.json"
 """Where stores of before kept what ``live.json`` holds as ``before``; still read, not written."""
@@ -37,6 +39,8 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 ALIASES = (CHAMPION, CHALLENGER)
 _INCOMING = ".incoming-"
 _MAX_HISTORY = 100
+MAX_BESIDE = 4
+"""Bundles served beside the live one: each costs the model server its memory."""
 
 
 class BundleStore:
@@ -109,6 +113,7 @@ class BundleStore:
                     "which began later, has been here; nothing was changed"
                 )
             self._point_at([*before, bundle_id], latest if fence is None else fence)
+            self._clear_beside()
 
     def rollback(self) -> str:
         """Make the bundle that was live before this one live again, and give its id.
@@ -127,7 +132,65 @@ class BundleStore:
             folder = self.path(before[-1])
             verify_files(folder, read_manifest(folder))
             self._point_at(before, self._fence())
+            self._clear_beside()
             return before[-1]
+
+    def beside(self) -> tuple[str, ...]:
+        """Give the bundles served beside the live one, in the order they were put there.
+
+        Raises:
+            BundleError: when a pointer is damaged.
+        """
+        document = read_pointer(self.bundle_dir / BESIDE_FILE, "bundle_ids")
+        live = self.live()
+        named = () if document is None else document["bundle_ids"]
+        return tuple(str(bundle_id) for bundle_id in named if bundle_id != live)
+
+    def put_beside(self, bundle_id: str) -> None:
+        """Have a bundle served beside the live one. Its files are verified first.
+
+        Raises:
+            BundleError: when there is no such bundle, it is damaged, it is the live one, or there
+                are ``MAX_BESIDE`` already.
+        """
+        folder = self.path(bundle_id)
+        verify_files(folder, read_manifest(folder))
+        with self._alone():
+            if bundle_id == self.live():
+                raise BundleError(f"{bundle_id} is the live bundle; it is served already")
+            others = [other for other in self.beside() if other != bundle_id]
+            if len(others) >= MAX_BESIDE:
+                raise BundleError(
+                    f"wanted at most {MAX_BESIDE} bundles beside the live one, found "
+                    f"{', '.join(others)} there; run `recsys bundle retire ID` first"
+                )
+            self._write_beside([*others, bundle_id])
+
+    def retire(self, bundle_id: str) -> None:
+        """Have a bundle served beside the live one no longer.
+
+        Raises:
+            BundleError: when it is not served beside the live one.
+        """
+        with self._alone():
+            beside = list(self.beside())
+            if bundle_id not in beside:
+                raise BundleError(
+                    f"wanted a bundle served beside the live one, found {bundle_id!r}; "
+                    f"there {'are ' + ', '.join(beside) if beside else 'is none'}"
+                )
+            beside.remove(bundle_id)
+            self._write_beside(beside)
+
+    def _clear_beside(self) -> None:
+        """Forget that the bundle which is live now was served beside another."""
+        document = read_pointer(self.bundle_dir / BESIDE_FILE, "bundle_ids")
+        beside = list(self.beside())
+        if document is not None and document["bundle_ids"] != beside:
+            self._write_beside(beside)
+
+    def _write_beside(self, bundle_ids: builtins.list[str]) -> None:
+        replace_pointer(self.bundle_dir / BESIDE_FILE, {"bundle_ids": bundle_ids})
 
     def aliases(self) -> dict[str, str]:
         """Give what ``champion`` and ``challenger`` stand for; one that stands for none is absent.
@@ -139,7 +202,7 @@ class BundleStore:
         """
         live = self.live()
         found = {} if live is None else {CHAMPION: live}
-        document = _read_json(self.bundle_dir / CHALLENGER_FILE)
+        document = read_pointer(self.bundle_dir / CHALLENGER_FILE)
         if document is not None and document["bundle_id"] != live:
             found[CHALLENGER] = str(document["bundle_id"])
         return found
@@ -156,9 +219,9 @@ class BundleStore:
         with self._alone():
             if bundle_id is None:
                 (self.bundle_dir / CHALLENGER_FILE).unlink(missing_ok=True)
-                _sync(self.bundle_dir)
+                sync(self.bundle_dir)
             else:
-                _replace_json(self.bundle_dir / CHALLENGER_FILE, {"bundle_id": bundle_id})
+                replace_pointer(self.bundle_dir / CHALLENGER_FILE, {"bundle_id": bundle_id})
 
     def resolve(self, name: str) -> str:
         """Give the id that an alias stands for; an id stands for itself.
@@ -194,12 +257,12 @@ class BundleStore:
         for name in (*manifest.files, MANIFEST_FILE):
             (incoming / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, incoming / name)
-            _sync(incoming / name)
-        _sync(incoming)
+            sync(incoming / name)
+        sync(incoming)
         if target.exists():  # the same id, but damaged: set it aside, it cannot be replaced at once
             target.rename(self.bundle_dir / f"{_INCOMING}damaged-{uuid.uuid4().hex[:8]}")
         incoming.rename(target)
-        _sync(self.bundle_dir)
+        sync(self.bundle_dir)
         return manifest.bundle_id
 
     def _is_whole(self, folder: Path) -> bool:
@@ -228,10 +291,10 @@ class BundleStore:
         document = {
             "bundle_id": activated[-1], "before": activated[:-1][-_MAX_HISTORY:], "fence": fence,
         }  # fmt: skip
-        _replace_json(self.bundle_dir / LIVE_FILE, document)
+        replace_pointer(self.bundle_dir / LIVE_FILE, document)
 
     def _pointer(self) -> dict[str, Any] | None:
-        return _read_json(self.bundle_dir / LIVE_FILE)
+        return read_pointer(self.bundle_dir / LIVE_FILE)
 
     def _fence(self) -> int:
         try:
@@ -259,35 +322,3 @@ class BundleStore:
                 history.pop()
             history = history or [str(pointer["bundle_id"])]
         return history
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """Read a pointer; None when there is none."""
-    try:
-        document = json.loads(path.read_bytes())
-        document["bundle_id"]
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(
-            f"{path} is damaged ({error}); run `recsys bundle activate BUNDLE_ID`, or remove it"
-        ) from error
-    assert isinstance(document, dict)
-    return document
-
-
-def _replace_json(path: Path, document: object) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    temporary.write_text(json.dumps(document))
-    _sync(temporary)
-    temporary.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or a folder's entries to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -129,11 +129,14 @@ class MemoryOnlineReader(_HashesReader):
 
 
 class AsyncOnlineReader:
-    """Reads from Redis on an event loop. Raises ServerError when Redis does not answer."""
+    """Reads from Redis on an event loop. Raises ServerError when Redis does not answer.
 
-    def __init__(self, plan: Plan, redis_url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    The connections are the caller's to close: readers of several plans share them.
+    """
+
+    def __init__(self, plan: Plan, hashes: AsyncRedisHashes) -> None:
         self._decoder = OnlineDecoder(plan)
-        self._hashes = AsyncRedisHashes(redis_url, timeout_s=timeout_s, from_replicas=True)
+        self._hashes = hashes
 
     async def read_users(
         self, user_ids: Sequence[str], *, vocabulary: Vocabulary, now_ms: int
@@ -170,7 +173,3 @@ class AsyncOnlineReader:
     async def check_layout(self, namespace: str) -> None:
         """See that the store's features are those the plan reads. See ``OnlineFeatures``."""
         self._decoder.check_layout(await self._hashes.read(wanted_layout(namespace)), namespace)
-
-    async def aclose(self) -> None:
-        """Let go of the connections."""
-        await self._hashes.aclose()

@@ -128,12 +128,15 @@ class LiveBundle:
         self.model = model
         self._users = users
         self._clock = clock
-        self._read_batch: AdaptiveBatcher[str, UserContext] = AdaptiveBatcher(self._read, reading)
+        # Nothing here refers back to this object, so it ends with the last request that holds it.
+        self._read_batch: AdaptiveBatcher[str, UserContext] = AdaptiveBatcher(
+            _reader(bundle, users, clock), reading
+        )
         self._recommend_batch: AdaptiveBatcher[_ModelCall, Arrays] = AdaptiveBatcher(
-            self._together(model.recommend), computing
+            _together(model.recommend), computing
         )
         self._rank_batch: AdaptiveBatcher[_ModelCall, Arrays] = AdaptiveBatcher(
-            self._together(model.rank), computing
+            _together(model.rank), computing
         )
 
     async def check_features(self) -> None:
@@ -236,12 +239,16 @@ class LiveBundle:
         if self.features_trouble:
             raise FeatureLayoutError(f"features: {self.features_trouble}", stage="features")
 
-    async def _read(self, user_ids: Sequence[str]) -> list[UserContext]:
+
+def _reader(
+    bundle: ServedBundle, users: UserReader, clock: Clock
+) -> Callable[[Sequence[str]], Awaitable[list[UserContext]]]:
+    async def read(user_ids: Sequence[str]) -> list[UserContext]:
         with _reading():
-            features = await self._users.read_users(
-                user_ids, vocabulary=self.bundle.vocabulary, now_ms=self._clock()
+            features = await users.read_users(
+                user_ids, vocabulary=bundle.vocabulary, now_ms=clock()
             )
-            encoded = encode_users(features, self.bundle.encoding)
+            encoded = encode_users(features, bundle.encoding)
         return [
             UserContext(
                 arrays={name: array[row : row + 1] for name, array in encoded.items()},
@@ -251,16 +258,18 @@ class LiveBundle:
             for row in range(len(user_ids))
         ]
 
-    @staticmethod
-    def _together(
-        run: Callable[[Arrays, Deadline], Awaitable[Arrays]],
-    ) -> Callable[[Sequence[_ModelCall]], Awaitable[Sequence[Arrays]]]:
-        async def run_together(calls: Sequence[_ModelCall]) -> Sequence[Arrays]:
-            inputs = [call.inputs for call in calls]
-            deadline = Deadline.latest(*(call.deadline for call in calls))
-            return list(split_rows(await run(stack_arrays(inputs), deadline), inputs))
+    return read
 
-        return run_together
+
+def _together(
+    run: Callable[[Arrays, Deadline], Awaitable[Arrays]],
+) -> Callable[[Sequence[_ModelCall]], Awaitable[Sequence[Arrays]]]:
+    async def run_together(calls: Sequence[_ModelCall]) -> Sequence[Arrays]:
+        inputs = [call.inputs for call in calls]
+        deadline = Deadline.latest(*(call.deadline for call in calls))
+        return list(split_rows(await run(stack_arrays(inputs), deadline), inputs))
+
+    return run_together
 
 
 async def _within(deadline: Deadline, stage: str, work: Awaitable[T]) -> T:

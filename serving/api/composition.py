@@ -13,17 +13,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
 
+from recsys.bundle.announced import Announcements
 from recsys.bundle.served import ServedBundle, load_served_bundle
-from recsys.bundle.store import LIVE_FILE, BundleStore
+from recsys.bundle.store import BESIDE_FILE, LIVE_FILE, BundleStore
 from recsys.clock import now_ms
 from recsys.endpoints import Endpoints
-from recsys.errors import ConfigurationError
+from recsys.errors import ConfigurationError, RecsysError
 from recsys.events.log import EventWriter
 from recsys.events.topics import Topics
 from recsys.features.online import AsyncOnlineReader
 from recsys.features.plan import PLAN_FILE
 from recsys.features.plan import load as load_plan
 from recsys.features.redis.async_client import AsyncRedisClient
+from recsys.features.redis_hashes import AsyncRedisHashes
 from recsys.inference.live import LiveBundle
 from recsys.inference.triton import TritonModel, TritonServer, model_name
 from recsys.pipeline import Pipeline
@@ -57,27 +59,28 @@ async def open_services(settings: Settings, endpoints: Endpoints) -> AsyncIterat
     triton = TritonServer(endpoints.require_triton())
     store = BundleStore(settings.bundle_dir)
     topics = Topics(namespace=settings.namespace)
-    readers: list[AsyncOnlineReader] = []
+    # One set of connections for all bundles: they come and go.
+    hashes = AsyncRedisHashes(redis_url, from_replicas=True)
+    announcements = Announcements(hashes.client, settings.namespace)
 
     def serve(bundle: ServedBundle) -> LiveBundle:
         plan = load_plan(store.path(bundle.bundle_id) / PLAN_FILE)
-        reader = AsyncOnlineReader(plan, redis_url)
-        readers.append(reader)
         return LiveBundle(
             bundle,
             TritonModel(triton, bundle.bundle_id),
-            reader,
+            AsyncOnlineReader(plan, hashes),
             clock=now_ms,
             namespace=settings.namespace,
         )
 
     bundles = LiveBundles(
-        pointer=settings.bundle_dir / LIVE_FILE,
-        live_id=store.live,
+        pointers=store,
+        files=[settings.bundle_dir / name for name in (LIVE_FILE, BESIDE_FILE)],
         load=lambda bundle_id: load_served_bundle(store.path(bundle_id)),
         serve=serve,
         model_server=triton,
         model_name=model_name,
+        announce=announcements.announce,
     )
     events = EventPublisher(lambda: _connect(settings, endpoints, topics, linger_ms=0))
     exposures = ExposureLog(
@@ -113,8 +116,9 @@ async def open_services(settings: Settings, endpoints: Endpoints) -> AsyncIterat
                 await task
         await asyncio.to_thread(events.stop)
         await asyncio.to_thread(exposures.stop)
-        for reader in readers:
-            await reader.aclose()
+        with contextlib.suppress(RecsysError):
+            await announcements.withdraw()
+        await hashes.aclose()
         await triton.close()
 
 

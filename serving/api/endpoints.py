@@ -84,7 +84,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         ),
         request=wire.RecommendRequest,
         answer=wire.RecommendResponse,
-        problems=(*_BODY, "no_bundle"),
+        problems=(*_BODY, "not_found", "no_bundle"),
     ),
     Endpoint(
         method="POST",
@@ -99,7 +99,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         ),
         request=wire.RankRequest,
         answer=wire.RankResponse,
-        problems=(*_BODY, "no_bundle"),
+        problems=(*_BODY, "not_found", "no_bundle"),
     ),
     Endpoint(
         method="GET",

@@ -12,14 +12,17 @@ from recsys.inference.live import LiveBundle
 from recsys.pipeline import Pipeline
 from serving.api.event_publisher import EventPublisher
 from serving.api.exposure_log import ExposureLog
-from serving.api.problems import no_bundle
+from serving.api.problems import Problem, no_bundle
 
 
 class HoldsLiveBundle(Protocol):
-    """Knows the live bundle."""
+    """Knows the bundles in service."""
 
     current: LiveBundle | None
     trouble: str
+
+    def serving(self, bundle_id: str) -> LiveBundle | None:
+        """Give a bundle in service by its id, the live one included."""
 
 
 Probe = Callable[[], Awaitable[str]]
@@ -39,9 +42,24 @@ class Services:
     """Checks of ``/readyz`` by part: redis, kafka, triton."""
     clock: Clock = now_ms
 
-    def live(self) -> LiveBundle:
-        """Give the bundle a request is answered with. Raises Problem ``no_bundle``."""
+    def live(self, bundle_id: str | None = None) -> LiveBundle:
+        """Give the bundle a request is answered with: the live one, or the one it is assigned.
+
+        Raises:
+            Problem: ``no_bundle`` when nothing is live, ``not_found`` when the bundle asked for is
+                not in service. A request meant for one bundle is never answered by another.
+        """
         live = self.bundles.current
         if live is None:
             raise no_bundle()
-        return live
+        if bundle_id is None:
+            return live
+        assigned = self.bundles.serving(bundle_id)
+        if assigned is None:
+            raise Problem(
+                "not_found",
+                f"bundle: wanted one that is in service, found {bundle_id!r}; leave it out for the "
+                "live one, or run `recsys publish --beside` first",
+                field="bundle",
+            )
+        return assigned

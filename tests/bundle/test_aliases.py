@@ -29,7 +29,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[BundleStore, str, 
 @pytest.fixture
 def store(filled: tuple[BundleStore, str, str]) -> BundleStore:
     """The two bundles, with no pointer at all."""
-    for name in ("live.json", "challenger.json", "activations.json"):
+    for name in ("live.json", "beside.json", "challenger.json", "activations.json"):
         (filled[0].bundle_dir / name).unlink(missing_ok=True)
     return filled[0]
 
@@ -54,6 +54,42 @@ def test_the_champion_is_what_is_live_and_a_challenger_that_goes_live_is_none(st
     assert store.rollback() == b
     with pytest.raises(BundleError, match="no bundle 'nowhere'"):
         store.set_challenger("nowhere")
+
+
+def test_what_is_beside_the_live_bundle_leaves_when_it_goes_live(
+    store, filled, capsys, monkeypatch
+):
+    _, a, b = filled
+    assert store.beside() == ()
+    store.activate(a)
+    with pytest.raises(BundleError, match="is the live bundle"):
+        store.put_beside(a)
+    with pytest.raises(BundleError, match="no bundle 'nowhere'"):
+        store.put_beside("nowhere")
+    for _ in range(2):  # harmless when repeated
+        store.put_beside(b)
+        assert store.beside() == (b,)
+    store.activate(b)
+    store.activate(a)
+    assert store.beside() == (), "it left for good when it went live"
+    store.put_beside(b)
+    monkeypatch.setenv("RECSYS_STATE_DIR", str(store.bundle_dir.parent))
+    assert main(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert "beside" in listed
+    assert "champion" in listed
+    store.retire(b)
+    with pytest.raises(BundleError, match=f"found '{b}'; there is none"):
+        store.retire(b)
+
+
+def test_no_more_than_so_many_are_served_beside(store, filled, monkeypatch):
+    _, a, b = filled
+    monkeypatch.setattr("recsys.bundle.store.MAX_BESIDE", 1)
+    store.put_beside(a)
+    with pytest.raises(BundleError, match=f"at most 1 bundles beside the live one, found {a}"):
+        store.put_beside(b)
+    assert store.beside() == (a,)
 
 
 def test_an_earlier_run_cannot_undo_a_later_one(store, filled):

@@ -28,6 +28,7 @@ from recsys.features.online import (
 )
 from recsys.features.plan import Plan
 from recsys.features.progress import StoredProgress
+from recsys.features.redis_hashes import AsyncRedisHashes
 from recsys.features.stream import FeatureStream
 from recsys.features.view_record import Status
 from tests.features.worlds import TOPICS, assert_equal_users, small_plan, vocabulary
@@ -88,9 +89,10 @@ def reader(request: pytest.FixtureRequest, namespace: str) -> Iterator[OnlineFea
             blocking.close()
         else:
             with asyncio.Runner() as runner:
-                reader = AsyncOnlineReader(plan, url)
+                hashes_of_redis = AsyncRedisHashes(url, from_replicas=True)
+                reader = AsyncOnlineReader(plan, hashes_of_redis)
                 yield OnALoop(reader, runner)  # type: ignore[misc]
-                runner.run(reader.aclose())
+                runner.run(hashes_of_redis.aclose())
     finally:
         client.delete(*hashes.content)
         client.close()

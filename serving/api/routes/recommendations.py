@@ -39,7 +39,7 @@ async def recommend(request: Request) -> Response:
     body = await read_body(request)
     wanted = decode(_recommend_decoder, body)
     check_identifier(wanted.user_id, "user_id")
-    live = services.live()
+    live = services.live(wanted.bundle)
     bundle = live.bundle
     request_id = wanted.request_id or uuid.uuid4().hex
     check_identifier(request_id, "request_id")
@@ -94,7 +94,7 @@ async def rank(request: Request) -> Response:
     body = await read_body(request)
     wanted = decode(_rank_decoder, body)
     check_identifier(wanted.user_id, "user_id")
-    live = services.live()
+    live = services.live(wanted.bundle)
     bundle = live.bundle
     answer = await services.pipeline.rank(live, wanted)
     ranked = answer.ranked

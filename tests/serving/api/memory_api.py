@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from starlette.types import ASGIApp
@@ -36,6 +36,13 @@ class OneBundle:
 
     current: LiveBundle | None
     trouble: str = ""
+    beside: dict[str, LiveBundle] = field(default_factory=dict)
+
+    def serving(self, bundle_id: str) -> LiveBundle | None:
+        """See ``HoldsLiveBundle.serving``."""
+        if self.current is not None and self.current.bundle.bundle_id == bundle_id:
+            return self.current
+        return self.beside.get(bundle_id)
 
 
 @dataclass
@@ -64,6 +71,7 @@ def memory_api(
     bundle: ServedBundle | None = None,
     model: Model | None = None,
     live: bool = True,
+    beside: ServedBundle | None = None,
     operator: Callable[[], OperatorRules] = lambda: NO_RULES,
     gate: Gate | None = None,
     config: PipelineConfig | None = None,
@@ -79,6 +87,10 @@ def memory_api(
     toy = ToyModel(num_items, dimensions=BUNDLE_DIMENSIONS, item_filters=item_filters)
     served = LiveBundle(bundle, model or LocalModel(toy), users, clock=now_ms, namespace="test")
     bundles = OneBundle(served if live else None)
+    if beside is not None:
+        bundles.beside[beside.bundle_id] = LiveBundle(
+            beside, LocalModel(toy), users, clock=now_ms, namespace="test"
+        )
     events = EventPublisher(log.writer)
     exposures = ExposureLog(log.writer, topic=topics.exposures)
 

@@ -364,3 +364,18 @@ def test_what_a_bundle_looks_at_of_the_request_goes_to_the_model_and_into_the_ex
         first, second = api.exposures()
     assert first.features["request_tokens"].array().tolist() == [[token_hash("tab=home"), 0]]
     assert second.features["request_tokens"].array().tolist() == [[0, token_hash("page=cart")]]
+
+
+def test_a_request_is_answered_by_the_bundle_it_is_assigned_and_by_no_other() -> None:
+    with memory_api(bundle=toy_bundle("a"), beside=toy_bundle("b")) as api:
+        assert recommend(api, user_id="ann")["bundle"] == "a"
+        for name in ("a", "b"):
+            assert recommend(api, user_id="ann", bundle=name)["bundle"] == name
+        body = {"user_id": "ann", "item_ids": ["item-1"], "bundle": "b"}
+        assert api.client.post("/v1/rank", json=body).json()["bundle"] == "b"
+        refused = api.client.post("/v1/recommendations", json={"user_id": "ann", "bundle": "c"})
+        assert refused.status_code == 404
+        error = refused.json()["error"]
+        assert (error["code"], error["field"]) == ("not_found", "bundle")
+        assert "found 'c'" in error["message"]
+        assert [exposure.bundle for exposure in api.exposures()] == ["a", "a", "b", "b"]

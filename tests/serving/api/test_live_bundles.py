@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from recsys.bundle.announced import Announcement
 from recsys.bundle.served import ServedBundle
 from recsys.clock import now_ms
 from recsys.errors import BundleError, ServerError
@@ -41,10 +42,13 @@ class MemoryModelServer:
 
 
 class Rig:
-    """A pointer file, a model server and the bundles ``a``, ``b`` and ``c``."""
+    """Pointer files, a model server and the bundles ``a``, ``b`` and ``c``."""
 
     def __init__(self, folder: Path) -> None:
         self.pointer = folder / "live.json"
+        self.beside_file = folder / "beside.json"
+        self.told: list[Announcement] = []
+        self.read: list[str] = []
         self.server = MemoryModelServer()
         topics = Topics()
         log = MemoryEventLog()
@@ -52,37 +56,54 @@ class Rig:
         self.users = UsersOfLog(log, topics)
         model = LocalModel(ToyModel(40, dimensions=BUNDLE_DIMENSIONS))
         self.bundles = LiveBundles(
-            pointer=self.pointer,
-            live_id=self._live_id,
+            pointers=self,
+            files=[self.pointer, self.beside_file],
             load=self._load,
             serve=lambda bundle: LiveBundle(
                 bundle, model, self.users, clock=now_ms, namespace="test"
             ),
             model_server=self.server,
             model_name=lambda bundle_id: f"model_{bundle_id}",
+            announce=self._announce,
             config=WatchConfig(
                 pointer_interval_s=0.005, model_interval_s=0.005, features_interval_s=0.005
             ),
         )
 
     def point_at(self, bundle_id: str) -> None:
-        temporary = self.pointer.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"bundle_id": bundle_id}))
-        temporary.replace(self.pointer)
+        _replace(self.pointer, {"bundle_id": bundle_id})
+
+    def put_beside(self, *bundle_ids: str) -> None:
+        _replace(self.beside_file, {"bundle_ids": bundle_ids})
+
+    async def _announce(self, announcement: Announcement) -> None:
+        self.told.append(announcement)
 
     @property
     def serving(self) -> str | None:
         return self.bundles.current and self.bundles.current.bundle.bundle_id
 
-    def _live_id(self) -> str | None:
+    def live(self) -> str | None:
         if not self.pointer.exists():
             return None
         return str(json.loads(self.pointer.read_text())["bundle_id"])
 
+    def beside(self) -> list[str]:
+        if not self.beside_file.exists():
+            return []
+        return list(json.loads(self.beside_file.read_text())["bundle_ids"])
+
     def _load(self, bundle_id: str) -> ServedBundle:
+        self.read.append(bundle_id)
         if bundle_id not in "abc":
             raise BundleError(f"no bundle {bundle_id}")
         return toy_bundle(bundle_id)
+
+
+def _replace(path: Path, document: object) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(document))
+    temporary.replace(path)
 
 
 def test_nothing_published_is_no_trouble(tmp_path: Path) -> None:
@@ -178,3 +199,68 @@ def test_features_of_another_layout_are_seen_before_the_switch_and_while_serving
             or "popular items only" in record.message]  # fmt: skip
     assert len(told) == 3, "once for each change"
     assert "wanted layout toy, found another; run `recsys train`" in told[0]
+
+
+def test_bundles_beside_the_live_one_come_and_go(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.point_at("a")
+    rig.put_beside("b", "c")
+    asyncio.run(rig.bundles.follow())
+    assert (rig.serving, sorted(rig.bundles.beside)) == ("a", ["b", "c"])
+    assert rig.server.loaded == {"model_a", "model_b", "model_c"}
+    served = [rig.bundles.serving(name) for name in "abcx"]
+    assert [live and live.bundle.bundle_id for live in served] == ["a", "b", "c", None]
+    rig.put_beside("c")
+    asyncio.run(rig.bundles.follow())
+    assert rig.bundles.serving("b") is None
+
+
+def test_one_beside_that_cannot_be_served_is_tried_again_and_harms_nobody(tmp_path: Path) -> None:
+    async def run() -> None:
+        rig = Rig(tmp_path)
+        rig.server.broken = {"model_b"}
+        rig.point_at("a")
+        rig.put_beside("x", "b", "c")
+        following = asyncio.create_task(rig.bundles.run())
+        await asyncio.sleep(0.1)
+        assert (rig.serving, rig.bundles.trouble) == ("a", "")
+        assert list(rig.bundles.beside) == ["c"]
+        rig.server.broken.clear()
+        await asyncio.sleep(0.1)
+        assert sorted(rig.bundles.beside) == ["b", "c"]
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_going_back_reads_nothing_again_and_what_nobody_holds_is_let_go(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    for bundle_id in ("a", "b", "a"):
+        rig.point_at(bundle_id)
+        asyncio.run(rig.bundles.follow())
+    assert rig.read == ["a", "b"]
+    held_by_a_request = rig.bundles.serving("a")
+    for bundle_id in ("b", "c"):
+        rig.point_at(bundle_id)
+        asyncio.run(rig.bundles.follow())
+    assert rig.bundles.announcement() == Announcement(live="c", held=["a", "b", "c"])
+    del held_by_a_request  # answered
+    assert rig.bundles.announcement() == Announcement(live="c", held=["b", "c"])
+
+
+def test_a_change_is_announced_at_once_and_repeated(tmp_path: Path) -> None:
+    async def run() -> None:
+        rig = Rig(tmp_path)
+        rig.point_at("a")
+        following = asyncio.create_task(rig.bundles.run())
+        await asyncio.sleep(0.1)
+        rig.put_beside("b")
+        await asyncio.sleep(0.1)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        assert rig.told[0] == Announcement(live="a", held=["a"])
+        assert rig.told[-1] == Announcement(live="a", beside=["b"], held=["a", "b"])
+        assert len(rig.told) > 4
+
+    asyncio.run(run())

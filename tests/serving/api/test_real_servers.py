@@ -35,7 +35,7 @@ from recsys.settings import Settings
 from serving.model_repository.item_reader import ItemReader
 from serving.model_repository.refresh import ItemRefresher
 from serving.model_repository.turns import Turns
-from serving.publish import publish
+from serving.publish import publish, retire
 from tests.servers import TritonServer, free_ports
 from tests.serving.untrained_bundle import add_untrained_bundle, item_id
 
@@ -180,6 +180,24 @@ def test_publish_serve_click_and_publish_again(running: Running) -> None:
     BundleStore(running.settings.bundle_dir).rollback()
     wait_for(lambda: client.recommend(user).bundle == first, "the rollback", timeout_s=5.0)
     assert client.recommend(user).rung == "full"
+
+
+def test_two_bundles_answer_side_by_side_and_one_is_retired(running: Running) -> None:
+    client, (first, second) = running.client, running.bundles
+    publish_and_wait(running, first)
+    beside = publish(
+        running.settings, running.endpoints, second, console=Console(quiet=True), beside=True
+    )
+    assert (beside.live, beside.beside) == (first, (second,))
+    # Published means that every API process answers with it.
+    answers = [client.recommend("ann", k=5, bundle=b) for b in (None, first, second)]
+    assert [answer.bundle for answer in answers] == [first, first, second]
+    assert {answer.rung for answer in answers} == {"full"}
+    retired = retire(running.settings, running.endpoints, second, console=Console(quiet=True))
+    assert retired.live == first
+    with pytest.raises(NotFoundError, match="found"):
+        client.recommend("ann", bundle=second)
+    assert client.recommend("ann").bundle == first
 
 
 def test_served_scores_are_those_of_the_bundle_itself(running: Running) -> None:
