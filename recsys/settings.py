@@ -152,6 +152,11 @@ class Settings(BaseSettings):
         return self.state_dir / "event_log"
 
     @property
+    def static_list_path(self) -> Path:
+        """Popular items of the bundle taken up last, for an API that has no bundle yet."""
+        return self.state_dir / "static_list.json"
+
+    @property
     def bundle_dir(self) -> Path:
         """Model bundles, one immutable folder each, and the live pointer."""
         return self.state_dir / "bundles"

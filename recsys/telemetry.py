@@ -30,7 +30,7 @@ STAGE_SECONDS = Histogram(
     buckets=_LATENCY_BUCKETS_S,
 )  # fmt: skip
 SERVED_BY_RUNG = Counter(
-    "recsys_served_by_rung_total", "Recommendations by the fallback rung that served them.",
+    "recsys_served_by_rung_total", "Answers by the rung that served them (`recsys/wire.py`).",
     ["rung"],
 )  # fmt: skip
 STAGE_FAILURES = Counter(

@@ -26,13 +26,18 @@ MAX_BOOSTED_ITEMS = 500
 MAX_BODY_BYTES = 1_000_000
 """Longest request body."""
 
-Rung = Literal["full", "popular"]
-"""How an answer came about, best first.
+Rung = Literal["full", "retrieval", "similar", "popular", "static"]
+"""How an answer came about, best first; what may not be shown is left out on all of them, as far as
+it is known.
 
-``full``: features, retrieval and ranking. ``popular``: the bundle's list of popular items, because
-a stage failed or was late; what may not be shown is still left out as far as it is known.
+``full``: features, retrieval and ranking. ``retrieval``: the order of the candidate sources, since
+the ranker was late or failed. ``similar``: neighbours of the items the user acted on, from the
+API's own memory. ``popular``: what is popular among users like this one, or among all. ``static``:
+the popular items of the bundle that was served last, before one is taken up.
 """
-RUNGS: tuple[Rung, ...] = ("full", "popular")
+RUNGS: tuple[Rung, ...] = ("full", "retrieval", "similar", "popular", "static")
+MAX_HISTORY_ITEMS = 100
+"""Items acted on that a request may bring."""
 
 K = Annotated[int, Meta(ge=1, le=MAX_K, description="Items wanted.")]
 CategoryName = Annotated[str, Meta(max_length=64)]
@@ -102,6 +107,9 @@ class RecommendRequest(_Request, frozen=True, kw_only=True):
     """Must not come back; unknown ones are ignored."""
     exclude_seen: bool = True
     """Leave out what the user already acted on."""
+    history_item_ids: Annotated[list[Identifier], Meta(max_length=MAX_HISTORY_ITEMS)] = []
+    """What the caller knows the user acted on, latest last: used while the feature store does not
+    answer; unknown ones are ignored."""
     filters: Filters = Filters()
     max_per_category: Annotated[int, Meta(ge=1, le=MAX_K)] | None = None
     """Most items of one category, as long as there are enough of others."""
@@ -170,7 +178,7 @@ class Reasons(_Answer, frozen=True, kw_only=True):
     sources: dict[str, float]
     """Raw score by candidate source; only those that scored the item."""
     objectives: dict[str, float]
-    """Calibrated probability by objective; empty on the rung ``popular``."""
+    """Calibrated probability by objective; only on the rung ``full``."""
     rules: list[RuleEffect] = []
     """What rules did to the item; caps and minimums, which speak of the list, apart."""
     propensity: float = 1.0
@@ -230,7 +238,7 @@ class RecommendResponse(_Answer, frozen=True, kw_only=True):
     rung: Rung
     took_ms: float
     item_features_age_ms: int | None = None
-    """Age of the moving item features that were used; on the rung ``full``."""
+    """Age of the moving item features that were used; on the rungs ``full``, ``retrieval``."""
     degraded: str = ""
     """Why the rung is not ``full``."""
     features: UserSummary | None = None
@@ -350,7 +358,7 @@ class Readiness(_Answer, frozen=True, kw_only=True):
 
     ready: bool
     """False when a part is away. Features of another layout alone leave it true: ``checks`` says
-    so, and popular items are served."""
+    so, and the rung ``similar`` or ``popular`` serves."""
     bundle: str | None
     """The live bundle; null while none is published, when only events are taken."""
     checks: dict[str, Check]

@@ -12,7 +12,10 @@ from recsys.errors import BundleError
 from recsys.inference.model import NUMPY_DTYPES, Array, Arrays
 from recsys.inference.triton import TritonModel
 from recsys.models import signature
-from recsys.models.signature import Dimensions
+from recsys.models.signature import RANKED, Dimensions
+
+_BUDGET_MS = 60_000
+"""Told to the model: enough for the first ranking of each size, which is the slowest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,7 @@ def _request(dimensions: Dimensions, num_users: int, *, k: int) -> dict[str, Arr
         shape = tuple(1 if size == -1 else size for size in spec.shape)
         inputs[spec.name] = np.zeros((num_users, *shape), dtype=NUMPY_DTYPES[spec.dtype])
     inputs["k"][:] = k
+    inputs["budget_ms"][:] = _BUDGET_MS
     return inputs
 
 
@@ -64,6 +68,8 @@ def _check(answer: Arrays, manifest: Manifest, k: int) -> None:
     index, score = answer["item_index"][0], answer["score"][0]
     index, score = index[index != 0], score[index != 0]  # fewer than k may be available
     wrong: list[str] = []
+    if answer["rank_outcome"][0, 0] != RANKED:
+        wrong.append("a list its ranker had no say in")
     if not (len(index) and (index > 0).all() and (index <= manifest.num_items).all()):
         wrong.append(f"item rows {index.tolist()[:k]} where 1 to {manifest.num_items} were wanted")
     if len(np.unique(index)) != len(index):

@@ -10,15 +10,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from recsys.bundle.load import ITEMS_FILE, RANKER_FILE, TOWERS_FILE
 from recsys.bundle.manifest import MANIFEST_FILE, Lineage, Manifest, file_entry
+from recsys.bundle.segments import SEGMENTS_FILE
 from recsys.data.vocabulary_file import save_vocabulary
 from recsys.features.plan import Plan
 from training.fit import Fitted
+from training.popular_segments import popular_segments
 from training.prepared import Prepared, Sources
 
 _LIBRARIES = ("torch", "numpy", "polars", "ray")
@@ -51,6 +54,8 @@ def write_files(
         folder / ITEMS_FILE,
     )
     _write_popular(folder / "popular.json", prepared, sources)
+    if segments := popular_segments(prepared, sources):
+        (folder / SEGMENTS_FILE).write_bytes(msgspec.json.encode(segments))
     (folder / CURVE_FILE).write_text(
         json.dumps(
             [{"phase": p, "epoch": e, "loss": round(loss, 6)} for p, e, loss in fitted.curve]

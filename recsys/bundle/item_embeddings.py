@@ -10,19 +10,17 @@ product-quantised vector, ``K`` points of a part.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.bundle.mapped_tensors import map_tensors, unreadable
 from recsys.errors import BundleError
 from recsys.features.batch import Float32s, Int32s
 
 ITEMS_FILE = "items.safetensors"
-_DTYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8, "U8": np.uint8}
-_MAX_HEADER_BYTES = 1_000_000
 
 
 class ItemEmbeddings:
@@ -54,32 +52,15 @@ class ItemEmbeddings:
 def map_item_embeddings(folder: Path, *, num_items: int) -> ItemEmbeddings:
     """Map the embeddings of the bundle in ``folder``.
 
-    Source: the safetensors format (8 bytes of header length, a JSON header, the tensors).
-
     Raises:
         BundleError: when the file is missing, no such file or of another number of items.
     """
     path = folder / ITEMS_FILE
+    tensors = map_tensors(path, "vector", "item vectors")
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length <= _MAX_HEADER_BYTES:
-                raise ValueError(f"a header of {length} bytes")
-            header = json.loads(file.read(length))
-        tensors: dict[str, NDArray[Any]] = {
-            name: np.memmap(
-                path, _DTYPES[entry["dtype"]], "r", offset=8 + length + entry["data_offsets"][0],
-                shape=tuple(entry["shape"]),
-            )
-            for name, entry in header.items()
-            if name.startswith("vector")
-        }  # fmt: skip
         embeddings = ItemEmbeddings(tensors)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(
-            f"{path}: wanted item vectors as safetensors, found {type(error).__name__}: {error}; "
-            "roll back or train again"
-        ) from error
+    except KeyError as error:
+        raise unreadable(path, "item vectors", error) from error
     if len(embeddings) != num_items + 1:
         raise BundleError(
             f"{path}: wanted vectors of {num_items} items, found {len(embeddings) - 1}; "

@@ -47,6 +47,19 @@ class ItemTags:
         named = [[f"category={name}"] if name else [] for name in frame["category"]]
         return cls.of(pl.Series(named, dtype=pl.List(pl.String)))
 
+    def take(self, rows: Int32s) -> ItemTags:
+        """Give the tags of the items ``rows``, which become rows ``1 … len(rows)``."""
+        place_of = {row: place for place, row in enumerate(rows.tolist(), start=1)}
+        kept = np.flatnonzero(np.isin(self._rows, rows))
+        places = [place_of[row] for row in self._rows[kept].tolist()]
+        taken = np.array(places, dtype=np.int32)
+        order = np.lexsort((taken, self._hashes[kept]))
+        return ItemTags(self._hashes[kept][order], taken[order])
+
+    def entries(self) -> tuple[list[int], list[int]]:
+        """Give hash and row of each tag of each item, sorted, as plain numbers."""
+        return self._hashes.tolist(), self._rows.tolist()
+
     def rows(self, tag: str) -> Int32s:
         """Give the rows of the items that have ``tag``, in order; none for an unknown one."""
         return self.rows_of(token_hash(tag))

@@ -16,8 +16,10 @@ import msgspec
 import numpy as np
 
 from recsys.bundle.item_embeddings import ITEMS_FILE, ItemEmbeddings, map_item_embeddings
+from recsys.bundle.item_neighbours import ItemNeighbours, map_item_neighbours
 from recsys.bundle.item_tags import NO_TAGS, ItemTags
 from recsys.bundle.manifest import read_manifest, verify_files
+from recsys.bundle.segments import NO_SEGMENTS, SEGMENTS_FILE, Segments, load_segments
 from recsys.data.vocabulary import Vocabulary
 from recsys.data.vocabulary_file import load_vocabulary
 from recsys.errors import BundleError
@@ -60,6 +62,10 @@ class ServedBundle:
     """What re-ranking measures likeness by."""
     tags: ItemTags = NO_TAGS
     """Attributes of items, for rules and filters; categories alone in bundles from before."""
+    neighbours: ItemNeighbours | None = None
+    """What goes with what; ``None`` where nobody can say."""
+    segments: Segments = NO_SEGMENTS
+    """Popular items by profile token; none in bundles from before they were kept."""
 
     def category(self, row: int) -> str:
         """Give the category of an item, ``""`` for none."""
@@ -71,6 +77,12 @@ class ServedBundle:
         """Rows of the items that may not be shown."""
         rows: Int32s = np.flatnonzero(~self.available[1:]).astype(np.int32) + np.int32(1)
         return rows
+
+    @cached_property
+    def popular_order(self) -> Int32s:
+        """Places in ``popular_index``, best first: it need not be sorted."""
+        order: Int32s = np.argsort(-self.popular_score, kind="stable").astype(np.int32)
+        return order
 
     @cached_property
     def popular_score_by_row(self) -> Float32s:
@@ -98,8 +110,9 @@ def load_served_bundle(folder: Path) -> ServedBundle:
 
     manifest = read_manifest(folder)
     # What an API process reads; towers and ranker are the model server's to verify.
-    read = (VOCABULARY_FILE, CATALOGUE_FILE, POPULAR_FILE, PLAN_FILE, ITEMS_FILE)
-    verify_files(folder, manifest, read)
+    has_segments = SEGMENTS_FILE in manifest.files
+    read = [VOCABULARY_FILE, CATALOGUE_FILE, POPULAR_FILE, PLAN_FILE, ITEMS_FILE]
+    verify_files(folder, manifest, [*read, SEGMENTS_FILE] if has_segments else read)
     vocabulary = load_vocabulary(folder / VOCABULARY_FILE)
     frame = read_catalogue_frame(folder / CATALOGUE_FILE)
     if tuple(frame["item_id"]) != vocabulary.item_ids:
@@ -128,4 +141,10 @@ def load_served_bundle(folder: Path) -> ServedBundle:
         born_ms=np.array([0, *frame["born_ms"]], dtype=np.int64),
         embeddings=map_item_embeddings(folder, num_items=vocabulary.num_items),
         tags=ItemTags.of_catalogue(frame),
+        neighbours=map_item_neighbours(
+            folder,
+            num_items=vocabulary.num_items,
+            half_life_days=manifest.sources.item_to_item_half_life_days,
+        ),
+        segments=load_segments(folder, vocabulary) if has_segments else NO_SEGMENTS,
     )

@@ -6,14 +6,20 @@ Axes: ``B`` users, ``C`` candidates, ``K`` answers, ``X`` excluded (see ``models
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from time import perf_counter
 
 import torch
 from torch import Tensor
 
 from recsys.clock import Clock, now_ms
 from recsys.errors import InputError
-from recsys.models.serving_model import Candidates, ServingModel
+from recsys.inference.rank_time import RankTime
+from recsys.models.serving_model import Candidates, Ranked, ServingModel, UserContext
+from recsys.models.signature import RANK_FAILED, RANK_LATE, RANKED
+
+logger = logging.getLogger(__name__)
 
 Tensors = Mapping[str, Tensor]
 
@@ -22,24 +28,31 @@ MAX_ANSWERS = 2_000
 
 
 def answer(
-    model: ServingModel, inputs: Tensors, *, num_candidates: int, clock: Clock = now_ms
+    model: ServingModel,
+    inputs: Tensors,
+    *,
+    num_candidates: int,
+    clock: Clock = now_ms,
+    rank_time: RankTime | None = None,
 ) -> dict[str, Tensor]:
     """Answer a call by the inputs it brings: ``recommend``, ``rank`` or ``similar``.
 
     Args:
         model: The bundle.
-        inputs: Exactly the inputs of one of the three signatures.
+        inputs: The inputs of one of the three signatures; ``budget_ms`` may be absent.
         num_candidates: C: how many candidates ``recommend`` ranks when fewer answers are wanted.
         clock: For the age of the item features.
+        rank_time: What the ranker took so far, of this model; ``None``: it is always asked.
 
     Raises:
         InputError: when the inputs are those of none of the three, or ``k`` is out of range.
     """
+    start_s = perf_counter()
     with torch.inference_mode():
         if "candidate_index" in inputs:
             return _rank(model, inputs, clock)
         if "exclude_index" in inputs:
-            return _recommend(model, inputs, num_candidates, clock)
+            return _recommend(model, inputs, num_candidates, clock, rank_time, start_s)
         if "item_index" in inputs:
             return _similar(model, inputs)
     raise InputError(
@@ -49,7 +62,12 @@ def answer(
 
 
 def _recommend(
-    model: ServingModel, inputs: Tensors, num_candidates: int, clock: Clock
+    model: ServingModel,
+    inputs: Tensors,
+    num_candidates: int,
+    clock: Clock,
+    rank_time: RankTime | None,
+    start_s: float,
 ) -> dict[str, Tensor]:
     k = _widest_k(inputs)
     user = model.prepare(inputs)
@@ -60,7 +78,9 @@ def _recommend(
         exclude_history=inputs["exclude_history"],
         filters=inputs.get("filters"),
     )
-    ranked = model.rank(user, candidates)
+    budget_s = _budget_s(inputs)
+    left_s = None if budget_s is None else budget_s - (perf_counter() - start_s)
+    outcome, ranked = _ranked(model, user, candidates, left_s, rank_time)
     score, order = ranked.score.topk(min(k, ranked.score.shape[1]), dim=1)
 
     def best(values: Tensor) -> Tensor:
@@ -71,11 +91,53 @@ def _recommend(
     item_index = item_index.masked_fill(score == -torch.inf, 0)
     return {
         "item_index": item_index.to(torch.int32),
+        "rank_outcome": torch.full((len(score), 1), outcome, dtype=torch.int32),
         "score": score.float(),
         "objective_score": best(ranked.objective_score).float(),
         "source_score": best(candidates.source_score).float(),
         "item_age_ms": _item_age(model, len(score), clock),
     }
+
+
+def _ranked(
+    model: ServingModel,
+    user: UserContext,
+    candidates: Candidates,
+    left_s: float | None,
+    rank_time: RankTime | None,
+) -> tuple[int, Ranked]:
+    """Rank, or give the order of retrieval where the ranker fails or there is no time for it."""
+    num_users = len(candidates.item_index)
+    if rank_time is not None and left_s is not None and not rank_time.fits(num_users, left_s):
+        return RANK_LATE, _as_retrieved(model, candidates)
+    start_s = perf_counter()
+    try:
+        ranked = model.rank(user, candidates)
+    except Exception:
+        logger.exception("the ranker failed; answering in the order of retrieval")
+        return RANK_FAILED, _as_retrieved(model, candidates)
+    if rank_time is not None:
+        rank_time.took(num_users, perf_counter() - start_s)
+    return RANKED, ranked
+
+
+def _as_retrieved(model: ServingModel, candidates: Candidates) -> Ranked:
+    """Score candidates by their place: odds of 1 / place, as in reciprocal rank."""
+    index = candidates.item_index
+    place = torch.arange(1, index.shape[1] + 1, device=index.device, dtype=torch.float32)
+    score = (-place.log()).expand(index.shape).masked_fill(index == 0, -torch.inf)
+    objectives = torch.zeros(*index.shape, len(model.dimensions.objectives), device=index.device)
+    return Ranked(score, objectives)
+
+
+def _budget_s(inputs: Tensors) -> float | None:
+    """Give the seconds that most callers of the batch leave: they are computed as one.
+
+    A caller in more of a hurry than most cuts its own wait.
+    """
+    if "budget_ms" not in inputs:
+        return None
+    return float(inputs["budget_ms"].flatten().median()) / 1e3
 
 
 def _rank(model: ServingModel, inputs: Tensors, clock: Clock) -> dict[str, Tensor]:

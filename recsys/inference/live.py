@@ -38,6 +38,7 @@ from recsys.models.encode import encode_users
 from recsys.models.filter_tokens import ALL_PASS, ItemFilter
 from recsys.models.request_tokens import REQUEST_TOKENS, request_tokens
 from recsys.ranking.ranked import RankedItems
+from recsys.resilience.recent_users import RecentUsers, UserPast
 from recsys.telemetry import STAGE_SECONDS
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,17 @@ class UserContext:
         """Rows of the items acted on, least recent first."""
         return self.features.history_index.row(self.row)  # type: ignore[return-value]
 
+    @property
+    def past(self) -> UserPast:
+        """What the fallbacks look at."""
+        return UserPast.of(self.features, self.row)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    user_id: str
+    deadline: Deadline
+
 
 @dataclass(frozen=True, slots=True)
 class _ModelCall:
@@ -123,13 +135,14 @@ class LiveBundle:
         self.features_trouble = ""
         """Why the features in the store cannot be read for this bundle, as ``check_features``
         last saw; ``""`` when they can."""
+        self.recent_users = RecentUsers()
         self._namespace = namespace
         self.bundle = bundle
         self.model = model
         self._users = users
         self._clock = clock
         # Nothing here refers back to this object, so it ends with the last request that holds it.
-        self._read_batch: AdaptiveBatcher[str, UserContext] = AdaptiveBatcher(
+        self._read_batch: AdaptiveBatcher[_Read, UserContext] = AdaptiveBatcher(
             _reader(bundle, users, clock), reading
         )
         self._recommend_batch: AdaptiveBatcher[_ModelCall, Arrays] = AdaptiveBatcher(
@@ -154,9 +167,7 @@ class LiveBundle:
         except FeatureError as error:
             trouble = str(error)
         if trouble and trouble != self.features_trouble:
-            logger.warning(
-                "bundle %s serves popular items only: %s", self.bundle.bundle_id, trouble
-            )
+            logger.warning("bundle %s serves without features: %s", self.bundle.bundle_id, trouble)
         elif self.features_trouble and not trouble:
             logger.info("bundle %s reads the store's features again", self.bundle.bundle_id)
         self.features_trouble = trouble
@@ -167,7 +178,8 @@ class LiveBundle:
         """Give what is known about a user now, and what the bundle looks at of the request."""
         self._require_layout()
         with _stage("features"):
-            user = await _within(deadline, "features", self._read_batch(user_id))
+            user = await _within(deadline, "features", self._read_batch(_Read(user_id, deadline)))
+        self.recent_users.keep(user_id, user.past)
         if keys := self.bundle.encoding.request_keys:
             said = {REQUEST_TOKENS: request_tokens([context], keys)}
             user = replace(user, arrays={**user.arrays, **said})
@@ -242,11 +254,16 @@ class LiveBundle:
 
 def _reader(
     bundle: ServedBundle, users: UserReader, clock: Clock
-) -> Callable[[Sequence[str]], Awaitable[list[UserContext]]]:
-    async def read(user_ids: Sequence[str]) -> list[UserContext]:
+) -> Callable[[Sequence[_Read]], Awaitable[list[UserContext]]]:
+    async def read(reads: Sequence[_Read]) -> list[UserContext]:
+        user_ids = [read.user_id for read in reads]
+        # Nobody waits longer; a read that goes on would keep its place from those who come next.
+        deadline = Deadline.latest(*(read.deadline for read in reads))
         with _reading():
-            features = await users.read_users(
-                user_ids, vocabulary=bundle.vocabulary, now_ms=clock()
+            features = await _within(
+                deadline,
+                "features",
+                users.read_users(user_ids, vocabulary=bundle.vocabulary, now_ms=clock()),
             )
             encoded = encode_users(features, bundle.encoding)
         return [
@@ -265,11 +282,21 @@ def _together(
     run: Callable[[Arrays, Deadline], Awaitable[Arrays]],
 ) -> Callable[[Sequence[_ModelCall]], Awaitable[Sequence[Arrays]]]:
     async def run_together(calls: Sequence[_ModelCall]) -> Sequence[Arrays]:
-        inputs = [call.inputs for call in calls]
+        inputs = [
+            {**call.inputs, "budget_ms": _budget_ms(call.deadline)}
+            if "exclude_index" in call.inputs
+            else call.inputs
+            for call in calls
+        ]
         deadline = Deadline.latest(*(call.deadline for call in calls))
         return list(split_rows(await run(stack_arrays(inputs), deadline), inputs))
 
     return run_together
+
+
+def _budget_ms(deadline: Deadline) -> Array:
+    """Give the time left as the model server is told: relative, since clocks differ."""
+    return np.array([[int(deadline.remaining_s() * 1e3)]], dtype=np.int32)
 
 
 async def _within(deadline: Deadline, stage: str, work: Awaitable[T]) -> T:

@@ -157,7 +157,9 @@ class TritonServer:
         )
 
 
-_RECOMMEND_OUTPUTS = ("item_index", "score", "objective_score", "source_score", "item_age_ms")
+_RECOMMEND_OUTPUTS = (
+    "item_index", "rank_outcome", "score", "objective_score", "source_score", "item_age_ms",
+)  # fmt: skip
 _RANK_OUTPUTS = ("score", "objective_score", "source_score", "item_age_ms")
 _SIMILAR_OUTPUTS = ("similar_index", "score")
 

@@ -17,6 +17,9 @@ from recsys.models.request_tokens import REQUEST_TOKENS
 
 DType = Literal["INT32", "INT64", "FP32", "BOOL"]
 
+RANKED, RANK_LATE, RANK_FAILED = 0, 1, 2
+"""Values of ``rank_outcome``: the ranker had its say, had no time for it, or failed."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -83,13 +86,21 @@ def recommend_inputs(d: Dimensions) -> tuple[TensorSpec, ...]:
         TensorSpec("filters", "INT64", (-1, 2), "clause and token hash of what may pass, 0 pads"),
         TensorSpec("exclude_history", "BOOL", (1,), "whether history items must not come back"),
         TensorSpec("k", "INT32", (1,), "answers wanted; the widest row of the batch sets K"),
+        TensorSpec(
+            "budget_ms", "INT32", (1,), "time for the answer; where it is absent, as long as needed"
+        ),
     )
 
 
 def recommend_outputs(d: Dimensions) -> tuple[TensorSpec, ...]:
-    """Give the outputs of ``recommend``, best first; rows past the available items are padding."""
+    """Give the outputs of ``recommend``, best first; rows past the available items are padding.
+
+    Where ``rank_outcome`` is not ``RANKED`` the order is that of retrieval, the score falls with
+    the place and ``objective_score`` is 0.
+    """
     return (
         TensorSpec("item_index", "INT32", (-1,), "answer, 0 pads"),
+        TensorSpec("rank_outcome", "INT32", (1,), "RANKED, RANK_LATE or RANK_FAILED"),
         TensorSpec("score", "FP32", (-1,), "blended score, -inf where padded"),
         TensorSpec("objective_score", "FP32", (-1, len(d.objectives)), "probability by objective"),
         TensorSpec("source_score", "FP32", (-1, len(d.sources)), "raw score by candidate source"),

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.features.batch import Float32s, Int32s
+from recsys.models.signature import RANK_FAILED, RANK_LATE, RANKED
+
+_WHY: dict[int, Literal["", "late", "failed"]] = {
+    RANKED: "", RANK_LATE: "late", RANK_FAILED: "failed",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +34,23 @@ class RankedItems:
     """``[C, S]``."""
     item_age_ms: int | None = None
     """Age of the moving item features that were used."""
+    unranked: Literal["", "late", "failed"] = ""
+    """Why the ranker had no say in the model server; ``""`` where it had, or was not asked."""
 
     @classmethod
     def of(cls, item_index: Int32s, outputs: Mapping[str, NDArray[Any]]) -> RankedItems:
         """Take the first row of a model's outputs; padding is left out."""
-        score = outputs["score"][0]
+        score, objective_score = outputs["score"][0], outputs["objective_score"][0]
+        outcome = int(outputs["rank_outcome"][0, 0]) if "rank_outcome" in outputs else RANKED
+        if outcome != RANKED:
+            objective_score = objective_score[:, :0]
         ranked = cls(
             item_index=item_index,
             score=score,
-            objective_score=outputs["objective_score"][0],
+            objective_score=objective_score,
             source_score=outputs["source_score"][0],
             item_age_ms=int(outputs["item_age_ms"][0, 0]),
+            unranked=_WHY[outcome],
         )
         real = (item_index != 0) & np.isfinite(score)
         return ranked if real.all() else ranked.take(np.flatnonzero(real))
@@ -55,6 +66,7 @@ class RankedItems:
             objective_score=self.objective_score[places],
             source_score=self.source_score[places],
             item_age_ms=self.item_age_ms,
+            unranked=self.unranked,
         )
 
     def first(self, k: int) -> RankedItems:
@@ -65,8 +77,26 @@ class RankedItems:
         """Give the items best first; equal scores keep their order."""
         return self.take(np.argsort(-self.score, kind="stable"))
 
+    def by_place(self) -> RankedItems:
+        """Give the same order, scored by place alone: odds of 1 / place, as in reciprocal rank.
+
+        No objectives: what several lists say in turn has no probability.
+        """
+        place = np.arange(1, len(self) + 1, dtype=np.float32)
+        return RankedItems(
+            item_index=self.item_index,
+            score=-np.log(place),
+            objective_score=self.objective_score[:, :0],
+            source_score=self.source_score,
+            item_age_ms=self.item_age_ms,
+            unranked=self.unranked,
+        )
+
     def with_further(self, others: RankedItems) -> RankedItems:
-        """Add at the end the items of ``others`` that are not in this list."""
+        """Add at the end the items of ``others`` that are not in this list.
+
+        Where this list has no objectives, those of ``others`` are left out.
+        """
         new = np.flatnonzero(~np.isin(others.item_index, self.item_index))
         if len(new) == 0:
             return self
@@ -74,9 +104,12 @@ class RankedItems:
         return RankedItems(
             item_index=np.concatenate([self.item_index, more.item_index]),
             score=np.concatenate([self.score, more.score]),
-            objective_score=np.concatenate([self.objective_score, more.objective_score]),
+            objective_score=np.concatenate(
+                [self.objective_score, more.objective_score[:, : self.objective_score.shape[1]]]
+            ),
             source_score=np.concatenate([self.source_score, more.source_score]),
             item_age_ms=self.item_age_ms,
+            unranked=self.unranked,
         )
 
     def with_score(self, score: Float32s) -> RankedItems:
@@ -87,4 +120,5 @@ class RankedItems:
             objective_score=self.objective_score,
             source_score=self.source_score,
             item_age_ms=self.item_age_ms,
+            unranked=self.unranked,
         ).by_score()

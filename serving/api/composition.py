@@ -15,10 +15,11 @@ from importlib import import_module
 
 from recsys.bundle.announced import Announcements
 from recsys.bundle.served import ServedBundle, load_served_bundle
+from recsys.bundle.static_list import read_static_list, write_static_list
 from recsys.bundle.store import BESIDE_FILE, LIVE_FILE, BundleStore
 from recsys.clock import now_ms
 from recsys.endpoints import Endpoints
-from recsys.errors import ConfigurationError, RecsysError
+from recsys.errors import BundleError, ConfigurationError, RecsysError
 from recsys.events.log import EventWriter
 from recsys.events.topics import Topics
 from recsys.features.online import AsyncOnlineReader
@@ -73,10 +74,19 @@ async def open_services(settings: Settings, endpoints: Endpoints) -> AsyncIterat
             namespace=settings.namespace,
         )
 
+    def load(bundle_id: str) -> ServedBundle:
+        bundle = load_served_bundle(store.path(bundle_id))
+        try:
+            if store.live() == bundle_id:
+                write_static_list(settings.static_list_path, bundle)
+        except OSError as error:  # a full disk is no reason to stay on the old bundle
+            logger.warning("the static list stays as it was: %s", error)
+        return bundle
+
     bundles = LiveBundles(
         pointers=store,
         files=[settings.bundle_dir / name for name in (LIVE_FILE, BESIDE_FILE)],
-        load=lambda bundle_id: load_served_bundle(store.path(bundle_id)),
+        load=load,
         serve=serve,
         model_server=triton,
         model_name=model_name,
@@ -102,6 +112,7 @@ async def open_services(settings: Settings, endpoints: Endpoints) -> AsyncIterat
             events=events,
             exposures=exposures,
             topics=topics,
+            static=_static_list(settings),
             probes={
                 "redis": lambda: ask_redis(redis_url),
                 "kafka": lambda: ask_kafka(settings, endpoints),
@@ -168,6 +179,14 @@ def _open_verifier(settings: Settings) -> TokenVerifier | None:
         leeway_s=settings.jwt_leeway_s,
     )
     return JwtVerifier(config, open_signing_keys(settings.jwt_jwks))
+
+
+def _static_list(settings: Settings) -> ServedBundle | None:
+    try:
+        return read_static_list(settings.static_list_path)
+    except BundleError as error:
+        logger.warning("%s", error)
+        return None
 
 
 def _connect(

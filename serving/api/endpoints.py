@@ -80,7 +80,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         summary="The next best items of a user",
         description=(
             "Best first. An unknown user gets the cold start (`known` is false). `rung` says how "
-            "the answer came about: `full`, or `popular` when a stage failed or was late."
+            "the answer came about: `full`, or, when a stage failed or was late, `retrieval`, "
+            "`similar`, `popular` or `static`; `degraded` says why."
         ),
         request=wire.RecommendRequest,
         answer=wire.RecommendResponse,
@@ -182,8 +183,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         description=(
             "200 when Redis, Kafka, Triton and the live bundle answer; 503 otherwise. The check "
             "`features` fails when the stream worker writes other features than the bundle reads; "
-            "then popular items are served, and the status stays 200. Where keys are asked for, "
-            "`detail` is told to the scope `admin` alone."
+            "then the rungs `similar` and `popular` serve, and the status stays 200. Where keys "
+            "are asked for, `detail` is told to the scope `admin` alone."
         ),
         answer=wire.Readiness,
         unready=wire.Readiness,

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from recsys.bundle.served import ServedBundle
 from recsys.clock import Clock, now_ms
 from recsys.events.topics import Topics
 from recsys.inference.live import LiveBundle
@@ -38,6 +39,8 @@ class Services:
     events: EventPublisher
     exposures: ExposureLog
     topics: Topics
+    static: ServedBundle | None = None
+    """The static list, as a bundle of its items; ``None`` when no bundle was ever taken up."""
     probes: Mapping[str, Probe] = field(default_factory=dict)
     """Checks of ``/readyz`` by part: redis, kafka, triton."""
     clock: Clock = now_ms

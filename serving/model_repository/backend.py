@@ -20,6 +20,7 @@ from recsys.bundle.load import load_serving_model
 from recsys.errors import RecsysError
 from recsys.inference.collate import split_rows
 from recsys.inference.compute import answer
+from recsys.inference.rank_time import RankTime
 from serving.model_repository.item_reader import ItemReader
 from serving.model_repository.refresh import ItemRefresher
 from serving.model_repository.stacking import pad_and_stack
@@ -44,6 +45,7 @@ class TritonPythonModel:
         bundle_path = Path(parameters["bundle_path"])
         self._model = load_serving_model(bundle_path, device="cpu")
         self._num_candidates = int(parameters["num_candidates"])
+        self._rank_time = RankTime()
         self._turns = Turns()
         self._refresher = ItemRefresher(
             self._model,
@@ -80,7 +82,12 @@ class TritonPythonModel:
 
     def _answer(self, calls: list[dict[str, Tensor]]) -> list[Any]:
         try:
-            outputs = answer(self._model, pad_and_stack(calls), num_candidates=self._num_candidates)
+            outputs = answer(
+                self._model,
+                pad_and_stack(calls),
+                num_candidates=self._num_candidates,
+                rank_time=self._rank_time,
+            )
         except RecsysError as error:
             if len(calls) > 1:  # find the one that is at fault; the others are served
                 return [self._answer([call])[0] for call in calls]

@@ -30,7 +30,7 @@ async def readyz(request: Request) -> Response:
     """Answer ``GET /readyz``: 200 when every part answers, 503 otherwise.
 
     Before the first ``recsys publish`` no bundle is live; that is ready too, for events. Features
-    of another layout fail their check but leave the API ready: popular items are better than no
+    of another layout fail their check but leave the API ready: a lower rung is better than no
     answer, and what ends it, publishing another bundle, wants a running system.
     """
     services: Services = request.app.state.services
@@ -90,7 +90,7 @@ async def _features(services: Services) -> str:
         return "no bundle reads them yet"
     await live.check_features()
     if live.features_trouble:
-        raise RecsysError(f"only popular items are served: {live.features_trouble}")
+        raise RecsysError(f"features are not read: {live.features_trouble}")
     return "of the layout the bundle reads, or none yet"
 
 

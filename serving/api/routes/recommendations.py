@@ -39,11 +39,17 @@ async def recommend(request: Request) -> Response:
     body = await read_body(request)
     wanted = decode(_recommend_decoder, body)
     check_identifier(wanted.user_id, "user_id")
-    live = services.live(wanted.bundle)
-    bundle = live.bundle
     request_id = wanted.request_id or uuid.uuid4().hex
     check_identifier(request_id, "request_id")
-    answer = await services.pipeline.recommend(live, wanted, request_id=request_id)
+    if services.bundles.current is None and services.static is not None and not wanted.bundle:
+        bundle = services.static
+        answer = services.pipeline.recommend_static(
+            bundle, wanted, request_id=request_id, reason="no bundle has been taken up yet"
+        )
+    else:
+        live = services.live(wanted.bundle)
+        bundle = live.bundle
+        answer = await services.pipeline.recommend(live, wanted, request_id=request_id)
     ranked = answer.ranked
     item_ids = bundle.vocabulary.item_ids
     why = explanations.reasons(bundle, answer) if wanted.explain else [None] * len(ranked)

@@ -75,6 +75,7 @@ def memory_api(
     operator: Callable[[], OperatorRules] = lambda: NO_RULES,
     gate: Gate | None = None,
     config: PipelineConfig | None = None,
+    static: ServedBundle | None = None,
 ) -> Iterator[MemoryApi]:
     """Run the app. ``live=False``: nothing is published yet."""
     bundle = bundle or toy_bundle()
@@ -104,6 +105,7 @@ def memory_api(
             events=events,
             exposures=exposures,
             topics=topics,
+            static=static,
         )
         events.stop()
         exposures.stop()
