@@ -13,7 +13,8 @@
     └── StageError                   a stage of the request path failed or ran out of time
         ├── DeadlineExceededError    it ran out of time
         ├── OverloadedError          too much is waiting before it
-        └── FeatureLayoutError       the store holds features the bundle cannot read
+        ├── FeatureLayoutError       the store holds features the bundle cannot read
+        └── CircuitOpenError         its server has not answered of late and is not asked
 
 A message says what was wanted, what was found and what to do.
 """
@@ -92,3 +93,7 @@ class FeatureLayoutError(StageError):
 
 class OverloadedError(StageError):
     """Too much is waiting before a stage; the caller should come back in a moment."""
+
+
+class CircuitOpenError(StageError):
+    """The stage's server has not answered of late, so it was not asked."""

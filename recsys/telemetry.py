@@ -138,3 +138,24 @@ RULES_UNKNOWN_NAMES = Gauge(
     "recsys_rules_unknown_names",
     "Items, categories and tags in the operator's rules that the live bundle does not have.",
 )
+BREAKER_STATE = Gauge(
+    "recsys_breaker_state",
+    "Whether a server behind is asked: 0 it is, 1 by one call at a time, 2 not.",
+    ["server"],
+)
+BREAKER_OPENED = Counter(
+    "recsys_breaker_opened_total", "Times a server was no longer asked.", ["server"]
+)
+HEDGED_READS = Counter(
+    "recsys_hedged_reads_total",
+    "Reads of the online store sent a second time (`sent`), and answered by it first (`won`).",
+    ["outcome"],
+)
+ADMISSION_LIMIT = Gauge(
+    "recsys_admission_limit", "Recommendation and rank requests that may be at work at once."
+)
+ADMITTED = Counter(
+    "recsys_admission_turned_away_total",
+    "Requests above the limit: answered from memory, or refused.",
+    ["verdict"],
+)
