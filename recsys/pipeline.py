@@ -31,6 +31,7 @@ from recsys.bundle.served import ServedBundle
 from recsys.clock import Clock, now_ms
 from recsys.deadline import Deadline
 from recsys.errors import (
+    CircuitOpenError,
     DeadlineExceededError,
     FeatureLayoutError,
     OverloadedError,
@@ -482,6 +483,8 @@ class Pipeline:
                 reason = "overloaded"
             case FeatureLayoutError():
                 reason = "layout"
+            case CircuitOpenError():
+                reason = "away"
             case _:
                 reason = "failed"
         STAGE_FAILURES.labels(error.stage, reason).inc()

@@ -91,6 +91,14 @@ class Settings(BaseSettings):
     """Address the API alone listens on; unset: as the others. The embedded servers ask nobody for
     a password, so they stay on loopback while the API serves other machines."""
     api_port: int = Field(8080, alias="RECSYS_API_PORT", ge=1, le=65535)
+    deadline_ms: int = Field(500, alias="RECSYS_DEADLINE_MS", ge=10, le=60_000)
+    """For a request whose caller names no deadline."""
+    max_deadline_ms: int = Field(2_000, alias="RECSYS_MAX_DEADLINE_MS", ge=10, le=60_000)
+    """The most a caller may name."""
+    target_ms: float = Field(50.0, alias="RECSYS_TARGET_MS", ge=0, le=60_000)
+    """Time of the 95th percentile above which requests are turned away; 0: none ever is."""
+    drain_s: float = Field(0.0, alias="RECSYS_DRAIN_S", ge=0, le=600)
+    """From SIGTERM, when the API stops being ready, to when it takes no more connections."""
     auth: AuthMode | None = Field(None, alias="RECSYS_AUTH")
     """Whether the API asks callers for a key; unset: only when other machines can reach it."""
     admin_port: int | None = Field(None, alias="RECSYS_ADMIN_PORT", ge=0, le=65535)

@@ -38,16 +38,21 @@ from recsys.models.encode import encode_users
 from recsys.models.filter_tokens import ALL_PASS, ItemFilter
 from recsys.models.request_tokens import REQUEST_TOKENS, request_tokens
 from recsys.ranking.ranked import RankedItems
+from recsys.resilience.breaker import BreakerConfig, CircuitBreaker
+from recsys.resilience.hedge import Hedge
 from recsys.resilience.recent_users import RecentUsers, UserPast
 from recsys.telemetry import STAGE_SECONDS
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+U = TypeVar("U")
 READING = BatchingConfig(max_in_flight=2)
 """Of the feature store: one slow answer does not hold up everybody."""
 COMPUTING = BatchingConfig(max_in_flight=1)
 """Of the model, which computes one batch at a time."""
+MODEL_BREAKER = BreakerConfig(failures_in_a_row=2)
+"""The model computes one batch at a time, so each one that hangs holds up everybody behind it."""
 _NOTHING = np.zeros((1, 1), dtype=np.int32)
 _NO_FILTERS = ALL_PASS.pairs()[np.newaxis]
 NO_CONTEXT: Mapping[str, str] = MappingProxyType({})
@@ -131,7 +136,14 @@ class LiveBundle:
         namespace: str,
         reading: BatchingConfig = READING,
         computing: BatchingConfig = COMPUTING,
+        store_breaker: CircuitBreaker | None = None,
+        hedge: Hedge | None = None,
     ) -> None:
+        """Put a bundle together with what it is served by.
+
+        ``store_breaker`` and ``hedge`` are those of the feature store, which bundles share;
+        ``None``: of its own.
+        """
         self.features_trouble = ""
         """Why the features in the store cannot be read for this bundle, as ``check_features``
         last saw; ``""`` when they can."""
@@ -141,15 +153,20 @@ class LiveBundle:
         self.model = model
         self._users = users
         self._clock = clock
+        self._store_breaker = store_breaker or CircuitBreaker("redis")
+        self._model_breaker = CircuitBreaker("triton", MODEL_BREAKER)
         # Nothing here refers back to this object, so it ends with the last request that holds it.
         self._read_batch: AdaptiveBatcher[_Read, UserContext] = AdaptiveBatcher(
-            _reader(bundle, users, clock), reading
+            _guarded(
+                _reader(bundle, users, clock, hedge or Hedge()), self._store_breaker, "features"
+            ),
+            reading,
         )
         self._recommend_batch: AdaptiveBatcher[_ModelCall, Arrays] = AdaptiveBatcher(
-            _together(model.recommend), computing
+            _guarded(_together(model.recommend), self._model_breaker, "recommend"), computing
         )
         self._rank_batch: AdaptiveBatcher[_ModelCall, Arrays] = AdaptiveBatcher(
-            _together(model.rank), computing
+            _guarded(_together(model.rank), self._model_breaker, "rank"), computing
         )
 
     async def check_features(self) -> None:
@@ -177,6 +194,7 @@ class LiveBundle:
     ) -> UserContext:
         """Give what is known about a user now, and what the bundle looks at of the request."""
         self._require_layout()
+        self._store_breaker.require("features")
         with _stage("features"):
             user = await _within(deadline, "features", self._read_batch(_Read(user_id, deadline)))
         self.recent_users.keep(user_id, user.past)
@@ -216,6 +234,7 @@ class LiveBundle:
             "exclude_history": np.array([[exclude_history]]),
             "k": np.array([[k]], dtype=np.int32),
         }
+        self._model_breaker.require("recommend")
         with _stage("recommend"):
             call = self._recommend_batch(_ModelCall(inputs, deadline))
             outputs = await _within(deadline, "recommend", call)
@@ -226,6 +245,7 @@ class LiveBundle:
     ) -> RankedItems:
         """Score given items and put them in order."""
         inputs = {**user.arrays, "candidate_index": candidate_index[np.newaxis]}
+        self._model_breaker.require("rank")
         with _stage("rank"):
             call = self._rank_batch(_ModelCall(inputs, deadline))
             outputs = await _within(deadline, "rank", call)
@@ -252,8 +272,31 @@ class LiveBundle:
             raise FeatureLayoutError(f"features: {self.features_trouble}", stage="features")
 
 
+def _guarded(
+    run: Callable[[Sequence[T]], Awaitable[Sequence[U]]], breaker: CircuitBreaker, stage: str
+) -> Callable[[Sequence[T]], Awaitable[Sequence[U]]]:
+    """Tell ``breaker`` what becomes of each batch."""
+
+    async def run_guarded(calls: Sequence[T]) -> Sequence[U]:
+        start_s = perf_counter()
+        try:
+            answers = await run(calls)
+        except StageError as error:
+            breaker.failed(error, waited_s=perf_counter() - start_s)
+            raise
+        except asyncio.CancelledError:
+            # Its only caller has given up, having waited for as long as it could.
+            late = DeadlineExceededError(f"{stage}: given up", stage=stage)
+            breaker.failed(late, waited_s=perf_counter() - start_s)
+            raise
+        breaker.answered()
+        return answers
+
+    return run_guarded
+
+
 def _reader(
-    bundle: ServedBundle, users: UserReader, clock: Clock
+    bundle: ServedBundle, users: UserReader, clock: Clock, hedge: Hedge
 ) -> Callable[[Sequence[_Read]], Awaitable[list[UserContext]]]:
     async def read(reads: Sequence[_Read]) -> list[UserContext]:
         user_ids = [read.user_id for read in reads]
@@ -263,7 +306,12 @@ def _reader(
             features = await _within(
                 deadline,
                 "features",
-                users.read_users(user_ids, vocabulary=bundle.vocabulary, now_ms=clock()),
+                hedge.read(
+                    lambda: users.read_users(
+                        user_ids, vocabulary=bundle.vocabulary, now_ms=clock()
+                    ),
+                    deadline,
+                ),
             )
             encoded = encode_users(features, bundle.encoding)
         return [

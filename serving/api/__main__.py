@@ -21,7 +21,8 @@ from recsys.security.redaction import redact, redact_logs
 from recsys.security.tls import server_context
 from recsys.settings import Settings
 from serving.api.app import create_app
-from serving.api.composition import make_gate, open_services
+from serving.api.composition import make_gate, make_overload, open_services
+from serving.api.draining import Draining, DrainingServer
 from serving.api.listen import listen
 
 _DRAIN_S = 10
@@ -60,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stopping in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once it has stopped; by then there is nothing to do.
         signal.signal(stopping, lambda *_: None)
-    app = create_app(lambda: open_services(settings, endpoints), gate)
+    draining = Draining(settings.drain_s)
+    app = create_app(
+        lambda: open_services(settings, endpoints, draining), gate, make_overload(settings)
+    )
     # What is here now stays: the collector need not walk it at every full pass.
     gc.collect()
     gc.freeze()
@@ -79,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         date_header=False,
     )
     # One server on all ports: they share the services, and stop together.
-    uvicorn.Server(config).run(sockets=sockets)
+    DrainingServer(config, draining).run(sockets=sockets)
     return 0
 
 

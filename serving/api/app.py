@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -19,6 +19,7 @@ from serving.api.border import Border
 from serving.api.endpoints import ENDPOINTS
 from serving.api.gate import Gate
 from serving.api.openapi import openapi_document
+from serving.api.overload import Overload
 from serving.api.problems import Problem, problem_of
 from serving.api.services import Services
 
@@ -29,18 +30,22 @@ CLIENT_GONE = 499
 """Status counted when the caller hung up before it was answered."""
 
 
-def create_app(open_services: OpenServices, gate: Gate | None = None) -> ASGIApp:
+def create_app(
+    open_services: OpenServices, gate: Gate | None = None, overload: Overload | None = None
+) -> ASGIApp:
     """Give the application.
 
     Args:
         gate: Who may pass; ``None`` lets everyone in.
+        overload: Turns requests away when there are too many; ``None``: all are answered.
         open_services: Called when the event loop runs; its services live as long as the app. It
             must not wait for other servers: ``/healthz`` answers from the start.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_services() as services:
+        watching = overload.watching() if overload is not None else nullcontext()
+        async with open_services() as services, watching:
             app.state.services = services
             yield
         if gate is not None:
@@ -65,7 +70,7 @@ def create_app(open_services: OpenServices, gate: Gate | None = None) -> ASGIApp
         for endpoint, handler in handlers
         if endpoint.method == "POST"
     }
-    return Border(app, hot, _answer_error)
+    return Border(app, hot, _answer_error, overload)
 
 
 async def _not_found(request: Request, error: Exception) -> Response:

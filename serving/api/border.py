@@ -15,7 +15,9 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from recsys.telemetry import REQUEST_SECONDS, REQUESTS
+from serving.api.deadlines import note_arrival
 from serving.api.decoding import check_url
+from serving.api.overload import SHED_PATHS, Overload
 from serving.api.problems import Problem
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -26,7 +28,11 @@ class Border:
     """ASGI middleware, written plainly: it runs once per request."""
 
     def __init__(
-        self, app: Starlette, hot: Mapping[tuple[str, str], Handler], on_error: ErrorHandler
+        self,
+        app: Starlette,
+        hot: Mapping[tuple[str, str], Handler],
+        on_error: ErrorHandler,
+        overload: Overload | None = None,
     ) -> None:
         """Stand around ``app``.
 
@@ -34,7 +40,9 @@ class Border:
             app: Answers everything else.
             hot: Handlers by method and path.
             on_error: Answers for what a hot handler raises.
+            overload: Turns hot requests away; ``None``: none is.
         """
+        self._overload = overload
         self._app = app
         self._hot = hot
         self._on_error = on_error
@@ -53,8 +61,17 @@ class Border:
                 status = message["status"]
             await send(message)
 
+        note_arrival(scope)
         handler = self._hot.get((scope["method"], scope["path"]))
+        admitted = False
         try:
+            if self._overload is not None and handler is not None and scope["path"] in SHED_PATHS:
+                verdict = self._overload.decide(scope)
+                admitted = verdict == "servers"
+                if verdict == "refused":
+                    scope["endpoint"] = handler
+                    status = await self._overload.refuse(scope, send)
+                    return
             try:
                 check_url(scope)
             except Problem as problem:
@@ -75,6 +92,8 @@ class Border:
             if not status:  # else it was answered and logged, and is only passed on
                 raise
         finally:
+            if admitted and self._overload is not None:
+                self._overload.done(perf_counter() - start)
             route = getattr(scope.get("endpoint"), "__name__", "none")
             REQUESTS.labels(route, status).inc()
             REQUEST_SECONDS.labels(route).observe(perf_counter() - start)

@@ -29,16 +29,21 @@ from recsys.features.redis.async_client import AsyncRedisClient
 from recsys.features.redis_hashes import AsyncRedisHashes
 from recsys.inference.live import LiveBundle
 from recsys.inference.triton import TritonModel, TritonServer, model_name
-from recsys.pipeline import Pipeline
+from recsys.pipeline import Pipeline, PipelineConfig
 from recsys.ranking.operator_file import OperatorFile
+from recsys.resilience.admission import Admission, AdmissionConfig
+from recsys.resilience.breaker import CircuitBreaker
+from recsys.resilience.hedge import Hedge
 from recsys.security.authenticator import Authenticator, KeyRing, TokenVerifier
 from recsys.security.listening import admin_port, key_file, require_callers_known
 from recsys.security.rate_limit import RateConfig, RateLimiter
 from recsys.settings import Settings
+from serving.api.draining import Draining
 from serving.api.event_publisher import EventPublisher
 from serving.api.exposure_log import ExposureLog
 from serving.api.gate import Gate
 from serving.api.live_bundles import LiveBundles
+from serving.api.overload import Overload
 from serving.api.probes import ask_kafka, ask_redis, ask_triton
 from serving.api.services import Services
 
@@ -49,8 +54,12 @@ _COUNTING_CONNECTIONS = 8
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, endpoints: Endpoints) -> AsyncIterator[Services]:
+async def open_services(
+    settings: Settings, endpoints: Endpoints, draining: Draining | None = None
+) -> AsyncIterator[Services]:
     """Give the services of one process for as long as it runs.
+
+    ``draining`` says when it is about to stop; ``None``: nobody asks.
 
     Raises:
         ServerError: when there is no address for Redis, Kafka or Triton.
@@ -64,6 +73,8 @@ async def open_services(settings: Settings, endpoints: Endpoints) -> AsyncIterat
     hashes = AsyncRedisHashes(redis_url, from_replicas=True)
     announcements = Announcements(hashes.client, settings.namespace)
 
+    store_breaker, hedge = CircuitBreaker("redis"), Hedge()
+
     def serve(bundle: ServedBundle) -> LiveBundle:
         plan = load_plan(store.path(bundle.bundle_id) / PLAN_FILE)
         return LiveBundle(
@@ -72,6 +83,8 @@ async def open_services(settings: Settings, endpoints: Endpoints) -> AsyncIterat
             AsyncOnlineReader(plan, hashes),
             clock=now_ms,
             namespace=settings.namespace,
+            store_breaker=store_breaker,
+            hedge=hedge,
         )
 
     def load(bundle_id: str) -> ServedBundle:
@@ -108,7 +121,13 @@ async def open_services(settings: Settings, endpoints: Endpoints) -> AsyncIterat
     try:
         yield Services(
             bundles=bundles,
-            pipeline=Pipeline(operator=lambda: rules.current),
+            pipeline=Pipeline(
+                PipelineConfig(
+                    deadline_ms=settings.deadline_ms, max_deadline_ms=settings.max_deadline_ms
+                ),
+                operator=lambda: rules.current,
+            ),
+            draining=draining or Draining(),
             events=events,
             exposures=exposures,
             topics=topics,
@@ -131,6 +150,13 @@ async def open_services(settings: Settings, endpoints: Endpoints) -> AsyncIterat
             await announcements.withdraw()
         await hashes.aclose()
         await triton.close()
+
+
+def make_overload(settings: Settings) -> Overload | None:
+    """Give what turns requests away; ``None`` where the settings say that all are answered."""
+    if settings.target_ms == 0:
+        return None
+    return Overload(Admission(AdmissionConfig(target_ms=settings.target_ms)))
 
 
 def make_gate(settings: Settings, endpoints: Endpoints) -> Gate | None:

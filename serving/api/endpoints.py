@@ -12,6 +12,7 @@ from starlette.responses import Response
 from recsys import wire
 from recsys.events.schema import Event
 from recsys.security.scopes import Scope
+from serving.api.deadlines import TIMEOUT_HEADER
 from serving.api.problems import Code
 from serving.api.routes.events import events
 from serving.api.routes.health import healthz, metrics, readyz
@@ -32,7 +33,7 @@ class Parameter:
 
     name: str
     place: str
-    """``path`` or ``query``."""
+    """``path``, ``query`` or ``header``."""
     schema: dict[str, Any]
     about: str
 
@@ -68,6 +69,12 @@ class Endpoint:
 
 
 _BODY: tuple[Code, ...] = ("malformed", "too_large", "invalid")
+_TIMEOUT = Parameter(
+    name=TIMEOUT_HEADER,
+    place="header",
+    schema={"type": "integer", "minimum": 1, "maximum": 999_999_999},
+    about="How long the caller waits; the server allows at most RECSYS_MAX_DEADLINE_MS.",
+)
 _IDENTIFIER = {"type": "string", "minLength": 1, "maxLength": 128}
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -85,7 +92,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         ),
         request=wire.RecommendRequest,
         answer=wire.RecommendResponse,
-        problems=(*_BODY, "not_found", "no_bundle"),
+        parameters=(_TIMEOUT,),
+        problems=(*_BODY, "overloaded", "not_found", "no_bundle"),
     ),
     Endpoint(
         method="POST",
@@ -100,7 +108,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         ),
         request=wire.RankRequest,
         answer=wire.RankResponse,
-        problems=(*_BODY, "not_found", "no_bundle"),
+        parameters=(_TIMEOUT,),
+        problems=(*_BODY, "overloaded", "not_found", "no_bundle"),
     ),
     Endpoint(
         method="GET",
@@ -113,6 +122,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         answer=wire.SimilarResponse,
         problems=("malformed", "not_found", "invalid", "no_bundle", "unavailable", "late"),
         parameters=(
+            _TIMEOUT,
             Parameter(name="item_id", place="path", schema=_IDENTIFIER, about="The item."),
             Parameter(
                 name="k",
@@ -160,6 +170,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         answer=wire.UserResponse,
         problems=("malformed", "invalid", "no_bundle", "unavailable", "overloaded", "late"),
         parameters=(
+            _TIMEOUT,
             Parameter(name="user_id", place="path", schema=_IDENTIFIER, about="The user."),
         ),
     ),

@@ -11,6 +11,7 @@ from recsys.clock import Clock, now_ms
 from recsys.events.topics import Topics
 from recsys.inference.live import LiveBundle
 from recsys.pipeline import Pipeline
+from serving.api.draining import Draining
 from serving.api.event_publisher import EventPublisher
 from serving.api.exposure_log import ExposureLog
 from serving.api.problems import Problem, no_bundle
@@ -41,6 +42,7 @@ class Services:
     topics: Topics
     static: ServedBundle | None = None
     """The static list, as a bundle of its items; ``None`` when no bundle was ever taken up."""
+    draining: Draining = field(default_factory=Draining)
     probes: Mapping[str, Probe] = field(default_factory=dict)
     """Checks of ``/readyz`` by part: redis, kafka, triton."""
     clock: Clock = now_ms

@@ -43,6 +43,8 @@ async def readyz(request: Request) -> Response:
     )
     checks["bundle"] = await _check(lambda: _bundle(services))
     live = services.bundles.current
+    if services.draining.is_draining:
+        checks["draining"] = Check(ok=False, detail="told to stop; send no more", took_ms=0.0)
     ready = all(check.ok for check in checks.values())
     checks["features"] = await _check(lambda: _features(services))
     if not _may_see_details(request):

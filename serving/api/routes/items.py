@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from recsys.wire import MAX_K, SimilarItem, SimilarResponse
+from serving.api.deadlines import deadline_of
 from serving.api.decoding import check_identifier, integer_parameter, refuse_unknown_parameters
 from serving.api.problems import Problem
 from serving.api.routes.json_response import json_response
@@ -33,7 +34,9 @@ async def similar(request: Request) -> Response:
             f"bundle {bundle.bundle_id} come with the next one",
             field="item_id",
         )
-    rows, scores = await services.pipeline.similar(live, row, k=k)
+    rows, scores = await services.pipeline.similar(
+        live, row, k=k, deadline=deadline_of(request, services.pipeline)
+    )
     items = [
         SimilarItem(
             item_id=bundle.vocabulary.item_ids[found - 1],

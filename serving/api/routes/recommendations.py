@@ -24,7 +24,9 @@ from recsys.wire import (
     RecommendResponse,
     UserSummary,
 )
+from serving.api.deadlines import deadline_of
 from serving.api.decoding import check_identifier, decode, read_body
+from serving.api.overload import unasked_reason
 from serving.api.routes.json_response import json_response
 from serving.api.services import Services
 
@@ -36,6 +38,7 @@ async def recommend(request: Request) -> Response:
     """Answer ``POST /v1/recommendations``."""
     start = perf_counter()
     services: Services = request.app.state.services
+    deadline = deadline_of(request, services.pipeline)
     body = await read_body(request)
     wanted = decode(_recommend_decoder, body)
     check_identifier(wanted.user_id, "user_id")
@@ -44,12 +47,22 @@ async def recommend(request: Request) -> Response:
     if services.bundles.current is None and services.static is not None and not wanted.bundle:
         bundle = services.static
         answer = services.pipeline.recommend_static(
-            bundle, wanted, request_id=request_id, reason="no bundle has been taken up yet"
+            bundle,
+            wanted,
+            request_id=request_id,
+            deadline=deadline,
+            reason="no bundle has been taken up yet",
         )
     else:
         live = services.live(wanted.bundle)
         bundle = live.bundle
-        answer = await services.pipeline.recommend(live, wanted, request_id=request_id)
+        answer = await services.pipeline.recommend(
+            live,
+            wanted,
+            request_id=request_id,
+            deadline=deadline,
+            unasked=unasked_reason(request),
+        )
     ranked = answer.ranked
     item_ids = bundle.vocabulary.item_ids
     why = explanations.reasons(bundle, answer) if wanted.explain else [None] * len(ranked)
@@ -97,12 +110,15 @@ async def rank(request: Request) -> Response:
     """Answer ``POST /v1/rank``."""
     start = perf_counter()
     services: Services = request.app.state.services
+    deadline = deadline_of(request, services.pipeline)
     body = await read_body(request)
     wanted = decode(_rank_decoder, body)
     check_identifier(wanted.user_id, "user_id")
     live = services.live(wanted.bundle)
     bundle = live.bundle
-    answer = await services.pipeline.rank(live, wanted)
+    answer = await services.pipeline.rank(
+        live, wanted, deadline=deadline, unasked=unasked_reason(request)
+    )
     ranked = answer.ranked
     request_id = uuid.uuid4().hex
     vocabulary = bundle.vocabulary

@@ -7,9 +7,9 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from recsys.deadline import Deadline
 from recsys.explanations import user_profile, user_summary
 from recsys.wire import UserResponse
+from serving.api.deadlines import deadline_of
 from serving.api.decoding import check_identifier, refuse_unknown_parameters
 from serving.api.routes.json_response import json_response
 from serving.api.services import Services
@@ -21,7 +21,7 @@ async def user(request: Request) -> Response:
     refuse_unknown_parameters(request, frozenset())
     user_id = check_identifier(request.path_params["user_id"], "user_id")
     live = services.live()
-    deadline = Deadline.after_ms(services.pipeline.config.deadline_ms)
+    deadline = deadline_of(request, services.pipeline)
     context, profile = await asyncio.gather(
         live.user(user_id, deadline), live.profile(user_id, deadline)
     )

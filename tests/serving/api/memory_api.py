@@ -21,9 +21,11 @@ from recsys.pipeline import Pipeline, PipelineConfig
 from recsys.ranking.operator_rules import NO_RULES, OperatorRules
 from recsys.retrieval.item_filter import ItemFilters
 from serving.api.app import create_app
+from serving.api.draining import Draining
 from serving.api.event_publisher import EventPublisher
 from serving.api.exposure_log import ExposureLog
 from serving.api.gate import Gate
+from serving.api.overload import Overload
 from serving.api.services import Services
 from tests.inference.toy_bundle import BUNDLE_DIMENSIONS, UsersOfLog, toy_bundle
 from tests.inference.toy_model import ToyModel
@@ -76,6 +78,8 @@ def memory_api(
     gate: Gate | None = None,
     config: PipelineConfig | None = None,
     static: ServedBundle | None = None,
+    overload: Overload | None = None,
+    draining: Draining | None = None,
 ) -> Iterator[MemoryApi]:
     """Run the app. ``live=False``: nothing is published yet."""
     bundle = bundle or toy_bundle()
@@ -106,11 +110,12 @@ def memory_api(
             exposures=exposures,
             topics=topics,
             static=static,
+            draining=draining or Draining(),
         )
         events.stop()
         exposures.stop()
 
-    app = create_app(open_services, gate)
+    app = create_app(open_services, gate, overload)
     with AsgiClient(app) as client:
         yield MemoryApi(
             app=app,

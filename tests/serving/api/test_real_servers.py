@@ -242,6 +242,39 @@ def test_served_scores_are_those_of_the_bundle_itself(running: Running) -> None:
     assert torch.allclose(again["score"][0], torch.tensor(exposure.scores), atol=1e-5)
 
 
+def test_the_model_server_leaves_its_ranker_out_when_there_is_no_time(running: Running) -> None:
+    import asyncio
+
+    import numpy as np
+
+    from recsys.bundle.manifest import read_manifest
+    from recsys.deadline import Deadline
+    from recsys.inference.triton import TritonModel
+    from recsys.inference.triton import TritonServer as Connection
+    from recsys.models.signature import RANK_LATE, RANKED
+    from serving.bundle_trial import _request
+
+    bundle_id = running.bundles[0]
+    publish_and_wait(running, bundle_id)
+    folder = BundleStore(running.settings.bundle_dir).path(bundle_id)
+    inputs = _request(read_manifest(folder).dimensions, 2, k=20)
+
+    async def ask(budget_ms: int) -> dict[str, np.ndarray]:
+        async with Connection(running.endpoints.require_triton()) as server:
+            asked = {**inputs, "budget_ms": np.full((2, 1), budget_ms, dtype=np.int32)}
+            return await TritonModel(server, bundle_id).recommend(asked, Deadline.after_ms(5000))
+
+    hurried, patient = asyncio.run(ask(0)), asyncio.run(ask(4000))
+    assert hurried["rank_outcome"].tolist() == [[RANK_LATE]] * 2
+    assert patient["rank_outcome"].tolist() == [[RANKED]] * 2
+    assert (hurried["objective_score"] == 0).all()
+    assert (np.diff(hurried["score"]) < 0).all()
+    assert hurried["item_index"].tolist() != patient["item_index"].tolist()
+    patience = ClientConfig(retries=0, deadline_ms=1500)
+    with Client(f"http://{running.settings.host}:{running.settings.api_port}", patience) as client:
+        assert client.recommend("somebody").rung == "full"
+
+
 def test_model_server_that_forgot_its_models_is_reloaded(running: Running) -> None:
     import asyncio
 

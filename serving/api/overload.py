@@ -1,0 +1,83 @@
+"""Turning requests away at the border, before they cost anything.
+
+Decided before body, key and route are looked at. A refusal is bytes made once; sending them costs a
+twentieth of an answer, and that is all an overload costs the others. Health, metrics, events and
+every other path are never turned away here: events have a bounded queue of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+from starlette.requests import Request
+from starlette.types import Scope, Send
+
+from recsys.resilience.admission import Admission, Verdict
+from serving.api.problems import RETRY_AFTER_S, Problem
+
+SHED_PATHS = frozenset({"/v1/recommendations", "/v1/rank"})
+_UNASKED = "recsys.unasked"
+_TICK_S = 0.02
+_MESSAGE = "more requests than can be answered in time; try again as Retry-After says"
+
+
+class Overload:
+    """Decides about the hot requests of one process."""
+
+    def __init__(self, admission: Admission | None = None) -> None:
+        self.admission = admission or Admission()
+        self.lag_s = 0.0
+        """How late the event loop was of late: what requests wait before anybody sees them."""
+        refusal = Problem("overloaded", _MESSAGE).response()
+        self._head = [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
+        self._body = bytes(refusal.body)
+        self._status = refusal.status_code
+
+    def decide(self, scope: Scope) -> Verdict:
+        """Say what a hot request gets; after ``servers``, ``done`` must follow."""
+        verdict = self.admission.enter()
+        if verdict == "memory":
+            scope[_UNASKED] = "overloaded"
+        return verdict
+
+    def done(self, seconds: float) -> None:
+        """Take in that a request that asked the servers was answered."""
+        self.admission.leave(seconds + self.lag_s)
+
+    async def refuse(self, scope: Scope, send: Send) -> int:
+        """Send the refusal; gives its status."""
+        head = self._head
+        if any(name in (b"expect", b"transfer-encoding") for name, _ in scope["headers"]):
+            head = [*head, (b"connection", b"close")]  # what follows cannot be told from a request
+        await send({"type": "http.response.start", "status": self._status, "headers": head})
+        await send({"type": "http.response.body", "body": self._body})
+        return self._status
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Measure the event loop's lag for as long as this lasts."""
+        watch = asyncio.create_task(self._watch(), name="watch the event loop")
+        try:
+            yield
+        finally:
+            watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
+
+    async def _watch(self) -> None:
+        while True:
+            start_s = time.perf_counter()
+            await asyncio.sleep(_TICK_S)
+            late_s = max(0.0, time.perf_counter() - start_s - _TICK_S)
+            self.lag_s += 0.5 * (late_s - self.lag_s)
+
+
+def unasked_reason(request: Request) -> str:
+    """Say why a request is answered from memory; ``""`` when it is not."""
+    return str(request.scope.get(_UNASKED, ""))
+
+
+__all__ = ["RETRY_AFTER_S", "SHED_PATHS", "Overload", "unasked_reason"]
