@@ -34,6 +34,17 @@ async def readyz(request: Request) -> Response:
     answer, and what ends it, publishing another bundle, wants a running system.
     """
     services: Services = request.app.state.services
+    if services.draining.is_draining:  # at once: who waits for a probe hears it too late
+        live = services.bundles.current
+        told = Check(ok=False, detail="told to stop; send no more", took_ms=0.0)
+        return json_response(
+            Readiness(
+                ready=False,
+                bundle=live.bundle.bundle_id if live is not None else None,
+                checks={"draining": told},
+            ),
+            status_code=503,
+        )
     checks = dict(
         zip(
             services.probes,
@@ -43,8 +54,6 @@ async def readyz(request: Request) -> Response:
     )
     checks["bundle"] = await _check(lambda: _bundle(services))
     live = services.bundles.current
-    if services.draining.is_draining:
-        checks["draining"] = Check(ok=False, detail="told to stop; send no more", took_ms=0.0)
     ready = all(check.ok for check in checks.values())
     checks["features"] = await _check(lambda: _features(services))
     if not _may_see_details(request):
