@@ -13,6 +13,7 @@ import sys
 BENCHMARKS = (
     "event_codec",
     "event_sink",
+    "event_spool",
     "features.offline_join",
     "features.online_read",
     "features.online_write",

@@ -5,6 +5,8 @@
     RecsysError                      something we can explain
     ├── ConfigurationError           a setting, a file or a machine is not as it must be
     │   └── ServerError              a server cannot be found or started
+    │       ├── RecordRefusedError   the log is there and will never take this record
+    │       └── SpoolRefusalError    the log is away, and no room is left to wait for it
     ├── InputError (ValueError)      the caller's data is wrong; names the field
     │   ├── EventError               an event does not fit its schema
     │   └── MappingError             a data-set mapping does not fit its tables
@@ -32,6 +34,22 @@ class ConfigurationError(RecsysError):
 
 class ServerError(ConfigurationError):
     """A server (Kafka, Redis, Triton, API) cannot be found or started."""
+
+
+class RecordRefusedError(ServerError):
+    """The log answers, and refuses a record for what it is; sending it again does not help."""
+
+
+class SpoolRefusalError(ServerError):
+    """Records can neither be given to the log nor kept on disk until it is back.
+
+    Attributes:
+        reason: In one word, for counters: ``"full"``, ``"old"`` or ``"disk"``.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class InputError(RecsysError, ValueError):

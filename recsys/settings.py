@@ -79,6 +79,14 @@ class Settings(BaseSettings):
     """Downloaded data sets, one folder each."""
     rules_file: Path | None = Field(None, alias="RECSYS_RULES_FILE")
     """Merchandising rules and exploration; unset: ``rules.toml`` in the state folder, if any."""
+    spool_dir: Path | None = Field(None, alias="RECSYS_SPOOL_DIR")
+    """Where records wait while Kafka is away; on a disk that outlives the process. Unset: ``spool``
+    in the state folder."""
+    spool_mb: int = Field(1024, alias="RECSYS_SPOOL_MB", ge=0, le=1024 * 1024)
+    """Most MiB of events, and of exposures, that each API process keeps there; 0 keeps nothing:
+    callers are told to send again, as soon as Kafka is away."""
+    spool_hours: float = Field(72.0, alias="RECSYS_SPOOL_HOURS", gt=0, le=10_000)
+    """Longest time a record may wait there before new ones are refused."""
     broker: BrokerKind | None = Field(None, alias="RECSYS_BROKER")
     """Forces the embedded broker; unset tries Apache Kafka, then Tansu."""
     namespace: str = Field("recsys", alias="RECSYS_NAMESPACE")
@@ -153,6 +161,11 @@ class Settings(BaseSettings):
     def rules_path(self) -> Path:
         """The operator's rules; the file need not exist."""
         return self.rules_file or self.state_dir / "rules.toml"
+
+    @property
+    def spool_path(self) -> Path:
+        """Folder of the spools, one folder in it for each API process."""
+        return self.spool_dir or self.state_dir / "spool"
 
     @property
     def event_log_dir(self) -> Path:

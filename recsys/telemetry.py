@@ -120,7 +120,27 @@ CHILD_RESTARTS = Counter(
     "recsys_child_restarts_total", "Crashed servers started again by `recsys up`.", ["server"]
 )
 EXPOSURES_DROPPED = Counter(
-    "recsys_exposures_dropped_total", "Exposures not logged because the event log was away."
+    "recsys_exposures_dropped_total",
+    "Exposures neither logged nor spooled: too many at once, or the spool took no more.",
+)
+SPOOL_BYTES = Gauge("recsys_spool_bytes", "Bytes on disk that wait for the event log.", ["spool"])
+SPOOL_RECORDS = Gauge(
+    "recsys_spool_records", "Records on disk that wait for the event log.", ["spool"]
+)
+SPOOL_OLDEST_SECONDS = Gauge(
+    "recsys_spool_oldest_seconds", "How long the oldest of them waits; 0 without any.", ["spool"]
+)
+SPOOL_TAKEN = Counter(
+    "recsys_spool_taken_total", "Records written to disk because the event log was away.",
+    ["spool"],
+)  # fmt: skip
+SPOOL_SENT = Counter(
+    "recsys_spool_sent_total", "Records from disk that the event log acknowledged.", ["spool"]
+)
+SPOOL_REFUSED = Counter(
+    "recsys_spool_refused_total",
+    "Records the spool had no room for, by reason: full, old, disk; or the log no use: record.",
+    ["spool", "reason"],
 )
 BUNDLE_SWITCHES = Counter("recsys_bundle_switches_total", "Times the API took up another bundle.")
 BUNDLES_SERVED = Gauge("recsys_bundles_served", "Bundles in service: the live one, those beside.")

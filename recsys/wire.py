@@ -306,7 +306,8 @@ class EventRefusal(_Answer, frozen=True, kw_only=True):
 
 
 class EventsResponse(_Answer, frozen=True, kw_only=True):
-    """What became of a batch of events. ``accepted`` ones are in the log for good."""
+    """What became of a batch of events. ``accepted`` ones are in the log for good, or on disk until
+    the log is back."""
 
     accepted: int
     refused: int

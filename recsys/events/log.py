@@ -68,6 +68,9 @@ class EventWriter(Protocol):
     def close(self) -> None:
         """Flush and let go of the connection."""
 
+    def abandon(self) -> None:
+        """Let go at once; what is not acknowledged may or may not arrive. Never raises."""
+
 
 class EventReader(Protocol):
     """Reads assigned partitions in order. Not thread-safe."""

@@ -110,6 +110,10 @@ class MemoryEventWriter:
         """See ``EventWriter.close``."""
         self._closed = True
 
+    def abandon(self) -> None:
+        """See ``EventWriter.abandon``."""
+        self._closed = True
+
 
 class MemoryEventReader:
     """Reads from the lists; see ``EventReader``."""

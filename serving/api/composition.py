@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib import import_module
 
 from recsys.bundle.announced import Announcements
@@ -46,9 +47,12 @@ from serving.api.live_bundles import LiveBundles
 from serving.api.overload import Overload
 from serving.api.probes import ask_kafka, ask_redis, ask_triton
 from serving.api.services import Services
+from serving.api.spools import open_spools
 
 logger = logging.getLogger(__name__)
 
+_CONNECT_S = 5.0
+"""For one try to connect to Kafka; there is a next one."""
 _COUNTING_CONNECTIONS = 8
 """To one node of Redis, for counting requests: one command at a time for each caller."""
 
@@ -105,10 +109,10 @@ async def open_services(
         model_name=model_name,
         announce=announcements.announce,
     )
-    events = EventPublisher(lambda: _connect(settings, endpoints, topics, linger_ms=0))
-    exposures = ExposureLog(
-        lambda: _connect(settings, endpoints, topics, linger_ms=50), topic=topics.exposures
-    )
+    connect = partial(_connect, settings, endpoints, topics)
+    spools = open_spools(settings, connect)
+    events = EventPublisher(spools.events)
+    exposures = ExposureLog(spools.exposures, topic=topics.exposures)
     events.start()
     exposures.start()
     # Reading a bundle needs it; imported beside the first requests rather than before them.
@@ -136,6 +140,7 @@ async def open_services(
                 "redis": lambda: ask_redis(redis_url),
                 "kafka": lambda: ask_kafka(settings, endpoints),
                 "triton": lambda: ask_triton(triton),
+                "spool": spools.ask,
             },
         )
     finally:
@@ -146,6 +151,7 @@ async def open_services(
                 await task
         await asyncio.to_thread(events.stop)
         await asyncio.to_thread(exposures.stop)
+        spools.close()
         with contextlib.suppress(RecsysError):
             await announcements.withdraw()
         await hashes.aclose()
@@ -215,14 +221,14 @@ def _static_list(settings: Settings) -> ServedBundle | None:
         return None
 
 
-def _connect(
-    settings: Settings, endpoints: Endpoints, topics: Topics, *, linger_ms: int
-) -> EventWriter:
+def _connect(settings: Settings, endpoints: Endpoints, topics: Topics) -> EventWriter:
     # Imported by the thread that connects: the client takes a fifth of a second to import.
     from recsys.events.kafka import WriterConfig, connect_writer, ensure_topics
 
-    ensure_topics(settings, endpoints, topics.all())
-    return connect_writer(settings, endpoints, config=WriterConfig(linger_ms=linger_ms))
+    ensure_topics(settings, endpoints, topics.all(), timeout_s=_CONNECT_S)
+    return connect_writer(
+        settings, endpoints, config=WriterConfig(linger_ms=0), timeout_s=_CONNECT_S
+    )
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -147,7 +147,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         description=(
             "A body is one event, a list of events, or an object with a list `events`. Each is "
             "judged alone. "
-            "202 means: the accepted ones are acknowledged by the log. One sent again counts once "
+            "202 means: the accepted ones are acknowledged by the log or, while that is away, on "
+            "disk until it is back. One sent again counts once "
             "if its second record lies at most 10,000 records after the first in its partition. "
             "When none is accepted the answer is 400 or 422, and nothing was kept."
         ),

@@ -1,34 +1,31 @@
-"""Events to the log from an event loop: acknowledged by the log before the caller is answered.
+"""Events to the log from an event loop: in the log, or on the disk, before the caller is answered.
 
-One thread owns the writer. While it waits for an acknowledgement, further batches queue, and all of
-them travel together next: the busier, the fewer round trips per event, and no waiting when idle.
+One thread appends. While it waits for an acknowledgement, further batches queue, and all of them
+travel together next: the busier, the fewer round trips (and while the log is away, fsyncs) per
+event, and no waiting when idle.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 from recsys.errors import OverloadedError, RecsysError, ServerError
-from recsys.events.log import EventWriter
+from recsys.events.direct_writer import Appender
+from recsys.events.spool import LogRecord
 
-logger = logging.getLogger(__name__)
-
-LogRecord = tuple[str, bytes, bytes]
-"""Topic, key, value."""
+_STOP_S = 10.0
+"""How long stopping waits for the batch under way."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublisherConfig:
-    """Patience and bounds."""
+    """Bounds."""
 
-    ack_timeout_s: float = 5.0
-    """How long a caller waits for the log; it is told to send again after that."""
     max_waiting: int = 1_000
     """Batches that may queue; more are refused at once."""
     max_records: int = 20_000
@@ -44,15 +41,10 @@ class _Batch:
 class EventPublisher:
     """Appends batches of records. ``publish`` may be called from any event loop."""
 
-    def __init__(
-        self,
-        connect: Callable[[], EventWriter],
-        config: PublisherConfig | None = None,
-    ) -> None:
-        self._connect = connect
+    def __init__(self, log: Appender, config: PublisherConfig | None = None) -> None:
+        self._log = log
         self._config = config or PublisherConfig()
         self._queue: queue.Queue[_Batch | None] = queue.Queue(self._config.max_waiting)
-        self._writer: EventWriter | None = None
         self._thread = threading.Thread(target=self._run, name="event-publisher", daemon=True)
 
     def start(self) -> None:
@@ -60,10 +52,10 @@ class EventPublisher:
         self._thread.start()
 
     async def publish(self, records: Sequence[LogRecord]) -> None:
-        """Return once the log has acknowledged every record.
+        """Return once every record is acknowledged by the log, or on the disk until it is back.
 
         Raises:
-            ServerError: when it did not in time. Records may still arrive; send them again, their
+            ServerError: when neither came about. Records may still arrive; send them again, their
                 event ids make that harmless.
             OverloadedError: when too many batches are waiting.
         """
@@ -80,13 +72,10 @@ class EventPublisher:
         """Send what waits, then end."""
         if self._thread.is_alive():
             self._queue.put(None)
-            self._thread.join(timeout=self._config.ack_timeout_s + 5.0)
+            self._thread.join(timeout=_STOP_S)
 
     def _run(self) -> None:
-        try:
-            self._connected()
-        except RecsysError as error:
-            logger.warning("no connection to the event log yet: %s", error)
+        self._log.start()
         stopping = False
         while not stopping:
             first = self._queue.get()
@@ -105,17 +94,13 @@ class EventPublisher:
                 batches.append(following)
                 num_records += len(following.records)
             self._append(batches)
-        if self._writer is not None:
-            try:
-                self._writer.close()
-            except RecsysError as error:
-                logger.warning("the event log did not close cleanly: %s", error)
+        self._log.close()
 
     def _append(self, batches: list[_Batch]) -> None:
         running = [batch for batch in batches if batch.done.set_running_or_notify_cancel()]
         records = [record for batch in running for record in batch.records]
         try:
-            self._connected().append_all(records, timeout_s=self._config.ack_timeout_s)
+            self._log.append_all(records)
         except Exception as error:  # noqa: BLE001  the callers are told, whatever it was
             explained = (
                 error
@@ -127,8 +112,3 @@ class EventPublisher:
         else:
             for batch in running:
                 batch.done.set_result(None)
-
-    def _connected(self) -> EventWriter:
-        if self._writer is None:
-            self._writer = self._connect()
-        return self._writer

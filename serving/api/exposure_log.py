@@ -1,7 +1,7 @@
 """Exposures to the log, beside the answers: an answer never waits for its exposure.
 
-A bounded queue and a thread. When the log is away longer than the queue lasts, the newest exposures
-are dropped and counted.
+A bounded queue in memory and a thread that appends what has come. What the log does not take goes
+to the disk (``SpooledWriter``); what the disk does not take either is dropped and counted.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from recsys.errors import RecsysError
-from recsys.events.log import EventWriter
+from recsys.events.direct_writer import Appender
+from recsys.events.spool import LogRecord
 from recsys.feedback.exposure import Exposure, encode_exposure
 from recsys.telemetry import EXPOSURES_DROPPED
 
@@ -26,29 +25,28 @@ class ExposureLogConfig:
     """Bounds and patience."""
 
     max_waiting: int = 10_000
-    """Exposures kept while the log is away: some 50 MB."""
-    retry_s: float = 1.0
-    """Pause after a failure."""
-    stop_patience_s: float = 3.0
-    """How long stopping waits for a log that is away."""
+    """Exposures in memory, some 50 MB: those of the seconds before the log counts as away."""
+    linger_s: float = 0.05
+    """How long the first waits for others to travel with: what is in memory dies with the process,
+    and an append for each exposure costs more than the exposure."""
+    max_records: int = 1_000
+    """Exposures that travel together."""
+    stop_patience_s: float = 10.0
+    """How long stopping waits for what is under way."""
 
 
 class ExposureLog:
     """Takes exposures and appends them in the background."""
 
     def __init__(
-        self,
-        connect: Callable[[], EventWriter],
-        *,
-        topic: str,
-        config: ExposureLogConfig | None = None,
+        self, log: Appender, *, topic: str, config: ExposureLogConfig | None = None
     ) -> None:
-        self._connect = connect
+        self._log = log
         self._topic = topic
         self._config = config or ExposureLogConfig()
         self._queue: queue.Queue[Exposure | None] = queue.Queue(self._config.max_waiting)
-        self._give_up_s = float("inf")
-        """When, on the monotonic clock, what the log does not take is dropped: once we stop."""
+        self._stopping = threading.Event()
+        self._failing = False
         self._thread = threading.Thread(target=self._run, name="exposure-log", daemon=True)
 
     def start(self) -> None:
@@ -63,39 +61,46 @@ class ExposureLog:
             EXPOSURES_DROPPED.inc()
 
     def stop(self) -> None:
-        """Append what waits, then end; what the log does not take in time is dropped."""
-        self._give_up_s = time.monotonic() + self._config.stop_patience_s
+        """Append what waits, then end."""
+        self._stopping.set()
         if self._thread.is_alive():
             try:
                 self._queue.put(None, timeout=self._config.stop_patience_s)
             except queue.Full:
                 logger.warning("exposures are lost: the event log is away")
                 return
-            self._thread.join(timeout=2 * self._config.stop_patience_s)
+            self._thread.join(timeout=self._config.stop_patience_s)
 
     def _run(self) -> None:
-        writer: EventWriter | None = None
-        failing = False
+        self._log.start()
         while (exposure := self._queue.get()) is not None:
-            key, value = exposure.user_id.encode(), encode_exposure(exposure)
-            while True:
+            self._stopping.wait(self._config.linger_s)
+            records = [self._record(exposure)]
+            ending = False
+            while len(records) < self._config.max_records:
                 try:
-                    if writer is None:
-                        writer = self._connect()
-                    writer.append(self._topic, key, value)
-                except RecsysError as error:
-                    if not failing:
-                        logger.warning("exposures cannot be written: %s", error)
-                    failing = True
-                    if time.monotonic() > self._give_up_s:
-                        EXPOSURES_DROPPED.inc()
-                        break
-                    time.sleep(self._config.retry_s)
-                else:
-                    failing = False
+                    following = self._queue.get_nowait()
+                except queue.Empty:
                     break
-        if writer is not None:
-            try:
-                writer.close()
-            except RecsysError as error:
-                logger.warning("the last exposures may be lost: %s", error)
+                if following is None:
+                    ending = True
+                    break
+                records.append(self._record(following))
+            self._append(records)
+            if ending:
+                break
+        self._log.close()
+
+    def _append(self, records: list[LogRecord]) -> None:
+        try:
+            self._log.append_all(records)
+        except RecsysError as error:
+            EXPOSURES_DROPPED.inc(len(records))
+            if not self._failing:
+                logger.warning("exposures are dropped: %s", error)
+            self._failing = True
+        else:
+            self._failing = False
+
+    def _record(self, exposure: Exposure) -> LogRecord:
+        return self._topic, exposure.user_id.encode(), encode_exposure(exposure)

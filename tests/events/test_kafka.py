@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -41,6 +42,34 @@ def test_an_absent_broker_is_said_with_what_to_do() -> None:
     endpoints = Endpoints(kafka_bootstrap_servers=f"127.0.0.1:{free_ports(1)}")
     with pytest.raises(ServerError, match=r"wanted to get an answer within 0.3 s.*recsys status"):
         check_broker(Settings(), endpoints, timeout_s=0.3)
+
+
+_FAILING = """
+import gc, os, sys, threading
+from recsys.endpoints import Endpoints
+from recsys.errors import ServerError
+from recsys.events.kafka import check_broker, connect_writer
+from recsys.settings import Settings
+
+endpoints = Endpoints(kafka_bootstrap_servers=sys.argv[1])
+for _ in range(4):
+    for connect in (check_broker, connect_writer):
+        try:
+            connect(Settings(), endpoints, timeout_s=0.1)
+        except ServerError:
+            continue
+        sys.exit("wanted a failure")
+    gc.collect()  # the client keeps one refused connection in a ring
+    print(len(os.listdir("/proc/self/fd")), threading.active_count())
+"""
+
+
+def test_failed_connections_leave_nothing_behind() -> None:
+    command = [sys.executable, "-c", _FAILING, f"127.0.0.1:{free_ports(1)}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    held = done.stdout.splitlines()
+    assert len(held) == 4
+    assert len(set(held)) == 1, f"descriptors and threads: {held}"
 
 
 def test_an_unknown_security_protocol_is_said() -> None:

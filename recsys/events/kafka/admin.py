@@ -14,7 +14,13 @@ from kafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
 from recsys.endpoints import BrokerProfile, Endpoints
 from recsys.errors import ServerError
-from recsys.events.kafka.config import MAX_RECORD_BYTES, client_options, explained, is_tansu
+from recsys.events.kafka.config import (
+    MAX_RECORD_BYTES,
+    client_options,
+    closed_on_failure,
+    explained,
+    is_tansu,
+)
 from recsys.events.kafka.reader import connect_reader
 from recsys.events.log import TopicPartition
 from recsys.settings import Settings
@@ -33,9 +39,9 @@ class BrokerHealth:
 
 @contextmanager
 def _admin(settings: Settings, endpoints: Endpoints, *, timeout_ms: int) -> Iterator[Any]:
-    client = KafkaAdminClient(
-        **client_options(settings, endpoints, timeout_ms=timeout_ms), request_timeout_ms=timeout_ms
-    )
+    options = client_options(settings, endpoints, timeout_ms=timeout_ms)
+    with closed_on_failure() as network:
+        client = KafkaAdminClient(**options, request_timeout_ms=timeout_ms, kafka_client=network)
     try:
         yield client
     finally:

@@ -7,15 +7,21 @@ first record. Each difference is handled where ``is_tansu`` is asked, and nowher
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from kafka.errors import KafkaError
+from kafka.errors import (
+    InvalidRecordError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+)
+from kafka.net.compat import KafkaNetClient
 
 from recsys.endpoints import Endpoints
-from recsys.errors import ServerError
+from recsys.errors import RecordRefusedError, ServerError
 from recsys.settings import Settings
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024
@@ -97,11 +103,16 @@ def client_options(settings: Settings, endpoints: Endpoints, *, timeout_ms: int)
     return options
 
 
+_RECORDS_FAULT = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidRecordError)
+"""What the broker, or the client for it, says of a record that it will never take."""
+
+
 def explanation(endpoints: Endpoints, wanted: str, error: BaseException) -> ServerError:
     """Give one line: what was wanted, what was found and what to do."""
     name = type(error).__name__
     found = f"{name}: {str(error).removeprefix(f'{name}: ') or 'no answer'}"
-    return ServerError(
+    kind = RecordRefusedError if isinstance(error, _RECORDS_FAULT) else ServerError
+    return kind(
         f"Kafka at {endpoints.kafka_bootstrap_servers}: wanted to {wanted}, found {found}; see "
         "`recsys status`, KAFKA_BOOTSTRAP_SERVERS and the KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_* "
         "and KAFKA_SSL_* settings"
@@ -115,3 +126,26 @@ def explained(endpoints: Endpoints, wanted: str) -> Iterator[None]:
         yield
     except (KafkaError, OSError, ValueError, TypeError, AssertionError) as error:
         raise explanation(endpoints, wanted, error) from error
+
+
+@contextmanager
+def closed_on_failure() -> Iterator[Callable[..., Any]]:
+    """Give what makes the network half of a client; it is closed when the block fails.
+
+    The client's constructors leave sockets behind, and the administrator's a thread, when no broker
+    answers: one set for each try while a broker is away.
+    """
+    made: list[Any] = []
+
+    def make(**options: Any) -> Any:
+        client = KafkaNetClient(**options)
+        made.append(client)
+        return client
+
+    try:
+        yield make
+    except BaseException:
+        for client in made:
+            with suppress(Exception):
+                client.close()
+        raise

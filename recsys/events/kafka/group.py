@@ -20,7 +20,12 @@ from kafka import TopicPartition as ClientPartition
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
 from recsys.endpoints import Endpoints
-from recsys.events.kafka.config import ReaderConfig, client_options, explained
+from recsys.events.kafka.config import (
+    ReaderConfig,
+    client_options,
+    closed_on_failure,
+    explained,
+)
 from recsys.events.kafka.reader import KafkaEventReader
 from recsys.events.log import Changes, TopicPartition
 from recsys.settings import Settings
@@ -175,9 +180,11 @@ def connect_group_reader(
         ServerError: when no broker answers or the topic does not exist.
     """
     options = client_options(settings, endpoints, timeout_ms=config.start_timeout_ms)
-    with explained(endpoints, f"connect a reader of {topic}"):
+    wanted = f"connect a reader of {topic}"
+    with explained(endpoints, wanted), closed_on_failure() as client:
         consumer = KafkaConsumer(
             **options,
+            kafka_client=client,
             group_id=group,
             enable_auto_commit=False,
             metrics_enabled=False,

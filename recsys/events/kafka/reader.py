@@ -20,6 +20,7 @@ from recsys.errors import ServerError
 from recsys.events.kafka.config import (
     ReaderConfig,
     client_options,
+    closed_on_failure,
     explained,
     explanation,
     is_tansu,
@@ -62,9 +63,11 @@ def connect_reader(
         ServerError: when no broker answers or a topic does not exist.
     """
     options = client_options(settings, endpoints, timeout_ms=config.start_timeout_ms)
-    with explained(endpoints, f"connect a reader of {list(topics)}"):
+    wanted = f"connect a reader of {list(topics)}"
+    with explained(endpoints, wanted), closed_on_failure() as client:
         consumer = KafkaConsumer(
             **options,
+            kafka_client=client,
             group_id=group,
             enable_auto_commit=False,
             metrics_enabled=False,

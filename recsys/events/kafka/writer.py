@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaProducer
@@ -17,6 +18,7 @@ from recsys.events.kafka.config import (
     MAX_RECORD_BYTES,
     WriterConfig,
     client_options,
+    closed_on_failure,
     explained,
     explanation,
     is_tansu,
@@ -42,9 +44,11 @@ def connect_writer(
     """
     tansu = is_tansu(endpoints)
     options = client_options(settings, endpoints, timeout_ms=int(timeout_s * 1000))
-    with explained(endpoints, f"connect a writer within {timeout_s:g} s"):
+    wanted = f"connect a writer within {timeout_s:g} s"
+    with explained(endpoints, wanted), closed_on_failure() as client:
         producer = KafkaProducer(
             **options,
+            kafka_client=client,
             acks="all",
             enable_idempotence=not tansu,
             # Without idempotence a retry could overtake the request after it.
@@ -140,6 +144,15 @@ class KafkaEventWriter:
         finally:
             self._closed = True
             self._producer.close(timeout=5)
+
+    def abandon(self) -> None:
+        """See ``EventWriter.abandon``."""
+        self._closed = True
+        # The client's own close begins with a flush, and gives up closing when that fails.
+        with suppress(Exception):
+            self._producer._sender.force_close()
+        with suppress(Exception):
+            self._producer.close(timeout=0)
 
     def _send(self, topic: str, key: bytes, value: bytes) -> Any:
         if self._closed:

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from recsys.bundle.served import ServedBundle
 from recsys.clock import now_ms
+from recsys.events.direct_writer import DirectWriter
 from recsys.events.memory import MemoryEventLog
 from recsys.events.topics import Topics
 from recsys.feedback.exposure import Exposure, decode_exposure
@@ -96,8 +97,8 @@ def memory_api(
         bundles.beside[beside.bundle_id] = LiveBundle(
             beside, LocalModel(toy), users, clock=now_ms, namespace="test"
         )
-    events = EventPublisher(log.writer)
-    exposures = ExposureLog(log.writer, topic=topics.exposures)
+    events = EventPublisher(DirectWriter(log.writer))
+    exposures = ExposureLog(DirectWriter(log.writer), topic=topics.exposures)
 
     @asynccontextmanager
     async def open_services() -> AsyncIterator[Services]:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from recsys.errors import OverloadedError, ServerError
+from recsys.events.direct_writer import DirectWriter
 from recsys.events.memory import MemoryEventLog
+from recsys.events.spool import Spool, SpoolBounds
+from recsys.events.spooled_writer import SpooledWriter, SpoolingConfig
 from recsys.feedback.exposure import Exposure, decode_exposure
+from recsys.telemetry import EXPOSURES_DROPPED
 from serving.api.event_publisher import EventPublisher, PublisherConfig
 from serving.api.exposure_log import ExposureLog, ExposureLogConfig
 
@@ -45,6 +50,9 @@ class SlowWriter:
     def close(self) -> None:
         self.closed = True
 
+    def abandon(self) -> None:
+        self.closed = True
+
 
 def record(n: int) -> tuple[str, bytes, bytes]:
     return ("t", b"k", str(n).encode())
@@ -52,7 +60,7 @@ def record(n: int) -> tuple[str, bytes, bytes]:
 
 def test_batches_that_wait_travel_together() -> None:
     writer = SlowWriter()
-    publisher = EventPublisher(lambda: writer)
+    publisher = EventPublisher(DirectWriter(lambda: writer))
     publisher.start()
 
     async def run() -> None:
@@ -73,7 +81,7 @@ def test_batches_that_wait_travel_together() -> None:
 def test_a_failed_append_is_told_and_the_next_one_works() -> None:
     writer = SlowWriter(num_failures=1)
     writer.gate.set()
-    publisher = EventPublisher(lambda: writer)
+    publisher = EventPublisher(DirectWriter(lambda: writer))
     publisher.start()
     with pytest.raises(ServerError, match="away"):
         asyncio.run(publisher.publish([record(0)]))
@@ -93,7 +101,7 @@ def test_a_log_that_cannot_be_reached_is_told_and_asked_again() -> None:
             raise attempt
         return attempt
 
-    publisher = EventPublisher(connect)
+    publisher = EventPublisher(DirectWriter(connect))
     publisher.start()
     with pytest.raises(ServerError, match="no broker"):
         asyncio.run(publisher.publish([record(0)]))
@@ -103,7 +111,7 @@ def test_a_log_that_cannot_be_reached_is_told_and_asked_again() -> None:
 
 def test_too_many_waiting_batches_are_refused_at_once() -> None:
     writer = SlowWriter()
-    publisher = EventPublisher(lambda: writer, PublisherConfig(max_waiting=1))
+    publisher = EventPublisher(DirectWriter(lambda: writer), PublisherConfig(max_waiting=1))
     publisher.start()
 
     async def run() -> None:
@@ -134,7 +142,7 @@ def exposure(n: int) -> Exposure:
     )
 
 
-def test_exposures_survive_a_log_that_is_away_for_a_while() -> None:
+def test_exposures_survive_a_log_that_is_away_for_a_while(tmp_path: Path) -> None:
     log = MemoryEventLog()
     log.ensure_topics(["exposures"])
     attempts = iter([ServerError("no broker"), log.writer()])
@@ -145,10 +153,13 @@ def test_exposures_survive_a_log_that_is_away_for_a_while() -> None:
             raise attempt
         return attempt
 
-    exposures = ExposureLog(
+    writer = SpooledWriter(
         connect,  # type: ignore[arg-type]
-        topic="exposures",
-        config=ExposureLogConfig(max_waiting=2, retry_s=0.01),
+        Spool(tmp_path / "exposures.sqlite"),
+        config=SpoolingConfig(retry_s=0.01),
+    )
+    exposures = ExposureLog(
+        writer, topic="exposures", config=ExposureLogConfig(max_waiting=2, linger_s=0.01)
     )
     for n in range(3):  # the third finds no room: dropped, counted, and never waited for
         exposures.offer(exposure(n))
@@ -157,3 +168,49 @@ def test_exposures_survive_a_log_that_is_away_for_a_while() -> None:
     records = log.reader(topics=["exposures"], group="g").poll(timeout_ms=0, max_records=10)
     assert [decode_exposure(r.value).request_id for r in records] == ["r0", "r1"]
     assert bytes(decode_exposure(records[0].value).request) == b'{"user_id":"ann"}'
+
+
+def test_exposures_without_a_log_and_without_room_are_dropped_and_counted(tmp_path: Path) -> None:
+    def connect() -> object:
+        raise ServerError("no broker")
+
+    writer = SpooledWriter(
+        connect,  # type: ignore[arg-type]
+        Spool(tmp_path / "exposures.sqlite", SpoolBounds(max_bytes=10)),
+        config=SpoolingConfig(retry_s=0.01, stop_patience_s=0.1),
+    )
+    before = EXPOSURES_DROPPED._value.get()
+    exposures = ExposureLog(writer, topic="exposures")
+    exposures.offer(exposure(0))
+    exposures.start()
+    exposures.stop()
+    assert EXPOSURES_DROPPED._value.get() == before + 1
+
+
+def test_events_are_taken_while_the_log_is_away(tmp_path: Path) -> None:
+    log = MemoryEventLog()
+    log.ensure_topics(["t"])
+    away = threading.Event()
+    away.set()
+
+    def connect() -> object:
+        if away.is_set():
+            raise ServerError("no broker")
+        return log.writer()
+
+    writer = SpooledWriter(
+        connect,  # type: ignore[arg-type]
+        Spool(tmp_path / "events.sqlite"),
+        config=SpoolingConfig(retry_s=0.01),
+    )
+    publisher = EventPublisher(writer)
+    publisher.start()
+
+    async def run() -> None:
+        await asyncio.gather(*(publisher.publish([record(n)]) for n in range(5)))
+
+    asyncio.run(run())
+    away.clear()
+    publisher.stop()
+    records = log.reader(topics=["t"], group="g").poll(timeout_ms=0, max_records=10)
+    assert sorted(r.value for r in records) == [b"0", b"1", b"2", b"3", b"4"]
