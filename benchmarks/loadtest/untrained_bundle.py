@@ -1,0 +1,173 @@
+"""A whole, valid bundle of any size with weights nobody trained: for measuring speed.
+
+The shapes are those of the default recipe; what the numbers mean is nobody's concern here. Items
+``i1 … iN`` are spread over 20 categories, and their vectors lie around the categories', so that an
+approximate index finds neighbourhoods as in a trained catalogue.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.torch import save_file
+
+from recsys.bundle.load import ITEMS_FILE, RANKER_FILE, TOWERS_FILE
+from recsys.bundle.manifest import Lineage, Manifest, Objective, file_entry
+from recsys.bundle.store import BundleStore
+from recsys.clock import now_ms
+from recsys.data.vocabulary import Vocabulary
+from recsys.data.vocabulary_file import save_vocabulary
+from recsys.features.plan import Plan
+from recsys.models.config import RankerConfig, SourceMix, TwoTowerConfig
+from recsys.models.encode import UserEncoding
+from recsys.models.item_table import ItemStatics, ItemTable
+from recsys.models.ranker import Ranker
+from recsys.models.signature import Dimensions
+from recsys.models.two_tower import TwoTower
+
+NUM_CATEGORIES = 20
+NUM_NEIGHBOURS = 50
+NUM_CANDIDATES = 500
+HISTORY_LENGTH = 50
+NUM_TOKENS = 16
+_BORN_MS = 1_700_000_000_000
+TOWERS_ONLY = SourceMix(names=("two_tower",), weights=(1.0,), quotas=(0,))
+"""One source: candidates are the nearest items, as in the service ours is measured beside."""
+
+
+def item_id(row: int) -> str:
+    """Give the identity of vocabulary row 1 … N."""
+    return f"i{row}"
+
+
+def category_of(row: int) -> str:
+    """Give an item's category."""
+    return f"c{row % NUM_CATEGORIES}"
+
+
+def add_untrained_bundle(
+    bundle_dir: Path, plan: Plan, *, num_items: int, mix: SourceMix, seed: int
+) -> str:
+    """Put a bundle into the store and give its id."""
+    work = Path(tempfile.mkdtemp(prefix=".untrained-", dir=_made(bundle_dir).parent))
+    try:
+        return _write(bundle_dir, work, plan, num_items, mix, seed)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write(
+    bundle_dir: Path, folder: Path, plan: Plan, num_items: int, mix: SourceMix, seed: int
+) -> str:
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    rows = np.arange(1, num_items + 1)
+    categories = tuple(f"c{n}" for n in range(NUM_CATEGORIES))
+    vocabulary = Vocabulary(tuple(item_id(row) for row in rows.tolist()), categories)
+    save_vocabulary(vocabulary, folder / "vocabulary.json")
+    plan.dump(folder / "plan.json")
+    pl.DataFrame(
+        {
+            "item_index": rows.astype(np.int32),
+            "item_id": vocabulary.item_ids,
+            "title": [f"Item {row}" for row in rows.tolist()],
+            "category": [category_of(row) for row in rows.tolist()],
+            "price": pl.Series(rng.random(num_items) * 20, dtype=pl.Float64),
+            "born_ms": np.full(num_items, _BORN_MS),
+            "available": np.ones(num_items, dtype=np.bool_),
+        }
+    ).write_parquet(folder / "catalogue.parquet")
+    (folder / "popular.json").write_text(
+        json.dumps([{"item_id": item_id(n), "score": 1 / n} for n in range(1, 1001)])
+    )
+    encoding = UserEncoding(
+        history_length=HISTORY_LENGTH,
+        num_tokens=NUM_TOKENS,
+        user_activity=plan.user_activity_names,
+        num_categories=NUM_CATEGORIES,
+        user_category_activity=plan.user_category_activity_names,
+    )
+    dimensions = Dimensions(
+        history_length=encoding.history_length,
+        num_tokens=encoding.num_tokens,
+        num_user_features=len(encoding.dense_names),
+        num_categories=NUM_CATEGORIES,
+        num_category_features=len(encoding.user_category_activity),
+        num_item_features=len(plan.item_activity_names),
+        objectives=("click", "purchase"),
+        sources=mix.names,
+    )
+    towers_config, ranker_config = TwoTowerConfig(), RankerConfig()
+    table = ItemTable(
+        ItemStatics(
+            category=torch.from_numpy(
+                np.concatenate([[NUM_CATEGORIES], rows % NUM_CATEGORIES]).astype(np.int64)
+            ),
+            price=torch.rand(num_items + 1) * 20,
+            text=torch.randint(1, 8192, (num_items + 1, towers_config.num_words)),
+            has_id=torch.ones(num_items + 1, dtype=torch.bool),
+        )
+    )
+    towers = TwoTower(towers_config, dimensions, table).eval()
+    ranker = Ranker(ranker_config, dimensions, table, towers_config.embedding_size).eval()
+    with torch.no_grad():
+        vectors = towers.items()
+    save_file({k: v.contiguous() for k, v in towers.state_dict().items()}, folder / TOWERS_FILE)
+    save_file(
+        {k: v for k, v in ranker.state_dict().items() if not k.startswith("table.")},
+        folder / RANKER_FILE,
+    )
+    save_file(
+        {
+            "vectors": vectors.contiguous(),
+            "available": torch.arange(num_items + 1) > 0,
+            "activity": torch.zeros(num_items + 1, dimensions.num_item_features),
+            "activity_as_of_ms": torch.tensor(now_ms()),
+            "neighbour_index": torch.randint(
+                1, num_items + 1, (num_items + 1, NUM_NEIGHBOURS), dtype=torch.int32
+            ),
+            "neighbour_weight": torch.rand(num_items + 1, NUM_NEIGHBOURS),
+            "popular_weights": torch.ones(dimensions.num_item_features),
+        },
+        folder / ITEMS_FILE,
+    )
+    manifest = Manifest(
+        bundle_id="0" * 16,
+        created_ms=now_ms(),
+        recipe="untrained",
+        recipe_config={"seed": seed},
+        feature_services=("retrieval_v1", "ranking_v1"),
+        plan_schema_hash=plan.schema_hash,
+        dimensions=dimensions,
+        encoding=encoding,
+        towers=towers_config,
+        ranker=ranker_config,
+        sources=mix,
+        objectives=(
+            Objective(name="click", interaction="click", weight=0.5),
+            Objective(name="purchase", interaction="purchase", weight=0.5),
+        ),
+        num_items=num_items,
+        num_candidates=NUM_CANDIDATES,
+        metrics={},
+        lineage=Lineage(
+            dataset="none", num_events=0, data_from_ms=0, data_until_ms=0, seed=seed,
+            code_version="untrained", libraries={"python": sys.version.split()[0]}, device="cpu",
+        ),
+        files={path.name: file_entry(path) for path in sorted(folder.iterdir())},
+    )  # fmt: skip
+    manifest = Manifest.model_validate_json(manifest.model_dump_json()).with_id()
+    manifest.write(folder)
+    return BundleStore(bundle_dir).add(folder)
