@@ -47,13 +47,17 @@ def kernel_times(bundle: Path, *, threads: int = 1, rounds: int = 3) -> dict[str
 
 
 def users(dimensions: Dimensions, num_items: int, size: int, seed: int = 0) -> dict[str, Tensor]:
-    """Give the tensors of ``recommend`` for made-up users with two thirds of a history."""
+    """Give the tensors of ``recommend`` for made-up users with two thirds of a history.
+
+    Without a budget: the arithmetic is never cut.
+    """
     rng = np.random.default_rng(seed)
     inputs = {
         spec.name: torch.zeros(
             (size, *(1 if axis == -1 else axis for axis in spec.shape)), dtype=_TORCH[spec.dtype]
         )
         for spec in signature.recommend_inputs(dimensions)
+        if spec.name != "budget_ms"
     }
     length = dimensions.history_length * 2 // 3
     rows = np.stack([rng.choice(num_items, length, replace=False) + 1 for _ in range(size)])

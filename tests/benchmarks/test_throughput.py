@@ -111,10 +111,10 @@ def test_a_rate_kept_by_luck_above_a_refused_one_does_not_count() -> None:
 def test_the_peer_gives_the_same_list_on_the_same_features(tmp_path: Path) -> None:
     plan = current_plan.ensure(tmp_path / "var", project="peer")
     bundle_dir = tmp_path / "bundles"
-    bundle_id = add_untrained_bundle(bundle_dir, plan, num_items=900, mix=TOWERS_ONLY, seed=3)
+    bundle_id = add_untrained_bundle(bundle_dir, plan, num_items=3000, mix=TOWERS_ONLY, seed=3)
     path = bundle_dir / bundle_id
     ours = load_serving_model(path)
-    activity = torch.rand(901, ours.dimensions.num_item_features) * 5
+    activity = torch.rand(3001, ours.dimensions.num_item_features) * 5
     activity[0] = 0
     ours.set_item_activity(activity, 0)
     inputs = users(ours.dimensions, ours.num_items, 1)
