@@ -107,6 +107,8 @@ class Settings(BaseSettings):
     """Time of the 95th percentile above which requests are turned away; 0: none ever is."""
     drain_s: float = Field(0.0, alias="RECSYS_DRAIN_S", ge=0, le=600)
     """From SIGTERM, when the API stops being ready, to when it takes no more connections."""
+    api_workers: int = Field(1, alias="RECSYS_API_WORKERS", ge=1, le=64)
+    """API processes ``recsys up`` starts on that port; the kernel shares connections out."""
     auth: AuthMode | None = Field(None, alias="RECSYS_AUTH")
     """Whether the API asks callers for a key; unset: only when other machines can reach it."""
     admin_port: int | None = Field(None, alias="RECSYS_ADMIN_PORT", ge=0, le=65535)

@@ -143,10 +143,14 @@ SPOOL_REFUSED = Counter(
     ["spool", "reason"],
 )
 BUNDLE_SWITCHES = Counter("recsys_bundle_switches_total", "Times the API took up another bundle.")
-BUNDLES_SERVED = Gauge("recsys_bundles_served", "Bundles in service: the live one, those beside.")
+BUNDLES_SERVED = Gauge(
+    "recsys_bundles_served", "Bundles in service: the live one, those beside.",
+    multiprocess_mode="livemax",
+)  # fmt: skip
 ITEM_FEATURES_AGE_SECONDS = Gauge(
-    "recsys_item_features_age_seconds", "Age of the moving item features in the latest answer."
-)
+    "recsys_item_features_age_seconds", "Age of the moving item features in the latest answer.",
+    multiprocess_mode="livemax",
+)  # fmt: skip
 ANSWERS_EXPLORED = Counter(
     "recsys_answers_explored_total", "Recommendations drawn by a policy of exploration.", ["policy"]
 )
@@ -157,11 +161,13 @@ RULES_READ = Counter(
 RULES_UNKNOWN_NAMES = Gauge(
     "recsys_rules_unknown_names",
     "Items, categories and tags in the operator's rules that the live bundle does not have.",
+    multiprocess_mode="livemax",
 )
 BREAKER_STATE = Gauge(
     "recsys_breaker_state",
     "Whether a server behind is asked: 0 it is, 1 by one call at a time, 2 not.",
     ["server"],
+    multiprocess_mode="livemax",
 )
 BREAKER_OPENED = Counter(
     "recsys_breaker_opened_total", "Times a server was no longer asked.", ["server"]
@@ -172,8 +178,9 @@ HEDGED_READS = Counter(
     ["outcome"],
 )
 ADMISSION_LIMIT = Gauge(
-    "recsys_admission_limit", "Recommendation and rank requests that may be at work at once."
-)
+    "recsys_admission_limit", "Recommendation and rank requests that may be at work at once.",
+    multiprocess_mode="livesum",
+)  # fmt: skip
 ADMITTED = Counter(
     "recsys_admission_turned_away_total",
     "Requests above the limit: answered from memory, or refused.",

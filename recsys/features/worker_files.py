@@ -23,6 +23,11 @@ def exposures_ready_file(settings: Settings) -> Path:
     return settings.run_dir / "exposures.ready"
 
 
+def api_ready_file(settings: Settings, number: int) -> Path:
+    """Give the file API process ``number`` of this machine writes while it serves: its ``pid``."""
+    return settings.run_dir / f"api-{number}.ready"
+
+
 def ready_pids(settings: Settings) -> list[int]:
     """Give the processes of all workers of this machine that consume."""
     return _pids(sorted(settings.run_dir.glob("stream_worker*.ready")))

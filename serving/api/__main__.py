@@ -1,5 +1,7 @@
 """Run with ``python -m serving.api``: the HTTP API on ``RECSYS_API_HOST:RECSYS_API_PORT``.
 
+One process of ``RECSYS_API_WORKERS``, told apart by ``--number``; ``recsys up`` starts them all.
+
 Reads its settings from the environment and the servers' addresses from the running ``recsys up``.
 Stops cleanly on SIGTERM: running requests are answered, exposures are written.
 """
@@ -11,12 +13,14 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import uvicorn
 
-from recsys.endpoints import resolve
+from recsys.endpoints import Endpoints, resolve
 from recsys.errors import RecsysError
+from recsys.features.worker_files import api_ready_file
 from recsys.security.redaction import redact, redact_logs
 from recsys.security.tls import server_context
 from recsys.settings import Settings
@@ -24,6 +28,9 @@ from serving.api.app import create_app
 from serving.api.composition import make_gate, make_overload, open_services
 from serving.api.draining import Draining, DrainingServer
 from serving.api.listen import listen
+from serving.api.services import Services
+from serving.api.shared_metrics import forget_the_dead
+from serving.worker_process import remove_own, write_ready
 
 _DRAIN_S = 10
 """Running requests may take so long after SIGTERM."""
@@ -33,7 +40,8 @@ _BACKLOG = 2048
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until told to stop; gives the exit code."""
     parser = argparse.ArgumentParser(prog="python -m serving.api", description=__doc__)
-    parser.parse_args(argv)
+    parser.add_argument("--number", type=int, default=0, help="which of several workers this is")
+    number: int = parser.parse_args(argv).number
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.INFO,
@@ -55,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         gate = make_gate(settings, endpoints)
         tls = server_context(settings)
         sockets = listen(settings)
+        forget_the_dead()
     except RecsysError as error:
         sys.stderr.write(f"serving.api: {redact(str(error))}\n")
         return 2
@@ -63,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(stopping, lambda *_: None)
     draining = Draining(settings.drain_s)
     app = create_app(
-        lambda: open_services(settings, endpoints, draining), gate, make_overload(settings)
+        lambda: _open(settings, endpoints, draining, number), gate, make_overload(settings)
     )
     # What is here now stays: the collector need not walk it at every full pass.
     gc.collect()
@@ -85,6 +94,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     # One server on all ports: they share the services, and stop together.
     DrainingServer(config, draining).run(sockets=sockets)
     return 0
+
+
+@asynccontextmanager
+async def _open(
+    settings: Settings, endpoints: Endpoints, draining: Draining, number: int
+) -> AsyncIterator[Services]:
+    """Give the services, and say while they last that this worker serves."""
+    ready = api_ready_file(settings, number)
+    async with open_services(settings, endpoints, draining) as services:
+        write_ready(ready)
+        try:
+            yield services
+        finally:
+            remove_own(ready)
 
 
 if __name__ == "__main__":

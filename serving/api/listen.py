@@ -10,7 +10,11 @@ from recsys.settings import Settings
 
 
 def listen(settings: Settings) -> list[socket.socket]:
-    """Give the bound sockets of one process.
+    """Give the bound sockets of one process; other workers of ours bind the same addresses.
+
+    Each worker has a queue of connections of its own (``SO_REUSEPORT``), and the kernel chooses by
+    the hash of the caller's address. So no worker takes more than its share while another sleeps,
+    and one that is killed takes along its own connections alone.
 
     Raises:
         ServerError: when one cannot be had; none is left open then.
@@ -21,7 +25,7 @@ def listen(settings: Settings) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for host, port, variables in wanted:
-            sockets.append(_bound(host, port, variables))
+            sockets.append(_bound(host, port, variables, shared=settings.api_workers > 1))
     except ServerError:
         for bound in sockets:
             bound.close()
@@ -29,12 +33,14 @@ def listen(settings: Settings) -> list[socket.socket]:
     return sockets
 
 
-def _bound(host: str, port: int, variables: str) -> socket.socket:
+def _bound(host: str, port: int, variables: str, *, shared: bool) -> socket.socket:
     bound = None
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind((host, port))
     except OSError as error:
         if bound is not None:

@@ -167,7 +167,8 @@ class Supervisor:
         child.began, child.answer, child.phase = now, [], "starting"
         try:
             for port, variable in launch.ports.items():
-                require_free_port(launch.host, port, launch.name, variable)
+                if port not in self._ports_beside(child):
+                    require_free_port(launch.host, port, launch.name, variable)
             launch.before_start()
             with log_file(self._settings.run_dir, launch.name).open("ab") as log:
                 child.process = spawn(launch, log, self._environment)
@@ -179,6 +180,11 @@ class Supervisor:
             target=_ask, args=(child, child.process, child.answer), daemon=True
         ).start()
         self._publish()
+
+    def _ports_beside(self, child: _Child) -> set[int]:
+        """Give the ports of other children that run: workers of one server share theirs."""
+        running = [c for c in self._children if c is not child and c.process is not None]
+        return {port for other in running for port in other.launch.ports}
 
     def _became_ready(self, child: _Child, now: float) -> None:
         child.phase, child.ready_at, child.was_ready = "ready", now, True

@@ -15,7 +15,7 @@ from recsys.errors import ConfigurationError
 from recsys.features.redis.client import RedisClient
 from recsys.features.redis.commands import pack
 from recsys.features.redis.replies import ErrorReply
-from recsys.features.worker_files import exposures_ready_file, ready_file
+from recsys.features.worker_files import api_ready_file, exposures_ready_file, ready_file
 from recsys.security.tls import own_question_context
 from recsys.settings import Settings
 from serving.embedded.launch import Missing
@@ -40,6 +40,9 @@ def missing(
             return server_missing(address)
         if server == "api":
             return api_missing(address, settings)
+        if server.startswith("api-"):
+            number = int(server.removeprefix("api-"))
+            return worker_missing(api_ready_file(settings, number))
         if server == "exposures":
             return worker_missing(exposures_ready_file(settings))
         return worker_missing(ready_file(settings, worker_number(server)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from recsys.endpoints import BrokerProfile, Endpoints
 from recsys.errors import ConfigurationError, ServerError
 from recsys.events.kafka import ensure_topics
 from recsys.events.topics import Topics
-from recsys.features.worker_files import exposures_ready_file, ready_file
+from recsys.features.worker_files import api_ready_file, exposures_ready_file, ready_file
 from recsys.security.listening import is_loopback, require_callers_known
 from recsys.security.tls import server_context
 from recsys.settings import Settings
@@ -65,7 +66,7 @@ def make_plan(settings: Settings, only: Sequence[str], report: Report) -> list[M
         "triton": _triton,
         "stream": _stream,
         "exposures": _exposures,
-        "api": _api,
+        "api": lambda settings, _report: _api(settings),
     }
     plan: list[Member] = []
     for name in names:
@@ -73,6 +74,8 @@ def make_plan(settings: Settings, only: Sequence[str], report: Report) -> list[M
         members = [makers[name](settings, report)]
         if name == "stream":
             members += [_stream(settings, report, n) for n in range(1, settings.stream_workers)]
+        if name == "api":
+            members = api_workers(settings)
         plan += [dataclasses.replace(member, needs=needs) for member in members]
     return plan
 
@@ -231,7 +234,51 @@ def _exposures(settings: Settings, _report: Report) -> Member:
     )
 
 
-def _api(settings: Settings, _report: Report) -> Member:
+def api_workers(settings: Settings) -> list[Member]:
+    """Give the API processes: they share a port, and a folder in which metrics add up."""
+    first = _api(settings)
+    if settings.api_workers == 1:
+        return [first]
+    folder = settings.run_dir.absolute() / "api_metrics"
+    is_fresh = False
+
+    def make_fresh() -> None:
+        """Empty the folder before the first start of any; a restart goes on counting."""
+        nonlocal is_fresh
+        if not is_fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            is_fresh = True
+
+    return [_api_worker(settings, first, number, folder, make_fresh)
+            for number in range(settings.api_workers)]  # fmt: skip
+
+
+def _api_worker(
+    settings: Settings, first: Member, number: int, folder: Path, make_fresh: Callable[[], None]
+) -> Member:
+    assert first.launch is not None
+    path = api_ready_file(settings, number)
+
+    def before_start() -> None:
+        make_fresh()
+        path.unlink(missing_ok=True)
+
+    name = f"api-{number}" if number else "api"
+    launch = dataclasses.replace(
+        first.launch,
+        name=name,
+        version=f"HTTP API, worker {number + 1} of {settings.api_workers}",
+        command=(*first.launch.command, "--number", str(number)),
+        environment={**first.launch.environment, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
+        # Any of them answers on the port: which one serves is in its file.
+        missing=lambda: health.worker_missing(path) or health.api_missing(first.address, settings),
+        before_start=before_start,
+    )
+    return dataclasses.replace(first, name=name, launch=launch)
+
+
+def _api(settings: Settings) -> Member:
     require_callers_known(settings)  # the API would say so too, three starts later
     host = settings.api_host_in_force
     scheme = "http" if server_context(settings) is None else "https"

@@ -6,7 +6,7 @@ import asyncio
 from time import perf_counter
 
 from msgspec import structs
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,6 +16,7 @@ from recsys.security.scopes import CALLER, Principal
 from recsys.wire import Check, Health, Readiness
 from serving.api.routes.json_response import json_response
 from serving.api.services import Probe, Services
+from serving.api.shared_metrics import metrics_text
 
 _PROBE_TIMEOUT_S = 3.0
 """A part that does not answer by then is not ready."""
@@ -77,8 +78,8 @@ def _may_see_details(request: Request) -> bool:
 
 
 async def metrics(request: Request) -> Response:
-    """Answer ``GET /metrics`` in Prometheus' text format."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    """Answer ``GET /metrics`` in Prometheus' text format, for all workers of the machine."""
+    return Response(metrics_text(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _bundle(services: Services) -> str:
