@@ -28,15 +28,15 @@ import msgspec
 
 from recsys import api_calls
 from recsys.api_calls import Answer, Call, EventLike
-from recsys.errors import (
-    ConfigurationError,
-    DeadlineExceededError,
-    InputError,
-    OverloadedError,
-    RecsysError,
-    ServerError,
-    StageError,
+from recsys.api_errors import (
+    API_KEY_VARIABLE,
+    AccessDeniedError,
+    NotFoundError,
+    NothingPublishedError,
+    error_of,
+    key_in_force,
 )
+from recsys.errors import RecsysError, ServerError
 from recsys.security.tls import client_context
 from recsys.wire import (
     ErrorResponse,
@@ -50,9 +50,18 @@ from recsys.wire import (
     UserResponse,
 )
 
+__all__ = [
+    "API_KEY_VARIABLE",
+    "AccessDeniedError",
+    "AsyncClient",
+    "Client",
+    "ClientConfig",
+    "NotFoundError",
+    "NothingPublishedError",
+]
+
 _RETRIED_STATUS = frozenset({429, 502, 503, 504})
 _NO_FILTERS = Filters()
-API_KEY_VARIABLE = "RECSYS_API_KEY"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,18 +87,6 @@ class ClientConfig:
     certfile: str | None = None
     """PEM certificate and key of ours, where the API asks for one; unset:
     ``RECSYS_API_CERTFILE``."""
-
-
-class NotFoundError(InputError):
-    """The API knows no such item."""
-
-
-class AccessDeniedError(ConfigurationError):
-    """The API wants a key, another key, or one with another scope."""
-
-
-class NothingPublishedError(ServerError):
-    """No bundle is live, so nothing can be recommended yet."""
 
 
 class Client:
@@ -258,12 +255,7 @@ class AsyncClient:
 
 def _options(base_url: str, config: ClientConfig) -> dict[str, Any]:
     headers = {"content-type": "application/json"}
-    api_key = config.api_key or os.environ.get(API_KEY_VARIABLE)
-    if api_key:
-        if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
-            raise ConfigurationError(
-                f"{API_KEY_VARIABLE}: wanted a key or token without spaces, found other characters"
-            )
+    if api_key := key_in_force(config.api_key):
         headers["authorization"] = f"Bearer {api_key}"
     if config.deadline_ms is not None:
         headers["x-request-timeout-ms"] = str(config.deadline_ms)
@@ -320,23 +312,7 @@ def _error_of(call: Call[Any], response: httpx.Response) -> RecsysError:
             f"wanted an answer to {call.method} {call.path}, found status {response.status_code} "
             "from something that is not the API; look at the address"
         )
-    match error.code:
-        case "not_found":
-            return NotFoundError(error.message, field=error.field)
-        case "no_bundle":
-            return NothingPublishedError(error.message)
-        case "unauthenticated" | "forbidden":
-            return AccessDeniedError(
-                f"{error.message}; set {API_KEY_VARIABLE} or ClientConfig.api_key"
-            )
-        case "rate_limited":
-            return OverloadedError(error.message, stage="api")
-        case "late":
-            return DeadlineExceededError(error.message, stage="api")
-        case "unavailable" | "overloaded" | "internal":
-            return StageError(error.message, stage="api")
-        case _:
-            return InputError(error.message, field=error.field)
+    return error_of(error.code, error.message, error.field)
 
 
 def _unreachable(

@@ -109,6 +109,8 @@ class Settings(BaseSettings):
     """From SIGTERM, when the API stops being ready, to when it takes no more connections."""
     api_workers: int = Field(1, alias="RECSYS_API_WORKERS", ge=1, le=64)
     """API processes ``recsys up`` starts on that port; the kernel shares connections out."""
+    grpc_port: int = Field(0, alias="RECSYS_GRPC_PORT", ge=0, le=65535)
+    """Where the API speaks gRPC, on the same address; 0: nowhere."""
     auth: AuthMode | None = Field(None, alias="RECSYS_AUTH")
     """Whether the API asks callers for a key; unset: only when other machines can reach it."""
     admin_port: int | None = Field(None, alias="RECSYS_ADMIN_PORT", ge=0, le=65535)

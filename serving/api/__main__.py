@@ -24,7 +24,7 @@ from recsys.features.worker_files import api_ready_file
 from recsys.security.redaction import redact, redact_logs
 from recsys.security.tls import server_context
 from recsys.settings import Settings
-from serving.api.app import create_app
+from serving.api.app import ServeBeside, create_app
 from serving.api.composition import make_gate, make_overload, open_services
 from serving.api.draining import Draining, DrainingServer
 from serving.api.listen import listen
@@ -72,7 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(stopping, lambda *_: None)
     draining = Draining(settings.drain_s)
     app = create_app(
-        lambda: _open(settings, endpoints, draining, number), gate, make_overload(settings)
+        lambda: _open(settings, endpoints, draining, number),
+        gate,
+        make_overload(settings),
+        serve_beside=_grpc_twin(settings),
     )
     # What is here now stays: the collector need not walk it at every full pass.
     gc.collect()
@@ -108,6 +111,14 @@ async def _open(
             yield services
         finally:
             remove_own(ready)
+
+
+def _grpc_twin(settings: Settings) -> ServeBeside | None:
+    if not settings.grpc_port:
+        return None
+    from serving.api.grpc_server import serve_grpc  # only who speaks gRPC imports it
+
+    return lambda app: serve_grpc(app, settings)
 
 
 if __name__ == "__main__":

@@ -26,16 +26,22 @@ from serving.api.services import Services
 logger = logging.getLogger(__name__)
 
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
+ServeBeside = Callable[[ASGIApp], AbstractAsyncContextManager[object]]
 CLIENT_GONE = 499
 """Status counted when the caller hung up before it was answered."""
 
 
 def create_app(
-    open_services: OpenServices, gate: Gate | None = None, overload: Overload | None = None
+    open_services: OpenServices,
+    gate: Gate | None = None,
+    overload: Overload | None = None,
+    *,
+    serve_beside: ServeBeside | None = None,
 ) -> ASGIApp:
     """Give the application.
 
     Args:
+        serve_beside: Serves the finished application in another way too, while it runs.
         gate: Who may pass; ``None`` lets everyone in.
         overload: Turns requests away when there are too many; ``None``: all are answered.
         open_services: Called when the event loop runs; its services live as long as the app. It
@@ -47,7 +53,8 @@ def create_app(
         watching = overload.watching() if overload is not None else nullcontext()
         async with open_services() as services, watching:
             app.state.services = services
-            yield
+            async with nullcontext() if serve_beside is None else serve_beside(border):
+                yield
         if gate is not None:
             await gate.aclose()
 
@@ -70,7 +77,8 @@ def create_app(
         for endpoint, handler in handlers
         if endpoint.method == "POST"
     }
-    return Border(app, hot, _answer_error, overload)
+    border = Border(app, hot, _answer_error, overload)
+    return border
 
 
 async def _not_found(request: Request, error: Exception) -> Response:

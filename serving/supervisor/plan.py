@@ -284,6 +284,8 @@ def _api(settings: Settings) -> Member:
     scheme = "http" if server_context(settings) is None else "https"
     url = f"{scheme}://{host}:{settings.api_port}"
     ports = {settings.api_port: "RECSYS_API_PORT"}
+    if settings.grpc_port:
+        ports[settings.grpc_port] = "RECSYS_GRPC_PORT"
     return Member(
         name="api",
         address=url,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Self
+from collections.abc import Coroutine
+from typing import Any, Self, TypeVar
 
 import httpx
 from starlette.types import ASGIApp, Message
+
+T = TypeVar("T")
 
 
 class AsgiClient:
@@ -26,6 +29,10 @@ class AsgiClient:
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         return self._runner.run(self._http.request(method, path, **options))
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something else on the app's loop, which turns meanwhile."""
+        return self._runner.run(work)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         return self.request("GET", path, **options)

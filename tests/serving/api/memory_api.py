@@ -21,11 +21,13 @@ from recsys.inference.model import Model
 from recsys.pipeline import Pipeline, PipelineConfig
 from recsys.ranking.operator_rules import NO_RULES, OperatorRules
 from recsys.retrieval.item_filter import ItemFilters
+from recsys.settings import Settings
 from serving.api.app import create_app
 from serving.api.draining import Draining
 from serving.api.event_publisher import EventPublisher
 from serving.api.exposure_log import ExposureLog
 from serving.api.gate import Gate
+from serving.api.grpc_server import serve_grpc
 from serving.api.overload import Overload
 from serving.api.services import Services
 from tests.inference.toy_bundle import BUNDLE_DIMENSIONS, UsersOfLog, toy_bundle
@@ -59,6 +61,8 @@ class MemoryApi:
     users: UsersOfLog
     bundles: OneBundle
     exposure_log: ExposureLog
+    grpc_ports: list[int]
+    """Where the gRPC twin listens, when it was asked for."""
 
     def exposures(self) -> list[Exposure]:
         """Stop the exposure log and give all it has written."""
@@ -81,6 +85,7 @@ def memory_api(
     static: ServedBundle | None = None,
     overload: Overload | None = None,
     draining: Draining | None = None,
+    grpc: Settings | None = None,
 ) -> Iterator[MemoryApi]:
     """Run the app. ``live=False``: nothing is published yet."""
     bundle = bundle or toy_bundle()
@@ -116,7 +121,18 @@ def memory_api(
         events.stop()
         exposures.stop()
 
-    app = create_app(open_services, gate, overload)
+    grpc_ports: list[int] = []
+
+    @asynccontextmanager
+    async def serve_beside(app: ASGIApp) -> AsyncIterator[None]:
+        if grpc is None:
+            yield
+            return
+        async with serve_grpc(app, grpc) as port:
+            grpc_ports.append(port)
+            yield
+
+    app = create_app(open_services, gate, overload, serve_beside=serve_beside)
     with AsgiClient(app) as client:
         yield MemoryApi(
             app=app,
@@ -126,4 +142,5 @@ def memory_api(
             users=users,
             bundles=bundles,
             exposure_log=exposures,
+            grpc_ports=grpc_ports,
         )

@@ -287,7 +287,7 @@ def test_model_server_that_forgot_its_models_is_reloaded(running: Running) -> No
             await server.unload(model_name(running.bundles[0]))
 
     asyncio.run(unload())
-    assert running.client.recommend("ann", k=3).rung in ("popular", "full")
+    assert len(running.client.recommend("ann", k=3).items) == 3  # from whichever rung
     wait_for(lambda: running.client.recommend("ann", k=3).rung == "full", "the model to be back")
 
 
