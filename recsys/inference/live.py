@@ -189,6 +189,15 @@ class LiveBundle:
             logger.info("bundle %s reads the store's features again", self.bundle.bundle_id)
         self.features_trouble = trouble
 
+    @property
+    def is_model_away(self) -> bool:
+        """Whether the model has not answered of late."""
+        return self._model_breaker.state != "closed"
+
+    def ask_model_again(self) -> None:
+        """Let the next request find out whether the model is back."""
+        self._model_breaker.ask_again()
+
     async def user(
         self, user_id: str, deadline: Deadline, context: Mapping[str, str] = NO_CONTEXT
     ) -> UserContext:

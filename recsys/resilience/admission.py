@@ -74,6 +74,11 @@ class Admission:
         """Requests that may be at work at once."""
         return self._limit
 
+    @property
+    def is_full(self) -> bool:
+        """Whether ``enter`` would refuse now."""
+        return self._at_work >= self._limit and self._from_memory < 1.0
+
     def enter(self) -> Verdict:
         """Decide about a request; after ``servers`` a call of ``leave`` must follow."""
         if self._at_work < self._limit:
@@ -87,10 +92,15 @@ class Admission:
         ADMITTED.labels(verdict).inc()
         return verdict
 
-    def leave(self, seconds: float) -> None:
-        """Take in that a request that asked the servers was done, and how long it took."""
+    def leave(self, seconds: float | None) -> None:
+        """Take in that a request that asked the servers was done, and how long it took.
+
+        ``None``: it was not answered, and says nothing.
+        """
         self._at_work -= 1
         config = self._config
+        if seconds is None:
+            return
         self._from_memory = min(config.memory_burst, self._from_memory + config.memory_share)
         self._times_s.append(seconds)
         now_s = self._clock_s()

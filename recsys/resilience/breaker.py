@@ -100,6 +100,10 @@ class CircuitBreaker:
         self._enter("half-open")
         self._probe_at_s = now_s + self._config.probe_timeout_s
 
+    def ask_again(self) -> None:
+        """Let the next call be a probe at once: there is a sign that the server is back."""
+        self._probe_at_s = 0.0
+
     def answered(self) -> None:
         """Take in a call that was answered."""
         self._count(failed=False)

@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from recsys.telemetry import REQUEST_SECONDS, REQUESTS
 from serving.api.deadlines import note_arrival
 from serving.api.decoding import check_url
-from serving.api.overload import SHED_PATHS, Overload
+from serving.api.overload import SHED_PATHS, Overload, whole_body
 from serving.api.problems import Problem
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -63,15 +63,19 @@ class Border:
 
         note_arrival(scope)
         handler = self._hot.get((scope["method"], scope["path"]))
-        admitted = False
+        admission = self._overload if handler is not None and scope["path"] in SHED_PATHS else None
+        admitted_s = 0.0
         try:
-            if self._overload is not None and handler is not None and scope["path"] in SHED_PATHS:
-                verdict = self._overload.decide(scope)
-                admitted = verdict == "servers"
+            if admission is not None:
+                scope["endpoint"] = handler
+                if not admission.is_full:
+                    receive = await whole_body(scope, receive)
+                verdict = admission.decide(scope)
                 if verdict == "refused":
-                    scope["endpoint"] = handler
-                    status = await self._overload.refuse(scope, send)
+                    status = await admission.refuse(scope, send)
                     return
+                if verdict == "servers":
+                    admitted_s = perf_counter()
             try:
                 check_url(scope)
             except Problem as problem:
@@ -92,8 +96,8 @@ class Border:
             if not status:  # else it was answered and logged, and is only passed on
                 raise
         finally:
-            if admitted and self._overload is not None:
-                self._overload.done(perf_counter() - start)
+            if admission is not None and admitted_s:
+                admission.done(perf_counter() - admitted_s, was_answered=status == 200)
             route = getattr(scope.get("endpoint"), "__name__", "none")
             REQUESTS.labels(route, status).inc()
             REQUEST_SECONDS.labels(route).observe(perf_counter() - start)

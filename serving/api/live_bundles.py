@@ -141,7 +141,7 @@ class LiveBundles:
                 await self._watch_features()
                 told = None
                 features_due_s = loop.time() + self._config.features_interval_s
-            if loop.time() >= model_due_s:
+            if loop.time() >= model_due_s or any(one.is_model_away for one in self._in_service()):
                 await self._keep_models_loaded()
                 model_due_s = loop.time() + self._config.model_interval_s
             if (announcement := self.announcement()) != told:
@@ -269,6 +269,9 @@ class LiveBundles:
                 await self._server.load(name)
             except RecsysError as error:
                 logger.warning("%s", error)
+                continue
+            live.ask_model_again()
+            await self._rehearse(live)  # the first probe is nobody's request
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 
 from starlette.requests import Request
-from starlette.types import Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from recsys.resilience.admission import Admission, Verdict
-from serving.api.problems import RETRY_AFTER_S, Problem
+from recsys.wire import MAX_BODY_BYTES
+from serving.api.problems import Problem
 
 SHED_PATHS = frozenset({"/v1/recommendations", "/v1/rank"})
 _UNASKED = "recsys.unasked"
@@ -36,6 +38,11 @@ class Overload:
         self._body = bytes(refusal.body)
         self._status = refusal.status_code
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a request would be refused now."""
+        return self.admission.is_full
+
     def decide(self, scope: Scope) -> Verdict:
         """Say what a hot request gets; after ``servers``, ``done`` must follow."""
         verdict = self.admission.enter()
@@ -43,9 +50,12 @@ class Overload:
             scope[_UNASKED] = "overloaded"
         return verdict
 
-    def done(self, seconds: float) -> None:
-        """Take in that a request that asked the servers was answered."""
-        self.admission.leave(seconds + self.lag_s)
+    def done(self, seconds: float, *, was_answered: bool) -> None:
+        """Take in that a request that asked the servers is done.
+
+        What was refused for its key or its body says nothing about how long an answer takes.
+        """
+        self.admission.leave(seconds + self.lag_s if was_answered else None)
 
     async def refuse(self, scope: Scope, send: Send) -> int:
         """Send the refusal; gives its status."""
@@ -75,9 +85,26 @@ class Overload:
             self.lag_s += 0.5 * (late_s - self.lag_s)
 
 
+async def whole_body(scope: Scope, receive: Receive) -> Receive:
+    """Read the body, as far as it may be long, and give a ``receive`` that gives it again.
+
+    A place is for work: a caller whose body comes slowly must not hold one, nor count as slow.
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-length" and (not value.isdigit() or int(value) > MAX_BODY_BYTES):
+            return receive  # refused by whoever reads it, at once
+    messages = deque([await receive()])
+    size = len(messages[0].get("body", b""))
+    while messages[-1].get("more_body") and size <= MAX_BODY_BYTES:
+        messages.append(await receive())
+        size += len(messages[-1].get("body", b""))
+
+    async def again() -> Message:
+        return messages.popleft() if messages else await receive()
+
+    return again
+
+
 def unasked_reason(request: Request) -> str:
     """Say why a request is answered from memory; ``""`` when it is not."""
     return str(request.scope.get(_UNASKED, ""))
-
-
-__all__ = ["RETRY_AFTER_S", "SHED_PATHS", "Overload", "unasked_reason"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -174,6 +174,33 @@ def test_too_many_at_once_are_answered_from_memory_then_refused(path: str) -> No
     assert [answer.status_code for answer in again] == [200, 200], "places were given back"
     route = path.rsplit("/", 1)[1].removesuffix("ations")
     assert f'recsys_requests_total{{route="{route}",status="503"}} ' in text
+
+
+def test_slow_bodies_and_refused_callers_hold_no_place() -> None:
+    overload = Overload(Admission(AdmissionConfig(initial_limit=2.0, min_limit=2.0)))
+    with memory_api(bundle=bundle_with(), overload=overload) as api:
+
+        async def slowly() -> AsyncIterator[bytes]:
+            yield b'{"user_id": '
+            await asyncio.sleep(0.3)
+            yield b'"ann"}'
+
+        async def at_once() -> tuple[list, list]:
+            post = api.client._http.post
+            slow = [
+                asyncio.create_task(post("/v1/recommendations", content=slowly())) for _ in range(5)
+            ]
+            await asyncio.sleep(0.1)
+            quick = [await post("/v1/recommendations", json={"user_id": "bob"}) for _ in range(30)]
+            return quick, await asyncio.gather(*slow)
+
+        quick, slow = api.client._runner.run(at_once())
+        wrong = [api.client.post("/v1/recommendations", json={"k": 1}) for _ in range(5)]
+    assert [answer.json()["rung"] for answer in quick] == ["full"] * 30
+    assert {answer.status_code for answer in slow} == {200}
+    assert {answer.status_code for answer in wrong} == {422}
+    assert overload.admission._at_work == 0
+    assert len(overload.admission._times_s) <= 35, "wrong requests are not timed"
 
 
 def test_a_draining_process_is_not_ready_and_still_answers() -> None:
