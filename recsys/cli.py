@@ -54,6 +54,7 @@ COMMANDS: dict[str, Command] = {
     "features": Command(
         "recsys.features.cli", "apply the Feast repository; show, check and audit features"
     ),
+    "answer": Command("recsys.replay.cli", "compute a past answer again, and say why it was so"),
     "log": Command("recsys.events.log_cli", "list, verify, compact and expire the event log"),
     "forget": Command("recsys.erasure.cli", "erase a user everywhere, and prove it"),
     "lag": Command("recsys.features.lag_cli", "show, or await, how far the worker is behind"),

@@ -123,6 +123,8 @@ class Answer:
     """The rules that held."""
     rules_version: str = ""
     """Of the operator's file; ``""`` where there is none."""
+    candidates: RankedItems | None = None
+    """What re-ranking chose from, best first, pins last; ``None`` where nothing was chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,6 +356,7 @@ class Pipeline:
             propensities=() if policy is None else shown.propensities.tolist(),
             applying=rules,
             rules_version=asked.bound.operator.version,
+            candidates=ranked,
         )
 
     async def _candidates(

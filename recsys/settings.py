@@ -167,6 +167,11 @@ class Settings(BaseSettings):
         return self.rules_file or self.state_dir / "rules.toml"
 
     @property
+    def rules_history_dir(self) -> Path:
+        """The operator's rules as they were, by version."""
+        return self.state_dir / "rules_history"
+
+    @property
     def spool_path(self) -> Path:
         """Folder of the spools, one folder in it for each API process."""
         return self.spool_dir or self.state_dir / "spool"

@@ -57,6 +57,8 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``greedy``. Chance falls by ``user_id`` and ``request_id`` (``ranking/request_random.py``)."""
     rules: str = ""
     """Version of the operator's rules in force."""
+    degraded: str = ""
+    """As answered."""
     item_ids: list[str]
     """As answered; position ``i`` is ``item_ids[i]``."""
     scores: list[float | None]
@@ -66,6 +68,8 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     features_as_of_ms: int | None = None
     """The moment the features speak of."""
     item_features_age_ms: int | None = None
+    replay: dict[str, TensorRecord] = {}
+    """What else the answer was made of, for computing it again (``replay/kept.py``)."""
     request: Annotated[msgspec.Raw, msgspec.Meta(description="The request body.")]
 
     @staticmethod

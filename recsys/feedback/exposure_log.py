@@ -44,14 +44,18 @@ SCHEMA: dict[str, pl.DataType] = {
     "features_as_of_ms": pl.Int64(),
     "item_features_age_ms": pl.Int64(),
     "request": pl.Binary(),
+    "degraded": pl.String(),
+    "replay": pl.Binary(),
 }
-"""Columns and types of every file. ``features`` is msgpack of ``Exposure.features``, a third of
-its JSON; ``request`` is the body as it was sent."""
+"""Columns and types of every file. ``features`` and ``replay`` are msgpack of those fields of
+``Exposure``, a third of their JSON; ``request`` is the body as it was sent. The last two are null
+in files from before they were kept."""
 
 _PLAIN = [
     name
     for name in SCHEMA
-    if name not in ("topic", "partition", "offset", "ingest_time_ms", "features", "request")
+    if name
+    not in ("topic", "partition", "offset", "ingest_time_ms", "features", "request", "replay")
 ]
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(dict[str, TensorRecord]).decode
@@ -66,6 +70,7 @@ def frame_of(records: Sequence[Record], exposures: Sequence[Exposure]) -> pl.Dat
         plain = list_column(values, SCHEMA[name]) if is_list else values
         columns.append(pl.Series(name, plain, dtype=SCHEMA[name]))
     columns.append(pl.Series("features", [_pack(one.features) for one in exposures], pl.Binary()))
+    columns.append(pl.Series("replay", [_pack(one.replay) for one in exposures], pl.Binary()))
     columns.append(pl.Series("request", [bytes(one.request) for one in exposures], pl.Binary()))
     return pl.DataFrame(columns).select(list(SCHEMA))
 
@@ -132,8 +137,10 @@ def to_exposures(frame: pl.DataFrame) -> Iterator[Exposure]:
     """Give the exposures of rows of the log, in the order of the rows."""
     for row in frame.iter_rows(named=True):
         yield Exposure(
-            **{name: row[name] for name in _PLAIN if name != "rules"},
-            rules=row["rules"] or "",  # null in files from before it was kept
+            **{name: row[name] for name in _PLAIN if name not in ("rules", "degraded")},
+            rules=row["rules"] or "",  # null in files from before they were kept
+            degraded=row["degraded"] or "",
+            replay=_unpack(row["replay"]) if row["replay"] else {},
             features=_unpack(row["features"]),
             request=msgspec.Raw(row["request"]),
         )

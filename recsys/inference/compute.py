@@ -95,6 +95,7 @@ def _recommend(
         "score": score.float(),
         "objective_score": best(ranked.objective_score).float(),
         "source_score": best(candidates.source_score).float(),
+        "item_activity": model.activity_of(item_index),
         "item_age_ms": _item_age(model, len(score), clock),
     }
 
@@ -154,6 +155,7 @@ def _rank(model: ServingModel, inputs: Tensors, clock: Clock) -> dict[str, Tenso
         "score": ranked.score.float(),
         "objective_score": ranked.objective_score.float(),
         "source_score": scored.source_score.float(),
+        "item_activity": model.activity_of(scored.item_index),
         "item_age_ms": _item_age(model, len(candidate_index), clock),
     }
 

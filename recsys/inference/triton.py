@@ -158,9 +158,10 @@ class TritonServer:
 
 
 _RECOMMEND_OUTPUTS = (
-    "item_index", "rank_outcome", "score", "objective_score", "source_score", "item_age_ms",
+    "item_index", "rank_outcome", "score", "objective_score", "source_score", "item_activity",
+    "item_age_ms",
 )  # fmt: skip
-_RANK_OUTPUTS = ("score", "objective_score", "source_score", "item_age_ms")
+_RANK_OUTPUTS = ("score", "objective_score", "source_score", "item_activity", "item_age_ms")
 _SIMILAR_OUTPUTS = ("similar_index", "score")
 
 

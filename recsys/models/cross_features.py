@@ -25,6 +25,7 @@ from recsys.models.taste import Taste, taste_match
 DAY_S = 86_400.0
 NUM_HISTORY_FEATURES = 6
 """Whether, how often and how lately the user had the candidate itself."""
+_HISTORY_NAMES = ("had", "count", "age", "within_7d", "within_30d", "within_90d")
 NUM_PRICE_FEATURES = 2
 """Log price above the user's usual one, and its distance."""
 
@@ -50,6 +51,29 @@ def num_cross_features(
         + (NUM_MATCH_FEATURES if content_size else 0)
         + len(aspects)
     )
+
+
+def cross_feature_names(
+    sources: Sequence[str], category: Sequence[str], *, has_content: bool, aspects: Sequence[str]
+) -> list[str]:
+    """Give the names of the X features, in order.
+
+    Args:
+        sources: Names of candidate sources.
+        category: Columns of the user's activity in a category.
+        has_content: Whether the table has content vectors.
+        aspects: Names of the table's aspects.
+    """
+    return [
+        *(f"source.{name}" for name in sources),
+        *(f"own_history.{name}" for name in _HISTORY_NAMES),
+        *(f"category.{name}.log" for name in category),
+        *(f"category.{name}.share" for name in category),
+        "price.above_usual",
+        "price.distance",
+        *(("content.met_once", "content.met_again") if has_content else ()),
+        *(f"taste.{name}" for name in aspects),
+    ]
 
 
 def usual_prices(table: ItemTable, user: UserContext, log_price: Tensor | None = None) -> Prices:

@@ -102,6 +102,21 @@ class TorchServingModel:
         return len(self._available) - 1
 
     @property
+    def ranker(self) -> Ranker:
+        """What orders candidates; for looking at, not for changing."""
+        return self._ranker
+
+    @property
+    def objective_weights(self) -> Tensor:
+        """``[O]`` of the blended score."""
+        return self._objective_weights
+
+    @torch.inference_mode()
+    def activity_of(self, item_index: Tensor) -> Tensor:
+        """Give ``[B, C, Fi]`` moving features of items ``[B, C]``, as ranking sees them now."""
+        return self._resident[0][self._valid(item_index)]
+
+    @property
     def item_activity_as_of_ms(self) -> int:
         """When the resident item features were true."""
         return self._resident[2]

@@ -83,6 +83,9 @@ class ServingModel(Protocol):
     def set_item_activity(self, activity: Tensor, as_of_ms: int) -> None:
         """Swap in moving item features ``[N + 1, Fi]`` (row 0 is padding), in one step."""
 
+    def activity_of(self, item_index: Tensor) -> Tensor:
+        """Give ``[B, C, Fi]`` moving features of items ``[B, C]``, as ranking sees them now."""
+
     @property
     def item_activity_as_of_ms(self) -> int:
         """When the resident item features were true."""

@@ -104,7 +104,14 @@ def recommend_outputs(d: Dimensions) -> tuple[TensorSpec, ...]:
         TensorSpec("score", "FP32", (-1,), "blended score, -inf where padded"),
         TensorSpec("objective_score", "FP32", (-1, len(d.objectives)), "probability by objective"),
         TensorSpec("source_score", "FP32", (-1, len(d.sources)), "raw score by candidate source"),
+        _item_activity(d),
         TensorSpec("item_age_ms", "INT64", (1,), "age of the resident item features"),
+    )
+
+
+def _item_activity(d: Dimensions) -> TensorSpec:
+    return TensorSpec(
+        "item_activity", "FP32", (-1, d.num_item_features), "moving features it was ranked by"
     )
 
 
@@ -119,6 +126,7 @@ def rank_outputs(d: Dimensions) -> tuple[TensorSpec, ...]:
         TensorSpec("score", "FP32", (-1,), "blended score, -inf where padded"),
         TensorSpec("objective_score", "FP32", (-1, len(d.objectives)), "probability by objective"),
         TensorSpec("source_score", "FP32", (-1, len(d.sources)), "raw score by candidate source"),
+        _item_activity(d),
         TensorSpec("item_age_ms", "INT64", (1,), "age of the resident item features"),
     )
 

@@ -28,8 +28,12 @@ def blend(
     array([0.125], dtype=float32)
     """
     total = sum(weights.values())
-    vector = np.array([weights.get(name, 0.0) / total for name in objectives], dtype=np.float32)
-    return (objective_score @ vector).astype(np.float32)
+    blended = np.zeros(len(objective_score), dtype=np.float32)
+    # One by one, not as a product of matrices: an item's score is then the same to the last bit
+    # whatever other items stand beside it, which computing an answer again relies on.
+    for column, name in enumerate(objectives):
+        blended += np.float32(weights.get(name, 0.0) / total) * objective_score[:, column]
+    return blended
 
 
 def check_weights(objectives: Sequence[str], weights: Mapping[str, float]) -> None:

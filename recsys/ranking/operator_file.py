@@ -16,6 +16,7 @@ from pathlib import Path
 from recsys.errors import ConfigurationError
 from recsys.events.durable_files import make_directory, write_durably
 from recsys.ranking.operator_rules import NO_RULES, OperatorRules, read_operator_rules
+from recsys.ranking.rules_history import keep_version
 from recsys.telemetry import RULES_READ
 
 logger = logging.getLogger(__name__)
@@ -27,9 +28,13 @@ _NOT_LOOKED = (-1, -1, -1)
 class OperatorFile:
     """Follows one file. ``current`` is read once by each request."""
 
-    def __init__(self, path: Path, *, interval_s: float = 1.0) -> None:
-        """Read ``path`` now; ``interval_s`` lies between two looks at it."""
+    def __init__(self, path: Path, *, history: Path | None = None, interval_s: float = 1.0) -> None:
+        """Read ``path`` now; ``interval_s`` lies between two looks at it.
+
+        ``history``: folder in which each version that was in force is kept.
+        """
         self.path = path
+        self._history = history
         self.current: OperatorRules = NO_RULES
         self._interval_s = interval_s
         self._seen: tuple[int, int, int] | None = _NOT_LOOKED
@@ -47,7 +52,7 @@ class OperatorFile:
         if seen == self._seen:
             return
         try:
-            rules = NO_RULES if seen is None else read_operator_file(self.path)
+            data, rules = (b"", NO_RULES) if seen is None else _read(self.path)
         except ConfigurationError as error:
             RULES_READ.labels("refused").inc()
             logger.warning("the rules before stay in force: %s", error)
@@ -58,6 +63,8 @@ class OperatorFile:
                     "rules %s: %d, exploration: %s", rules.version or "(none)", len(rules.rules),
                     rules.exploration.described() if rules.exploration else "none",
                 )  # fmt: skip
+            if self._history is not None and rules.version:
+                keep_version(self._history, rules.version, data)
             self.current = rules
         self._seen = seen
 
@@ -77,6 +84,10 @@ def read_operator_file(path: Path) -> OperatorRules:
     Raises:
         ConfigurationError: when it cannot be read, is larger than any such file, or is wrong.
     """
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[bytes, OperatorRules]:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -90,7 +101,7 @@ def read_operator_file(path: Path) -> OperatorRules:
             f"{path}: wanted at most {MAX_FILE_BYTES} bytes of rules, found more; "
             "boost categories or tags instead of single items"
         )
-    return read_operator_rules(data, source=str(path))
+    return data, read_operator_rules(data, source=str(path))
 
 
 def install(source: Path, target: Path) -> OperatorRules:

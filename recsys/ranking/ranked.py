@@ -32,6 +32,8 @@ class RankedItems:
     """``[C, O]``; O is 0 where no ranker had a say."""
     source_score: Float32s
     """``[C, S]``."""
+    item_activity: Float32s | None = None
+    """``[C, Fi]`` moving features they were ranked by; ``None`` where no model server was asked."""
     item_age_ms: int | None = None
     """Age of the moving item features that were used."""
     unranked: Literal["", "late", "failed"] = ""
@@ -49,6 +51,7 @@ class RankedItems:
             score=score,
             objective_score=objective_score,
             source_score=outputs["source_score"][0],
+            item_activity=outputs["item_activity"][0] if "item_activity" in outputs else None,
             item_age_ms=int(outputs["item_age_ms"][0, 0]),
             unranked=_WHY[outcome],
         )
@@ -65,6 +68,7 @@ class RankedItems:
             score=self.score[places],
             objective_score=self.objective_score[places],
             source_score=self.source_score[places],
+            item_activity=None if self.item_activity is None else self.item_activity[places],
             item_age_ms=self.item_age_ms,
             unranked=self.unranked,
         )
@@ -88,6 +92,7 @@ class RankedItems:
             score=-np.log(place),
             objective_score=self.objective_score[:, :0],
             source_score=self.source_score,
+            item_activity=self.item_activity,
             item_age_ms=self.item_age_ms,
             unranked=self.unranked,
         )
@@ -101,6 +106,9 @@ class RankedItems:
         if len(new) == 0:
             return self
         more = others.take(new)
+        activity = None
+        if self.item_activity is not None and more.item_activity is not None:
+            activity = np.concatenate([self.item_activity, more.item_activity])
         return RankedItems(
             item_index=np.concatenate([self.item_index, more.item_index]),
             score=np.concatenate([self.score, more.score]),
@@ -108,6 +116,7 @@ class RankedItems:
                 [self.objective_score, more.objective_score[:, : self.objective_score.shape[1]]]
             ),
             source_score=np.concatenate([self.source_score, more.source_score]),
+            item_activity=activity,
             item_age_ms=self.item_age_ms,
             unranked=self.unranked,
         )
@@ -119,6 +128,7 @@ class RankedItems:
             score=score,
             objective_score=self.objective_score,
             source_score=self.source_score,
+            item_activity=self.item_activity,
             item_age_ms=self.item_age_ms,
             unranked=self.unranked,
         ).by_score()

@@ -119,7 +119,7 @@ async def open_services(
     reading = asyncio.create_task(asyncio.to_thread(import_module, "recsys.data.catalogue"))
     following = asyncio.create_task(bundles.run(), name="follow the live bundle")
     following.add_done_callback(_report)
-    rules = OperatorFile(settings.rules_path)
+    rules = OperatorFile(settings.rules_path, history=settings.rules_history_dir)
     reading_rules = asyncio.create_task(rules.run(), name="follow the operator's rules")
     reading_rules.add_done_callback(_report)
     try:

@@ -147,6 +147,22 @@ def integer_parameter(
     )
 
 
+def flag_parameter(request: Request, name: str) -> bool:
+    """Give a yes or no of the query string, no when it is absent.
+
+    Raises:
+        Problem: ``invalid`` when it is neither ``true`` nor ``false``.
+    """
+    text = request.query_params.get(name, "false")
+    if text not in ("true", "false"):
+        raise Problem(
+            "invalid",
+            f"{name}: wanted true or false, found {text[:_MAX_SHOWN]!r}",
+            field=name,
+        )
+    return text == "true"
+
+
 def check_url(scope: Scope) -> None:
     """See that path and query are UTF-8 in percent-encoding, and the path one line.
 

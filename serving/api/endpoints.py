@@ -18,6 +18,7 @@ from serving.api.routes.events import events
 from serving.api.routes.health import healthz, metrics, readyz
 from serving.api.routes.items import DEFAULT_K, similar
 from serving.api.routes.recommendations import rank, recommend
+from serving.api.routes.requests import past_request
 from serving.api.routes.users import user
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -173,6 +174,31 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         parameters=(
             _TIMEOUT,
             Parameter(name="user_id", place="path", schema=_IDENTIFIER, about="The user."),
+        ),
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/requests/{request_id}",
+        handler=past_request,
+        access="admin",
+        tag="requests",
+        summary="A past answer computed again, with any difference shown",
+        description=(
+            "From the exposure log and the bundle, in a process of its own that takes seconds. "
+            "`equal` means equal to the last bit; a part that cannot be computed again says why."
+        ),
+        answer=wire.ReplayResponse,
+        problems=("malformed", "not_found", "invalid", "unavailable", "overloaded"),
+        parameters=(
+            Parameter(
+                name="request_id", place="path", schema=_IDENTIFIER, about="Of the answer."
+            ),
+            Parameter(
+                name="contributions",
+                place="query",
+                schema={"type": "boolean", "default": False},
+                about="Say which features made the scores.",
+            ),
         ),
     ),
     Endpoint(

@@ -45,6 +45,9 @@ class ToyModel:
         vectors = self.vectors[history].sum(1) / mask.sum(1, keepdim=True).clamp(min=1.0)
         return vectors @ self.vectors.T, self.popularity.expand(len(history), -1)
 
+    def activity_of(self, item_index: Tensor) -> Tensor:
+        return self.item_activity[item_index.long()]
+
     def prepare(self, user: UserContext) -> UserContext:
         return user
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from time import perf_counter
 from typing import Literal
 
@@ -13,7 +12,9 @@ from starlette.responses import Response
 from recsys import explanations
 from recsys.bundle.served import ServedBundle
 from recsys.feedback.exposure import Exposure
+from recsys.feedback.request_ids import new_request_id
 from recsys.pipeline import Answer
+from recsys.replay.kept import kept
 from recsys.telemetry import ITEM_FEATURES_AGE_SECONDS
 from recsys.wire import (
     RankedItem,
@@ -42,7 +43,7 @@ async def recommend(request: Request) -> Response:
     body = await read_body(request)
     wanted = decode(_recommend_decoder, body)
     check_identifier(wanted.user_id, "user_id")
-    request_id = wanted.request_id or uuid.uuid4().hex
+    request_id = wanted.request_id or new_request_id()
     check_identifier(request_id, "request_id")
     if services.bundles.current is None and services.static is not None and not wanted.bundle:
         bundle = services.static
@@ -120,7 +121,7 @@ async def rank(request: Request) -> Response:
         live, wanted, deadline=deadline, unasked=unasked_reason(request)
     )
     ranked = answer.ranked
-    request_id = uuid.uuid4().hex
+    request_id = new_request_id()
     vocabulary = bundle.vocabulary
     why = explanations.reasons(bundle, answer) if wanted.explain else [None] * len(ranked)
     items = [
@@ -207,6 +208,8 @@ def _expose(
             features=Exposure.tensors(user.arrays) if user is not None else {},
             features_as_of_ms=user.as_of_ms if user is not None else None,
             item_features_age_ms=age_ms,
+            degraded=answer.degraded,
+            replay=kept(answer, bundle),
             request=msgspec.Raw(body),
         )
     )

@@ -275,6 +275,30 @@ def test_the_model_server_leaves_its_ranker_out_when_there_is_no_time(running: R
         assert client.recommend("somebody").rung == "full"
 
 
+def test_a_past_answer_is_computed_again_and_explained(running: Running) -> None:
+    publish_and_wait(running, running.bundles[0])
+    served = running.client.recommend("replayed-user", k=10)
+    url = f"http://{running.settings.host}:{running.settings.api_port}/v1/requests"
+    answers: list[httpx.Response] = []
+
+    def is_found() -> bool:  # an exposure is on its way to Kafka for a moment
+        answers.append(
+            httpx.get(f"{url}/{served.request_id}", params={"contributions": "true"}, timeout=90)
+        )
+        return answers[-1].status_code != 404
+
+    wait_for(is_found, "the exposure", timeout_s=60.0)
+    found = answers[-1].json()
+    assert answers[-1].status_code == 200, found
+    assert found["equal"], found["parts"]
+    assert [item["item_id"] for item in found["items"]] == [i.item_id for i in served.items]
+    assert [item["score"] for item in found["items"]] == [i.score for i in served.items]
+    assert all(item["contributions"] for item in found["items"])
+    unknown = httpx.get(f"{url}/no-such-request", timeout=90)
+    assert unknown.status_code == 404, unknown.text
+    assert "no exposure of request 'no-such-request'" in unknown.json()["error"]["message"]
+
+
 def test_model_server_that_forgot_its_models_is_reloaded(running: Running) -> None:
     import asyncio
 

@@ -1,0 +1,1 @@
+"""A past answer computed again from its exposure and its bundle, and what made its scores."""

@@ -1,0 +1,259 @@
+"""A past answer beside what its exposure and its bundle give today, part by part.
+
+A part that cannot be computed again says why; the others are compared all the same. ``equal`` means
+equal to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recsys.bundle.manifest import read_manifest
+from recsys.bundle.served import ServedBundle, load_served_bundle
+from recsys.bundle.store import BundleStore
+from recsys.compression.int8_linear import Int8Linear
+from recsys.errors import BundleError, ConfigurationError
+from recsys.features.plan import PLAN_FILE
+from recsys.features.plan import load as load_plan
+from recsys.feedback.exposure import Exposure
+from recsys.ranking.blending import blend
+from recsys.ranking.rules_history import read_rules_version
+from recsys.replay.contributions import Attributed, RankerInputs, attribute, names_of_crosses
+from recsys.replay.kept import MAX_KEPT, OBJECTIVE_SCORE, SOURCE_SCORE
+from recsys.replay.listed import list_again
+from recsys.replay.scores import PastInputs, Scored, missing, past_inputs, score_again
+from recsys.settings import Settings
+from recsys.wire import (
+    Contribution,
+    RankRequest,
+    RecommendRequest,
+    ReplayedItem,
+    ReplayPart,
+    ReplayResponse,
+)
+
+_STRONGEST = 10
+_Part = Literal["sources", "objectives", "scores", "list", "propensities"]
+_PARTS: tuple[_Part, ...] = ("sources", "objectives", "scores", "list", "propensities")
+_REQUESTS: dict[str, type[RecommendRequest | RankRequest]] = {
+    "recommendations": RecommendRequest, "rank": RankRequest,
+}  # fmt: skip
+
+
+def replay(
+    settings: Settings, exposure: Exposure, *, with_contributions: bool = False
+) -> ReplayResponse:
+    """Compute an answer again and compare; never raises for what is missing."""
+    parts: dict[_Part, ReplayPart] = {}
+    items = [
+        ReplayedItem(item_id=item_id, position=place, logged_score=score)
+        for place, (item_id, score) in enumerate(
+            zip(exposure.item_ids, exposure.scores, strict=True)
+        )
+    ]
+    try:
+        folder = BundleStore(settings.bundle_dir).path(exposure.bundle)
+        bundle = load_served_bundle(folder)
+        known = bundle.vocabulary.indexes(exposure.item_ids)
+        num_known = int(np.argmin(known != 0)) if (known == 0).any() else len(known)
+        rows = known[:num_known]
+        manifest = read_manifest(folder)
+        reason = missing(exposure, manifest)
+        if reason:
+            parts |= _not_computed(reason, "sources", "objectives", "scores")
+        elif num_known:
+            index = torch.from_numpy(rows[:MAX_KEPT].astype(np.int64))
+            past = past_inputs(exposure, folder, index)
+            scored = score_again(past, exposure)
+            parts |= _compare_scores(exposure, bundle, scored)
+            items = _with_scores(items, bundle, scored, exposure)
+            if with_contributions:
+                items = _with_contributions(items, bundle, past, load_plan(folder / PLAN_FILE))
+        if exposure.route == "recommendations":
+            parts |= _compare_list(settings, exposure, bundle, rows)
+    except (BundleError, OSError) as error:
+        left = [name for name in _PARTS if name not in parts]
+        parts |= _not_computed(str(error), *left)
+    ordered = [parts[name] for name in _PARTS if name in parts]
+    return ReplayResponse(
+        request_id=exposure.request_id,
+        user_id=exposure.user_id,
+        route=exposure.route,
+        now_ms=exposure.now_ms,
+        bundle=exposure.bundle,
+        rung=exposure.rung,
+        policy=exposure.policy,
+        rules=exposure.rules,
+        degraded=exposure.degraded,
+        equal=all(part.outcome == "equal" for part in ordered),
+        different=any(part.outcome == "different" for part in ordered),
+        parts=ordered,
+        items=items,
+    )
+
+
+def _compare_scores(
+    exposure: Exposure, bundle: ServedBundle, scored: Scored
+) -> dict[_Part, ReplayPart]:
+    """Compare the scores of the shown items whose features are kept."""
+    kept, count = exposure.replay, len(scored.score)
+    logged = np.array(exposure.scores[:count], dtype=np.float32)
+    found: dict[_Part, tuple[NDArray[Any], NDArray[Any]]] = {
+        "sources": (kept[SOURCE_SCORE].array(), scored.source_score.numpy()),
+        "objectives": (kept[OBJECTIVE_SCORE].array(), scored.objective_score.numpy()),
+        "scores": (logged, _blended(exposure, bundle, scored)),
+    }
+    said = ""
+    if len(exposure.item_ids) > MAX_KEPT:
+        said = f"of the first {MAX_KEPT} items: the features of more are not kept"
+    return {name: _compared(name, *pair, said) for name, pair in found.items()}
+
+
+def _blended(exposure: Exposure, bundle: ServedBundle, scored: Scored) -> NDArray[np.float32]:
+    request = msgspec.json.decode(exposure.request, type=_REQUESTS[exposure.route])
+    if not request.objective_weights:
+        return scored.score.numpy()
+    objectives = bundle.dimensions.objectives
+    return blend(scored.objective_score.numpy(), objectives, request.objective_weights)
+
+
+def _compare_list(
+    settings: Settings, exposure: Exposure, bundle: ServedBundle, rows: NDArray[np.int32]
+) -> dict[_Part, ReplayPart]:
+    try:
+        operator = read_rules_version(settings.rules_history_dir, exposure.rules)
+        again = list_again(exposure, bundle, rows, operator)
+    except ConfigurationError as error:
+        return _not_computed(str(error), "list", "propensities")
+    chosen = again.ranked.item_index
+    same = np.array_equal(chosen, rows)
+    detail = ""
+    if not same:
+        ids = [bundle.vocabulary.item_ids[row - 1] for row in chosen.tolist()]
+        place = next(
+            (n for n, pair in enumerate(zip(ids, exposure.item_ids, strict=False))
+             if pair[0] != pair[1]), min(len(ids), len(exposure.item_ids)),
+        )  # fmt: skip
+        detail = f"from position {place} on: {', '.join(ids[place : place + 10])}"
+    listed = ReplayPart(name="list", outcome="equal" if same else "different", detail=detail)
+    if not exposure.propensities:
+        return {"list": listed}
+    logged = np.array(exposure.propensities)
+    return {
+        "list": listed,
+        "propensities": _compared("propensities", logged, np.asarray(again.propensities), ""),
+    }
+
+
+def _compared(name: _Part, logged: NDArray[Any], again: NDArray[Any], said: str) -> ReplayPart:
+    if logged.shape != again.shape:
+        detail = f"wanted shape {logged.shape}, found {again.shape}"
+        return ReplayPart(name=name, outcome="different", detail=detail)
+    difference = np.abs(logged.astype(np.float64) - again.astype(np.float64))
+    largest = float(difference.max(initial=0.0))
+    equal = logged.astype(again.dtype).tobytes() == again.tobytes()
+    return ReplayPart(
+        name=name,
+        outcome="equal" if equal else "different",
+        max_abs_diff=largest,
+        num_different=int((logged != again).sum()),
+        num_compared=logged.size,
+        detail=said,
+    )
+
+
+def _not_computed(reason: str, *names: _Part) -> dict[_Part, ReplayPart]:
+    return {name: ReplayPart(name=name, outcome="not_recomputed", detail=reason) for name in names}
+
+
+def _with_scores(
+    items: list[ReplayedItem], bundle: ServedBundle, scored: Scored, exposure: Exposure
+) -> list[ReplayedItem]:
+    """Add what was computed to the items it was computed of."""
+    dimensions = bundle.dimensions
+    scores = _blended(exposure, bundle, scored).tolist()
+    done = [
+        msgspec.structs.replace(
+            item,
+            score=score,
+            objectives=dict(zip(dimensions.objectives, objectives, strict=True)),
+            sources={
+                name: value
+                for name, value in zip(dimensions.sources, sources, strict=True)
+                if value != 0.0
+            },
+        )
+        for item, score, objectives, sources in zip(
+            items, scores, scored.objective_score.tolist(), scored.source_score.tolist(),
+            strict=False,
+        )
+    ]  # fmt: skip
+    return done + items[len(done) :]
+
+
+def _with_contributions(
+    items: list[ReplayedItem], bundle: ServedBundle, past: PastInputs, plan: Any
+) -> list[ReplayedItem]:
+    found = explain(past, bundle, plan)
+    done = []
+    for place, item in enumerate(items[: len(found.score)]):
+        order = found.contribution[place].abs().argsort(descending=True)[:_STRONGEST].tolist()
+        strongest = [
+            Contribution(
+                feature=found.names[column],
+                contribution=float(found.contribution[place, column]),
+                value=None if math.isnan(value) else value,
+            )
+            for column in order
+            if found.contribution[place, column] != 0.0
+            for value in [float(found.value[place, column])]
+        ]
+        total = float(found.contribution[place].sum())
+        done.append(
+            msgspec.structs.replace(
+                item,
+                base=float(found.base[place]),
+                contributions=strongest,
+                other_contributions=total - sum(one.contribution for one in strongest),
+                unexplained=float(found.unexplained[place]),
+            )
+        )
+    return done + items[len(done) :]
+
+
+def explain(past: PastInputs, bundle: ServedBundle, plan: Any) -> Attributed:
+    """Attribute the scores of the shown items to features.
+
+    Raises:
+        BundleError: when the ranker's weights are whole numbers, which have no gradient.
+    """
+    model = past.model
+    if any(isinstance(module, Int8Linear) for module in model.ranker.modules()):
+        raise BundleError(
+            f"bundle {bundle.bundle_id}: wanted a ranker in floating point, found int8, through "
+            "which no gradient goes; ask for an answer of the bundle it was made from"
+        )
+    with torch.inference_mode():
+        candidates = model.score_sources(past.user, past.index.unsqueeze(0))
+        user_vectors = model.user_vectors(past.user)
+        vectors = model.item_vectors()
+    names = names_of_crosses(
+        model.ranker, bundle.dimensions.sources, bundle.encoding.user_category_activity
+    )
+    return attribute(
+        model.ranker,
+        model.objective_weights,
+        RankerInputs(
+            user=past.user, user_vectors=user_vectors, item_vectors=vectors,
+            item_activity=past.activity, candidates=candidates,
+        ),
+        user_names=bundle.encoding.dense_names,
+        item_names=plan.item_activity_names,
+        cross_names=names,
+    )  # fmt: skip
