@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recsys.bundle.load import load_serving_model
 from recsys.bundle.manifest import read_manifest
+from recsys.inference.allocation import keep_freed_memory
 from recsys.inference.compute import answer
 from recsys.models import signature
 from recsys.models.signature import Dimensions
@@ -24,7 +25,11 @@ _TORCH: dict[str, torch.dtype] = {
 
 
 def kernel_times(bundle: Path, *, threads: int = 1, rounds: int = 3) -> dict[str, float]:
-    """Give CPU milliseconds a user by users in a call: retrieve, rank, the best ``k`` = 20."""
+    """Give CPU milliseconds a user by users in a call: retrieve, rank, the best ``k`` = 20.
+
+    With one thread, and freed memory kept, as in the model server.
+    """
+    keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

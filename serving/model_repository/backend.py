@@ -18,6 +18,7 @@ from torch import Tensor
 
 from recsys.bundle.load import load_serving_model
 from recsys.errors import RecsysError
+from recsys.inference.allocation import keep_freed_memory
 from recsys.inference.collate import split_rows
 from recsys.inference.compute import answer
 from recsys.inference.rank_time import RankTime
@@ -41,6 +42,7 @@ class TritonPythonModel:
             key: value["string_value"]
             for key, value in json.loads(args["model_config"])["parameters"].items()
         }
+        keep_freed_memory()
         torch.set_num_threads(int(parameters["num_threads"]))
         bundle_path = Path(parameters["bundle_path"])
         self._model = load_serving_model(bundle_path, device="cpu")
