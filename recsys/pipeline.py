@@ -463,7 +463,7 @@ class Pipeline:
         Raises:
             StageError: when the model server fails or is late.
         """
-        wanted = min(k + len(live.bundle.withdrawn_index), live.bundle.vocabulary.num_items)
+        wanted = min(k + live.bundle.num_withdrawn, live.bundle.vocabulary.num_items)
         deadline = deadline or self.deadline()
         rows, score = await live.similar(row, k=min(wanted, 4 * k), deadline=deadline)
         kept = live.bundle.available[rows]

@@ -36,6 +36,21 @@ SERVED_BY_RUNG = Counter(
 STAGE_FAILURES = Counter(
     "recsys_stage_failures_total", "Stages that failed or ran out of time.", ["stage", "reason"]
 )
+CATALOGUE_CHANGES = Counter(
+    "recsys_catalogue_changes_total", "Item events taken into a process's picture of the catalogue."
+)
+CATALOGUE_CHANGE_AGE_SECONDS = Histogram(
+    "recsys_catalogue_change_age_seconds",
+    "From when the log received an item event until it was taken in; those from before a bundle "
+    "was taken up apart.",
+    buckets=(*_LATENCY_BUCKETS_S, 5.0, 10.0, 60.0),
+)
+CATALOGUE_CHANGES_LATE = Counter(
+    "recsys_catalogue_changes_late_total", "Item events taken in more than 2 seconds after that."
+)
+CATALOGUE_FOLLOW_FAILURES = Counter(
+    "recsys_catalogue_follow_failures_total", "Times the item topic could not be read."
+)
 EVENTS_ACCEPTED = Counter(
     "recsys_events_accepted_total", "Events acknowledged by the log.", ["kind"]
 )

@@ -6,6 +6,7 @@ items of five tokens 60 MB, where a dictionary of texts would take several times
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,9 @@ class ItemTags:
         """Take one entry for each tag of each item, sorted by hash, then row."""
         self._hashes = hashes
         self._rows = rows
+        self._later: dict[int, frozenset[int]] = {}
+        """Hashes of the tags of rows that changed; replaced as a whole, so that another thread
+        reads those of one moment."""
 
     @classmethod
     def of(cls, tags: pl.Series) -> ItemTags:
@@ -66,15 +70,37 @@ class ItemTags:
 
     def have(self, item_index: Int32s, tag: str) -> Bools:
         """Say which of ``[C]`` rows have ``tag``."""
-        rows = self.rows(tag)
-        if not len(rows):
-            return np.zeros(len(item_index), dtype=np.bool_)
-        place = np.minimum(np.searchsorted(rows, item_index), len(rows) - 1)
-        found: Bools = rows[place] == item_index
+        wanted, later = token_hash(tag), self._later
+        rows = self._first_rows(wanted)
+        found: Bools = np.zeros(len(item_index), dtype=np.bool_)
+        if len(rows):
+            place = np.minimum(np.searchsorted(rows, item_index), len(rows) - 1)
+            found = rows[place] == item_index
+        if later:
+            for at, row in enumerate(item_index.tolist()):
+                if row in later:
+                    found[at] = wanted in later[row]
         return found
 
     def rows_of(self, wanted: int) -> Int32s:
         """Give the rows of the items that have the tag of a hash, in order."""
+        rows, later = self._first_rows(wanted), self._later
+        if not later:
+            return rows
+        kept = rows[~np.isin(rows, list(later))].tolist()
+        kept += [row for row, hashes in later.items() if wanted in hashes]
+        return np.array(sorted(kept), dtype=np.int32)
+
+    def change(self, tags: Mapping[int, Iterable[str]]) -> None:
+        """Give rows other tags from now on."""
+        changed = {row: frozenset(map(token_hash, theirs)) for row, theirs in tags.items()}
+        self._later = {**self._later, **changed}
+
+    def hashes_of_changed(self, row: int) -> frozenset[int]:
+        """Give the hashes of the tags of a row that ``change`` was told of."""
+        return self._later[row]
+
+    def _first_rows(self, wanted: int) -> Int32s:
         first = int(np.searchsorted(self._hashes, wanted, side="left"))
         end = int(np.searchsorted(self._hashes, wanted, side="right"))
         return self._rows[first:end]

@@ -8,7 +8,8 @@ one may already be live.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -38,13 +39,16 @@ POPULAR_FILE = "popular.json"
 class ServedBundle:
     """What answering a request needs of a bundle, outside the model server.
 
+    What the catalogue has said since the bundle was made is written into ``title``,
+    ``category_index``, ``available`` and ``tags`` (``live_items.py``); nothing else moves.
+
     Axes: ``N`` items; row 0 is padding everywhere.
     """
 
     bundle_id: str
     dimensions: Dimensions
     vocabulary: Vocabulary
-    title: tuple[str, ...]
+    title: list[str]
     """``[N + 1]``, ``""`` where there is none."""
     category_index: Int32s
     """``[N + 1]`` column of the vocabulary's categories, -1 for none."""
@@ -58,6 +62,8 @@ class ServedBundle:
     """How users become the tensors of ``signature.user_context``."""
     born_ms: Int64s
     """``[N + 1]`` when each item came to be, or was first named."""
+    log_positions: Mapping[str, int] = field(default_factory=dict)
+    """``topic:partition`` to the first offset of the log the bundle does not know."""
     embeddings: ItemEmbeddings
     """What re-ranking measures likeness by."""
     tags: ItemTags = NO_TAGS
@@ -72,11 +78,10 @@ class ServedBundle:
         column = int(self.category_index[row])
         return "" if column == NO_CATEGORY else self.vocabulary.categories[column]
 
-    @cached_property
-    def withdrawn_index(self) -> Int32s:
-        """Rows of the items that may not be shown."""
-        rows: Int32s = np.flatnonzero(~self.available[1:]).astype(np.int32) + np.int32(1)
-        return rows
+    @property
+    def num_withdrawn(self) -> int:
+        """Items that may not be shown."""
+        return self.vocabulary.num_items - int(np.count_nonzero(self.available[1:]))
 
     @cached_property
     def popular_order(self) -> Int32s:
@@ -132,12 +137,13 @@ def load_served_bundle(folder: Path) -> ServedBundle:
         bundle_id=manifest.bundle_id,
         dimensions=manifest.dimensions,
         vocabulary=vocabulary,
-        title=("", *frame["title"]),
+        title=["", *frame["title"]],
         category_index=np.array([NO_CATEGORY, *columns], dtype=np.int32),
         available=np.array([False, *frame["available"]], dtype=np.bool_),
         popular_index=vocabulary.indexes(entry.item_id for entry in popular),
         popular_score=np.array([entry.score for entry in popular], dtype=np.float32),
         encoding=manifest.encoding,
+        log_positions=manifest.lineage.log_positions,
         born_ms=np.array([0, *frame["born_ms"]], dtype=np.int64),
         embeddings=map_item_embeddings(folder, num_items=vocabulary.num_items),
         tags=ItemTags.of_catalogue(frame),

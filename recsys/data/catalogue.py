@@ -6,9 +6,6 @@ those nobody has touched: the item tower describes them by their words and attri
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recsys.data.item_tokens import item_text, item_tokens
 from recsys.data.vocabulary import Vocabulary
 from recsys.errors import BundleError, InputError
 from recsys.features.batch import Bools, Int64s
@@ -133,8 +131,7 @@ def build_catalogue(
         vocabulary=vocabulary,
         title=tuple(title),
         text=tuple(
-            # Attributes before the free text: a tower reads the first words only.
-            " ".join((t, _attribute_words(a), "" if x == t else x))
+            item_text(t, a, x)
             for t, x, a in zip(
                 title, table["text"].fill_null(""), table["attributes"].to_list(), strict=True
             )
@@ -172,44 +169,3 @@ def _with_columns(log: pl.DataFrame) -> pl.DataFrame:
         if name not in log.columns
     ]
     return log.with_columns(absent)
-
-
-def _attribute_words(attributes: str | None) -> str:
-    """Give attributes (a JSON object in the log) as words, keys kept apart by ``key_value``."""
-    if not attributes:
-        return ""
-    found = json.loads(attributes)
-    words: list[str] = []
-    for key, value in sorted(found.items()):
-        values: Sequence[object] = value if isinstance(value, list) else [value]
-        words += [f"{key}{_squeeze(v)}" for v in values if not isinstance(v, float)]
-    return " ".join(words)
-
-
-STEPS_PER_OCTAVE = 4
-"""A number becomes the token of its size, a quarter of an octave (19 %) wide: a model learns of 87
-seconds from 90, and not of every millisecond by itself."""
-
-
-def item_tokens(category: str, attributes: str | None) -> tuple[str, ...]:
-    """Give category and attributes (a JSON object) as tokens, by name.
-
-    A list gives one token for each element, a number with a fraction in the file the token of its
-    size; whole numbers, which are often identities, stay as they are.
-
-    >>> item_tokens("toys", '{"tags": ["wood", "red"], "weight": 87.0, "maker": 12}')
-    ('category=toys', 'maker=12', 'tags=wood', 'tags=red', 'weight~26')
-    """
-    tokens = [f"category={category}"] if category else []
-    for key, value in sorted(json.loads(attributes).items() if attributes else ()):
-        for v in value if isinstance(value, list) else [value]:
-            if isinstance(v, float):
-                size = round(STEPS_PER_OCTAVE * math.log2(1.0 + abs(v)))
-                tokens.append(f"{key}~{'-' if v < 0 else ''}{size}")
-            else:
-                tokens.append(f"{key}={v}")
-    return tuple(tokens)
-
-
-def _squeeze(value: object) -> str:
-    return "".join(c for c in str(value) if c.isalnum())

@@ -134,6 +134,7 @@ class LiveBundle:
         *,
         clock: Clock,
         namespace: str,
+        items: object = None,
         reading: BatchingConfig = READING,
         computing: BatchingConfig = COMPUTING,
         store_breaker: CircuitBreaker | None = None,
@@ -144,6 +145,8 @@ class LiveBundle:
         ``store_breaker`` and ``hedge`` are those of the feature store, which bundles share;
         ``None``: of its own.
         """
+        self.items = items
+        """What keeps the bundle's items as the log says; it is followed for as long as we live."""
         self.features_trouble = ""
         """Why the features in the store cannot be read for this bundle, as ``check_features``
         last saw; ``""`` when they can."""

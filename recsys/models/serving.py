@@ -8,7 +8,7 @@ Axes: ``B`` users, ``C`` candidates, ``N`` items, ``S`` sources, ``O`` objective
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from recsys.retrieval.fusion import fuse
 from recsys.retrieval.item_filter import ItemFilters, Passing
 from recsys.retrieval.pool import fuse_found
 from recsys.retrieval.source import CandidateSource, SourceInputs
+
+_MOST_WITHDRAWN = 256
+"""Withdrawn before sources are to put their orders together anew: far fewer than those hold."""
 
 
 class Prepared(dict[str, Tensor]):
@@ -82,8 +85,10 @@ class TorchServingModel:
         self._mix = mix
         self._objective_weights = objective_weights
         self._item_vectors = item_vectors
-        self._available = available
+        self._available = available.clone()
         self._unavailable = ~available
+        self._num_withdrawn = 0
+        """Since sources last saw another tensor of unavailable items."""
         self._item_filters = item_filters
         self._knows_all = any(source.knows_all for source in self._sources)
         with torch.inference_mode():
@@ -146,6 +151,28 @@ class TorchServingModel:
         self._available = available.to(self._item_vectors.device, torch.bool).clone()
         self._available[0] = False
         self._unavailable = ~self._available
+        self._num_withdrawn = 0
+
+    @torch.inference_mode()
+    def change_items(
+        self, item_index: Sequence[int], available: Sequence[bool],
+        tokens: Mapping[int, Iterable[str]],
+    ) -> None:  # fmt: skip
+        """Say which items may be retrieved from now on, and other tokens of some, in place."""
+        for row, is_offered in zip(item_index, available, strict=True):
+            was_offered = bool(self._available[row])
+            self._available[row] = is_offered
+            self._unavailable[row] = not is_offered
+            self._num_withdrawn += was_offered and not is_offered
+            if is_offered and not was_offered:
+                self._num_withdrawn = _MOST_WITHDRAWN
+        if self._num_withdrawn >= _MOST_WITHDRAWN:
+            # Sources keep orders for as long as this is the same tensor. They leave out what is
+            # withdrawn from it, and cannot know what is offered again.
+            self._unavailable = self._unavailable.clone()
+            self._num_withdrawn = 0
+        if tokens and self._item_filters is not None:
+            self._item_filters.change(tokens)
 
     @torch.inference_mode()
     def prepare(self, user: UserContext) -> Prepared:

@@ -6,7 +6,7 @@ training code evaluates the very same object, so offline metrics speak of what i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -79,6 +79,15 @@ class ServingModel(Protocol):
 
     def set_available(self, available: Tensor) -> None:
         """Swap in which items may be retrieved, ``[N + 1]`` bool (row 0 never is)."""
+
+    def change_items(
+        self, item_index: Sequence[int], available: Sequence[bool],
+        tokens: Mapping[int, Iterable[str]],
+    ) -> None:  # fmt: skip
+        """Say which of some items may be retrieved from now on, and other tokens of some.
+
+        Nothing else of the model may be asked meanwhile.
+        """
 
     def set_item_activity(self, activity: Tensor, as_of_ms: int) -> None:
         """Swap in moving item features ``[N + 1, Fi]`` (row 0 is padding), in one step."""

@@ -10,6 +10,7 @@ Axes: ``B`` users, ``N`` items (row 0 is padding), ``F`` pairs, ``P`` items that
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Protocol
 
@@ -44,10 +45,16 @@ class Passing:
 
 
 class TokenRows(Protocol):
-    """Which items have a token (``recsys/bundle/item_tags.py``)."""
+    """Which items have which tokens (``recsys/bundle/item_tags.py``)."""
 
     def rows_of(self, wanted: int) -> Int32s:
         """Give the rows of the items that have the token of a hash; none for an unknown one."""
+
+    def change(self, tags: Mapping[int, Iterable[str]]) -> None:
+        """Give rows other tokens from now on."""
+
+    def hashes_of_changed(self, row: int) -> frozenset[int]:
+        """Give the hashes of the tokens of a row that ``change`` was told of."""
 
 
 class ItemFilters:
@@ -65,6 +72,19 @@ class ItemFilters:
         if not filters.any():
             return [None] * len(filters)
         return [self._one(row[row[:, 0] != 0]) for row in filters.cpu().numpy()]
+
+    def change(self, tags: Mapping[int, Iterable[str]]) -> None:
+        """Give rows other tokens from now on; filters that they do not move in stay as they are."""
+        self._tags.change(tags)
+        for key, passing in list(self._known.items()):
+            pairs = np.frombuffer(key, dtype=np.int64).reshape(-1, 2)
+            now = {row: _refuses(pairs, self._tags.hashes_of_changed(row)) for row in tags}
+            moved = [row for row, refuses in now.items() if refuses != passing.refused[row]]
+            if moved:
+                refused = passing.refused.clone()
+                for row in moved:
+                    refused[row] = now[row]
+                self._known[key] = Passing(refused)
 
     def _one(self, pairs: Int64s) -> Passing | None:
         if not len(pairs):
@@ -88,3 +108,11 @@ class ItemFilters:
                 named[self._tags.rows_of(hashed)] = True
             refused |= named if clause == NONE_OF else ~named
         return torch.from_numpy(refused).to(self._device)
+
+
+def _refuses(pairs: Int64s, hashes: frozenset[int]) -> bool:
+    """Say whether a filter refuses an item with these tokens."""
+    wanted: dict[int, bool] = {}
+    for clause, hashed in pairs.tolist():
+        wanted[clause] = wanted.get(clause, False) or hashed in hashes
+    return wanted.pop(NONE_OF, False) or not all(wanted.values())

@@ -15,13 +15,15 @@ from functools import partial
 from importlib import import_module
 
 from recsys.bundle.announced import Announcements
+from recsys.bundle.live_items import LiveItems
 from recsys.bundle.served import ServedBundle, load_served_bundle
 from recsys.bundle.static_list import read_static_list, write_static_list
 from recsys.bundle.store import BESIDE_FILE, LIVE_FILE, BundleStore
 from recsys.clock import now_ms
 from recsys.endpoints import Endpoints
 from recsys.errors import BundleError, ConfigurationError, RecsysError
-from recsys.events.log import EventWriter
+from recsys.events.item_follower import ItemFollower
+from recsys.events.log import EventReader, EventWriter
 from recsys.events.topics import Topics
 from recsys.features.online import AsyncOnlineReader
 from recsys.features.plan import PLAN_FILE
@@ -78,9 +80,12 @@ async def open_services(
     announcements = Announcements(hashes.client, settings.namespace)
 
     store_breaker, hedge = CircuitBreaker("redis"), Hedge()
+    follower = ItemFollower(lambda: _connect_items(settings, endpoints, topics))
 
     def serve(bundle: ServedBundle) -> LiveBundle:
         plan = load_plan(store.path(bundle.bundle_id) / PLAN_FILE)
+        items = LiveItems(bundle)
+        follower.add(items, bundle.log_positions)
         return LiveBundle(
             bundle,
             TritonModel(triton, bundle.bundle_id),
@@ -89,6 +94,7 @@ async def open_services(
             namespace=settings.namespace,
             store_breaker=store_breaker,
             hedge=hedge,
+            items=items,
         )
 
     def load(bundle_id: str) -> ServedBundle:
@@ -115,6 +121,7 @@ async def open_services(
     exposures = ExposureLog(spools.exposures, topic=topics.exposures)
     events.start()
     exposures.start()
+    follower.start()
     # Reading a bundle needs it; imported beside the first requests rather than before them.
     reading = asyncio.create_task(asyncio.to_thread(import_module, "recsys.data.catalogue"))
     following = asyncio.create_task(bundles.run(), name="follow the live bundle")
@@ -149,6 +156,7 @@ async def open_services(
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        await asyncio.to_thread(follower.stop)
         await asyncio.to_thread(events.stop)
         await asyncio.to_thread(exposures.stop)
         spools.close()
@@ -228,6 +236,14 @@ def _connect(settings: Settings, endpoints: Endpoints, topics: Topics) -> EventW
     ensure_topics(settings, endpoints, topics.all(), timeout_s=_CONNECT_S)
     return connect_writer(
         settings, endpoints, config=WriterConfig(linger_ms=0), timeout_s=_CONNECT_S
+    )
+
+
+def _connect_items(settings: Settings, endpoints: Endpoints, topics: Topics) -> EventReader:
+    from recsys.events.kafka import connect_reader
+
+    return connect_reader(
+        settings, endpoints, topics=[topics.items], group=f"{topics.namespace}.catalogue"
     )
 
 

@@ -23,11 +23,17 @@ from recsys.inference.collate import split_rows
 from recsys.inference.compute import answer
 from recsys.inference.rank_time import RankTime
 from serving.model_repository.item_reader import ItemReader
+from serving.model_repository.live_items import follow_items
 from serving.model_repository.refresh import ItemRefresher
 from serving.model_repository.stacking import pad_and_stack
 from serving.model_repository.turns import Turns
 
 logger = logging.getLogger(__name__)
+
+_CATCH_UP_S = 3.0
+"""Longest wait for what the log has said of items since the bundle was made, before the first
+request. A log that does not answer is no reason not to serve, and of millions of changes the rest
+is taken in beside requests."""
 
 
 class TritonPythonModel:
@@ -56,6 +62,11 @@ class TritonPythonModel:
             interval_s=int(parameters["refresh_interval_ms"]) / 1e3,
         )
         self._refresher.start()
+        self._items, self._follower = follow_items(
+            self._model, bundle_path, Path(parameters["state_dir"]), self._turns
+        )
+        self._follower.start()
+        self._follower.wait(_CATCH_UP_S)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch. Requests with the same set of inputs are computed together."""
@@ -81,6 +92,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Stop the background thread; Triton calls this before it ends the process."""
         self._refresher.stop()
+        self._follower.stop()
 
     def _answer(self, calls: list[dict[str, Tensor]]) -> list[Any]:
         try:

@@ -59,7 +59,7 @@ def toy_bundle(bundle_id: str = "toy", *, num_items: int = 40, withdrawn: int = 
         vocabulary=Vocabulary(
             item_ids=tuple(f"item-{row}" for row in rows[1:]), categories=CATEGORIES
         ),
-        title=("", *(f"Item {row}" for row in rows[1:])),
+        title=["", *(f"Item {row}" for row in rows[1:])],
         category_index=np.where(rows > 0, rows % 3, -1).astype(np.int32),
         available=available,
         popular_index=popular,

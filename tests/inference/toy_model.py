@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,7 @@ class ToyModel:
         self.popularity = 1.0 / torch.arange(1, num_items + 2).float()
         self.dimensions = dimensions
         self.num_items = num_items
+        self.available = torch.arange(num_items + 1) > 0
         self.item_activity = torch.zeros(num_items + 1, dimensions.num_item_features)
         self.item_activity_as_of_ms = 0
 
@@ -57,7 +60,7 @@ class ToyModel:
     ) -> Candidates:  # fmt: skip
         tower, popular = self._scores(user)
         fused = tower + 0.1 * popular
-        fused[:, 0] = -torch.inf
+        fused[:, ~self.available] = -torch.inf
         rows = torch.arange(len(fused)).unsqueeze(1)
         fused[rows, exclude_index.long()] = -torch.inf
         history = torch.where(exclude_history, user["history_index"], 0)
@@ -95,6 +98,14 @@ class ToyModel:
 
     def set_available(self, available: Tensor) -> None:
         self.available = available
+
+    def change_items(
+        self, item_index: Sequence[int], available: Sequence[bool],
+        tokens: Mapping[int, Iterable[str]],
+    ) -> None:  # fmt: skip
+        self.available[list(item_index)] = torch.tensor(available)
+        if tokens and self.item_filters is not None:
+            self.item_filters.change(tokens)
 
     def set_item_activity(self, activity: Tensor, as_of_ms: int) -> None:
         self.item_activity = activity

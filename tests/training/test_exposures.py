@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 import torch
 
-from recsys.data.catalogue import build_catalogue, item_tokens
+from recsys.data.catalogue import build_catalogue
 from recsys.data.impressions import LabelRule
+from recsys.data.item_tokens import item_tokens
 from recsys.errors import InputError
 from recsys.features.history import ItemHistory, open_rows
 from recsys.models.config import Aspect, RankerConfig

@@ -182,6 +182,39 @@ def test_publish_serve_click_and_publish_again(running: Running) -> None:
     assert client.recommend(user).rung == "full"
 
 
+def test_what_is_withdrawn_is_gone_within_two_seconds_and_comes_back(running: Running) -> None:
+    client, bundle_id = running.client, running.bundles[0]
+    publish_and_wait(running, bundle_id)
+    user = f"user-{uuid.uuid4().hex[:8]}"
+    victim = client.recommend(user, k=5).items[2]
+    near = client.similar(victim.item_id, k=1).items[0].item_id
+
+    def say(available: bool) -> None:
+        event = {
+            "kind": "item", "event_id": uuid.uuid4().hex, "event_time_ms": now_ms(),
+            "item_id": victim.item_id, "category": victim.category, "available": available,
+            "title": "again",
+        }  # fmt: skip
+        assert client.send_events([event]).accepted == 1
+
+    def shown() -> dict[str, str]:
+        answer = client.recommend(user, k=300)
+        assert answer.rung == "full"
+        return {item.item_id: item.title for item in answer.items}
+
+    def neighbours() -> set[str]:
+        return {item.item_id for item in client.similar(near, k=50).items}
+
+    assert victim.item_id in neighbours()
+    say(False)
+    took_s = wait_for(lambda: victim.item_id not in shown(), "the item to be gone")
+    assert took_s < 2.0
+    assert len(shown()) == 299 and victim.item_id not in neighbours()
+    say(True)
+    took_s = wait_for(lambda: shown().get(victim.item_id) == "again", "the item to be back")
+    assert took_s < 2.0 and victim.item_id in neighbours()
+
+
 def test_two_bundles_answer_side_by_side_and_one_is_retired(running: Running) -> None:
     client, (first, second) = running.client, running.bundles
     publish_and_wait(running, first)
