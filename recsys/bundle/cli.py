@@ -1,4 +1,4 @@
-"""``recsys bundle list | show | publish | retire | activate | rollback | alias``.
+"""``recsys bundle list | show | index | publish | retire | activate | rollback | alias``.
 
 See bundles and what they are called, put them into service and take them out of it. Wherever an id
 is asked for, ``champion`` (the live one) or ``challenger`` will do.
@@ -10,15 +10,18 @@ import argparse
 import importlib
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from recsys.bundle.manifest import Manifest, read_manifest, verify_files
 from recsys.bundle.store import ALIASES, CHAMPION, BundleStore
-from recsys.errors import BundleError
+from recsys.clock import now_ms
+from recsys.errors import BundleError, InputError
 from recsys.settings import Settings
 
 _PUBLISH = "serving.publish"
@@ -43,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     publish.add_argument(
         "--beside", action="store_true", help="serve it beside the live bundle, by id only"
     )
+    index = commands.add_parser(
+        "index", help="make of a bundle another with an approximate index of its items"
+    )
+    index.add_argument("bundle_id")
     retire = commands.add_parser(
         "retire", help="serve a bundle beside the live one no longer, and unload it"
     )
@@ -61,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.command == "list":
             _list(store)
+        elif args.command == "index":
+            _index(store, args.bundle_id)
         elif args.command == "show":
             _show(store, args.bundle_id)
         elif args.command in ("publish", "retire"):
@@ -74,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 bundle_id = store.rollback()
             sys.stdout.write(json.dumps({"live": bundle_id}) + "\n")
-    except BundleError as error:
+    except (BundleError, InputError) as error:
         sys.stderr.write(f"recsys bundle: {error}\n")
         return 1
     return 0
@@ -122,6 +131,17 @@ def _alias(store: BundleStore, args: argparse.Namespace) -> None:
     aliases = store.aliases()
     shown = {name: aliases.get(name) for name in ALIASES if args.name in (None, name)}
     sys.stdout.write(json.dumps(shown) + "\n")
+
+
+def _index(store: BundleStore, name: str) -> None:
+    from recsys.bundle.indexed import write_indexed  # torch and faiss
+
+    bundle_id = store.resolve(name)
+    with tempfile.TemporaryDirectory(prefix=".indexing-", dir=store.bundle_dir.parent) as folder:
+        draft = Path(folder) / "bundle"
+        manifest = write_indexed(store.path(bundle_id), draft, now_ms=now_ms())
+        store.add(draft)
+    sys.stdout.write(json.dumps({"bundle_id": manifest.bundle_id, "of": bundle_id}) + "\n")
 
 
 def headline(manifest: Manifest) -> str:

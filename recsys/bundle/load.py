@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -24,6 +25,11 @@ from recsys.models.two_tower import TwoTower
 from recsys.retrieval.item_filter import ItemFilters
 from recsys.retrieval.mix import build_sources
 
+if TYPE_CHECKING:
+    from recsys.retrieval.vector_index import VectorIndex  # faiss, where there is one
+
+INDEX_FILE = "items.index"
+"""Approximate index of the item vectors, in bundles that have one (``indexed.py``)."""
 TOWERS_FILE = "towers.safetensors"
 RANKER_FILE = "ranker.safetensors"
 ITEMS_FILE = "items.safetensors"
@@ -80,6 +86,7 @@ def _build(path: Path, manifest: Manifest, device: torch.device) -> TorchServing
             neighbour_index=items["neighbour_index"],
             neighbour_weight=items["neighbour_weight"],
             popular_weights=items["popular_weights"],
+            index=_index(path, manifest) if device.type == "cpu" else None,
         ),
         mix=manifest.sources,
         objective_weights=weights,
@@ -89,6 +96,14 @@ def _build(path: Path, manifest: Manifest, device: torch.device) -> TorchServing
         item_activity_as_of_ms=int(items["activity_as_of_ms"]),
         item_filters=ItemFilters(_tags(path), num_items=manifest.num_items, device=device),
     )
+
+
+def _index(path: Path, manifest: Manifest) -> VectorIndex | None:
+    if INDEX_FILE not in manifest.files:
+        return None
+    from recsys.retrieval.vector_index import read_index
+
+    return read_index(path / INDEX_FILE, num_items=manifest.num_items)
 
 
 def _tags(path: Path) -> ItemTags:

@@ -43,6 +43,8 @@ class _StaticList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tag_hashes: list[int]
     tag_rows: list[int]
     """Places in ``items``, from 1."""
+    log_positions: dict[str, int] = {}
+    """The bundle's: what the log says of items from there on is news."""
 
 
 def write_static_list(path: Path, bundle: ServedBundle) -> None:
@@ -69,6 +71,7 @@ def write_static_list(path: Path, bundle: ServedBundle) -> None:
         ],
         tag_hashes=hashes,
         tag_rows=rows,
+        log_positions=dict(bundle.log_positions),
     )
     data = msgspec.json.encode(document)
     if not path.is_file() or path.read_bytes() != data:
@@ -106,7 +109,7 @@ def _as_bundle(found: _StaticList) -> ServedBundle:
             objectives=tuple(found.objectives), sources=("popular",),
         ),
         vocabulary=vocabulary,
-        title=("", *(item.title for item in found.items)),
+        title=["", *(item.title for item in found.items)],
         category_index=np.array([NO_CATEGORY, *columns], dtype=np.int32),
         available=np.array([False] + [True] * num_items, dtype=np.bool_),
         popular_index=np.arange(1, num_items + 1, dtype=np.int32),
@@ -116,6 +119,7 @@ def _as_bundle(found: _StaticList) -> ServedBundle:
             num_categories=len(found.categories), user_category_activity=(),
         ),
         born_ms=np.array([0, *(item.born_ms for item in found.items)], dtype=np.int64),
+        log_positions=found.log_positions,
         # Zeros are like no other item: diversity by embedding leaves the order alone.
         embeddings=ItemEmbeddings({"vectors": np.zeros((num_items + 1, 1), dtype=np.float32)}),
         tags=ItemTags(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -13,11 +15,21 @@ from recsys.retrieval.popular import PopularSource
 from recsys.retrieval.source import CandidateSource
 from recsys.retrieval.two_tower import TwoTowerSource
 
+if TYPE_CHECKING:
+    from recsys.retrieval.vector_index import VectorIndex  # faiss, where there is one
+
 
 def build_sources(
-    mix: SourceMix, *, neighbour_index: Tensor, neighbour_weight: Tensor, popular_weights: Tensor
+    mix: SourceMix,
+    *,
+    neighbour_index: Tensor,
+    neighbour_weight: Tensor,
+    popular_weights: Tensor,
+    index: VectorIndex | None = None,
 ) -> tuple[CandidateSource, ...]:
     """Make the sources of ``mix`` on the device of the given tensors.
+
+    ``index``: what the towers' source searches by on the CPU; None: exactly.
 
     Raises:
         BundleError: when the mix names a source this code does not have.
@@ -29,7 +41,7 @@ def build_sources(
         )
 
     known: dict[str, CandidateSource] = {
-        "two_tower": TwoTowerSource(),
+        "two_tower": TwoTowerSource(index),
         "item_to_item": item_to_item("item_to_item", mix.item_to_item_half_life_days),
         "item_to_item_recent": item_to_item("item_to_item_recent", mix.recent_half_life_days),
         "popular": PopularSource(popular_weights.to(torch.float32)),

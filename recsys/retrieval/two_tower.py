@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,7 +12,11 @@ from torch.nn import functional as F
 from recsys.compression.item_vectors import ItemVectors
 from recsys.retrieval.best import best
 from recsys.retrieval.excluded import Excluded
+from recsys.retrieval.item_filter import Passing
 from recsys.retrieval.source import Found, SourceInputs
+
+if TYPE_CHECKING:
+    from recsys.retrieval.vector_index import Allowed, VectorIndex  # faiss, where there is one
 
 
 class TwoTowerSource:
@@ -24,7 +31,11 @@ class TwoTowerSource:
     name = "two_tower"
     knows_all = True
 
-    def __init__(self) -> None:
+    def __init__(self, index: VectorIndex | None = None) -> None:
+        """Search exactly, or by ``index``; what it may not find enough of is searched exactly."""
+        self._index = index
+        self._allowed: tuple[Tensor, Allowed] | None = None
+        self._filtered: WeakKeyDictionary[Passing, tuple[Tensor, Allowed]] = WeakKeyDictionary()
         self._moments: tuple[ItemVectors, Tensor, Tensor] | None = None
 
     def search(self, inputs: SourceInputs, count: int, excluded: Excluded) -> Found:
@@ -57,14 +68,61 @@ class TwoTowerSource:
         self, inputs: SourceInputs, vectors: Tensor, count: int, excluded: Excluded
     ) -> tuple[Tensor, Tensor]:
         """Give cosines and rows ``[B, count]`` of the items nearest to ``[B, D]``."""
+        if self._index is not None:
+            return self._nearest_by(self._index, inputs, vectors, count, excluded)
+        return self._nearest_of_all(inputs, vectors, count, excluded)
+
+    def _nearest_of_all(
+        self, inputs: SourceInputs, vectors: Tensor, count: int, excluded: Excluded
+    ) -> tuple[Tensor, Tensor]:
         return best(excluded.mask(inputs.item_vectors.scores(vectors)), count)
+
+    def _nearest_by(
+        self, index: VectorIndex, inputs: SourceInputs, vectors: Tensor, count: int,
+        excluded: Excluded,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Search by index with what nobody or a filter must not find masked in it."""
+        value = vectors.new_full((len(vectors), count), -torch.inf)
+        row = torch.zeros_like(value, dtype=torch.int64)
+        filtered = torch.zeros(len(vectors), dtype=torch.bool)
+        for _, users in excluded.filters:
+            filtered[users] = True
+        groups: list[tuple[Passing | None, Tensor]] = [*excluded.filters]
+        if not filtered.all():
+            groups.append((None, (~filtered).nonzero().flatten()))
+        most = int((excluded.index != 0).sum(dim=1).max()) if excluded.most else 0
+        for passing, users in groups:
+            allowed = self._allowed_of(index, excluded.unavailable, passing)
+            found = index.search(vectors[users], count + most, allowed)
+            cosine = _cosines(inputs, vectors[users], found)
+            cosine.masked_fill_(excluded.of(users).hits(found), -torch.inf)
+            theirs = best(cosine, count)
+            width = theirs[0].shape[1]
+            value[users, :width] = theirs[0]
+            row[users, :width] = found.gather(1, theirs[1])
+        short = (value[:, -1] == -torch.inf).nonzero().flatten()
+        if len(short):  # the cells looked into held too few, or there are no more
+            value[short], row[short] = self._nearest_of_all(
+                inputs, vectors[short], count, excluded.of(short)
+            )
+        return value, row
+
+    def _allowed_of(
+        self, index: VectorIndex, unavailable: Tensor, passing: Passing | None
+    ) -> Allowed:
+        """Give the bits of what may be found; what was withdrawn since is left out by ``hits``."""
+        kept = self._allowed if passing is None else self._filtered.get(passing)
+        if kept is not None and kept[0] is unavailable:
+            return kept[1]
+        if passing is None:
+            self._allowed = unavailable, index.allowed(unavailable)
+            return self._allowed[1]
+        self._filtered[passing] = unavailable, index.allowed(unavailable | passing.refused)
+        return self._filtered[passing][1]
 
     def scores(self, inputs: SourceInputs, index: Tensor) -> Tensor:
         """Give ``[B, C]`` of the items ``index``."""
-        local = inputs.item_vectors.local(index)
-        vectors = F.embedding(local.place, local.vectors)
-        cosine = torch.bmm(vectors, inputs.user_vectors.unsqueeze(2)).squeeze(2)
-        return self._standardised(inputs, cosine)
+        return self._standardised(inputs, _cosines(inputs, inputs.user_vectors, index))
 
     def all_scores(self, inputs: SourceInputs) -> Tensor:
         """Give ``[B, N + 1]``."""
@@ -92,6 +150,13 @@ class TwoTowerSource:
             covariance = every.T @ every / len(every) - torch.outer(mean, mean)
             last = self._moments = vectors, mean, covariance
         return last[1], last[2]
+
+
+def _cosines(inputs: SourceInputs, users: Tensor, index: Tensor) -> Tensor:
+    """Give ``[B, C]`` of users ``[B, D]`` with the items ``index``."""
+    local = inputs.item_vectors.local(index)
+    vectors = F.embedding(local.place, local.vectors)
+    return torch.bmm(vectors, users.unsqueeze(2)).squeeze(2)
 
 
 def _nearest_of(

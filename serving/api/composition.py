@@ -121,6 +121,10 @@ async def open_services(
     exposures = ExposureLog(spools.exposures, topic=topics.exposures)
     events.start()
     exposures.start()
+    static = _static_list(settings)
+    if static is not None:  # what it holds may have been withdrawn while nobody ran
+        static_items = LiveItems(static)
+        follower.add(static_items, static.log_positions)
     follower.start()
     # Reading a bundle needs it; imported beside the first requests rather than before them.
     reading = asyncio.create_task(asyncio.to_thread(import_module, "recsys.data.catalogue"))
@@ -142,7 +146,7 @@ async def open_services(
             events=events,
             exposures=exposures,
             topics=topics,
-            static=_static_list(settings),
+            static=static,
             probes={
                 "redis": lambda: ask_redis(redis_url),
                 "kafka": lambda: ask_kafka(settings, endpoints),
@@ -240,11 +244,12 @@ def _connect(settings: Settings, endpoints: Endpoints, topics: Topics) -> EventW
 
 
 def _connect_items(settings: Settings, endpoints: Endpoints, topics: Topics) -> EventReader:
-    from recsys.events.kafka import connect_reader
+    from recsys.events.kafka import ReaderConfig, connect_reader
 
     return connect_reader(
-        settings, endpoints, topics=[topics.items], group=f"{topics.namespace}.catalogue"
-    )
+        settings, endpoints, topics=[topics.items], group=f"{topics.namespace}.catalogue",
+        config=ReaderConfig(start_timeout_ms=round(_CONNECT_S * 1e3)),
+    )  # fmt: skip
 
 
 def _report(task: asyncio.Task[None]) -> None:

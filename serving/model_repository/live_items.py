@@ -23,6 +23,9 @@ from recsys.models.serving_model import ServingModel
 from recsys.settings import Settings
 from serving.model_repository.turns import Turns
 
+_CONNECT_MS = 2_000
+"""A log that does not answer by then is asked again: who unloads the model need not wait longer."""
+
 
 class ServedItems:
     """The items of one model. See ``recsys/events/item_follower.py``."""
@@ -63,11 +66,12 @@ def follow_items(
 
     def connect() -> EventReader:
         # Imported by the thread that connects: the client takes a fifth of a second to import.
-        from recsys.events.kafka import connect_reader
+        from recsys.events.kafka import ReaderConfig, connect_reader
 
         return connect_reader(
-            settings, resolve(settings), topics=[topics.items], group=f"{topics.namespace}.models"
-        )
+            settings, resolve(settings), topics=[topics.items],
+            group=f"{topics.namespace}.models", config=ReaderConfig(start_timeout_ms=_CONNECT_MS),
+        )  # fmt: skip
 
     follower = ItemFollower(connect)
     follower.add(items, read_manifest(bundle_path).lineage.log_positions)
