@@ -18,6 +18,7 @@ BENCHMARKS = (
     "features.online_read",
     "features.online_write",
     "reranking",
+    "retrieval.search",
     "training.ranker",
     "training.sequences",
 )

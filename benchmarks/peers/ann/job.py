@@ -1,0 +1,349 @@
+"""One approximate index, built, tuned and timed: hnswlib, usearch, ScaNN or faiss.
+
+Usage::
+
+    python job.py build ENGINE FOLDER    # builds, finds the cheapest setting of enough recall
+    python job.py time ENGINE FOLDER     # times that setting
+
+Runs in an environment of its own (``requirements.txt``); ``ours`` and ``faiss-*`` run in
+ours. FOLDER holds
+``items.npy`` ``[N, D]``, ``tuning.npy`` and ``queries.npy`` ``[Q, D]`` with the exact answers
+``*_truth.npy`` ``[Q, k]`` (``benchmarks/retrieval/approximate.py`` makes them). The setting is
+chosen on ``tuning``, recall and times are those of ``queries``. Each verb prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+RECALL = 0.99
+K = 100
+THREADS = 2
+"""Of building."""
+_MARGIN = 0.0005
+"""Asked for beyond RECALL in tuning, so that other queries have it as well."""
+
+
+class Hnswlib:
+    """Malkov & Yashunin's own graph."""
+
+    settings: ClassVar[list[tuple[int, ...]]] = [
+        (ef,) for ef in (120, 200, 340, 580, 1000, 1700, 2200, 2900, 5000)
+    ]
+
+    def __init__(self, path: Path, size: int, built: bool) -> None:
+        import hnswlib
+
+        self._path = path
+        self._index = hnswlib.Index(space="ip", dim=size)
+        if built:
+            self._index.load_index(str(path))
+
+    def build(self, items: np.ndarray) -> None:
+        """Build over ``[N, D]`` and keep it on disk."""
+        self._index.init_index(max_elements=len(items), ef_construction=150, M=16)
+        self._index.add_items(items, num_threads=THREADS)
+        self._index.save_index(str(self._path))
+
+    def use(self, setting: tuple[int, ...]) -> None:
+        """Take a setting of ``settings``."""
+        self._index.set_ef(setting[0])
+
+    def search(self, queries: np.ndarray, threads: int) -> np.ndarray:
+        """Give the places ``[Q, k]`` of what is near ``[Q, D]``."""
+        return self._index.knn_query(queries, K, num_threads=threads)[0]
+
+
+class Usearch:
+    """The graph of usearch, vectors in bfloat16, which it is quicker with."""
+
+    settings: ClassVar[list[tuple[int, ...]]] = Hnswlib.settings
+
+    def __init__(self, path: Path, size: int, built: bool) -> None:
+        from usearch.index import Index
+
+        self._path = path
+        self._index = Index(
+            ndim=size, metric="ip", dtype="bf16", connectivity=16, expansion_add=150
+        )
+        if built:
+            self._index.load(str(path))
+
+    def build(self, items: np.ndarray) -> None:
+        """Build over ``[N, D]`` and keep it on disk."""
+        self._index.add(np.arange(len(items)), items, threads=THREADS)
+        self._index.save(str(self._path))
+
+    def use(self, setting: tuple[int, ...]) -> None:
+        """Take a setting of ``settings``."""
+        self._index.expansion_search = setting[0]
+
+    def search(self, queries: np.ndarray, threads: int) -> np.ndarray:
+        """Give the places ``[Q, k]`` of what is near ``[Q, D]``."""
+        keys = self._index.search(queries, K, threads=threads).keys
+        return keys if keys.ndim == 2 else keys[np.newaxis]
+
+
+class Scann:
+    """ScaNN: a tree, anisotropic quantisation, and rescoring of the best."""
+
+    settings: ClassVar[list[tuple[int, ...]]] = [
+        (leaves, kept)
+        for leaves in (60, 90, 130, 180, 260, 380, 520)
+        for kept in (400, 700, 1000, 1500, 2200)
+    ]
+
+    def __init__(self, path: Path, size: int, built: bool) -> None:
+        import scann
+
+        self._path = path
+        self._setting: tuple[int, ...] = (0, 0)
+        if built:
+            self._index = scann.scann_ops_pybind.load_searcher(str(path))
+
+    def build(self, items: np.ndarray) -> None:
+        """Build over ``[N, D]`` and keep it on disk."""
+        import scann
+
+        builder = scann.scann_ops_pybind.builder(items, K, "dot_product")
+        builder = builder.set_n_training_threads(THREADS)
+        self._index = (
+            builder.tree(num_leaves=2000, num_leaves_to_search=100, training_sample_size=250_000)
+            .score_ah(2, anisotropic_quantization_threshold=0.2)
+            .reorder(400)
+            .build()
+        )
+        self._path.mkdir(exist_ok=True)
+        self._index.serialize(str(self._path))
+
+    def use(self, setting: tuple[int, ...]) -> None:
+        """Take a setting of ``settings``."""
+        self._setting = setting
+
+    def search(self, queries: np.ndarray, threads: int) -> np.ndarray:
+        """Give the places ``[Q, k]`` of what is near ``[Q, D]``."""
+        leaves, kept = self._setting
+        if len(queries) == 1:
+            found = self._index.search(queries[0], K, kept, leaves)[0]
+            return found[np.newaxis]
+        if threads == 1:
+            return self._index.search_batched(queries, K, kept, leaves)[0]
+        self._index.set_num_threads(threads)
+        return self._index.search_batched_parallel(queries, K, kept, leaves, 16)[0]
+
+
+class _Faiss:
+    """An index of faiss by its factory's name."""
+
+    factory = ""
+    settings: ClassVar[list[tuple[int, ...]]] = []
+
+    def __init__(self, path: Path, size: int, built: bool) -> None:
+        import faiss
+
+        self._path = path
+        self._size = size
+        self._faiss = faiss
+        if built:
+            self._index = faiss.read_index(str(path))
+
+    def build(self, items: np.ndarray) -> None:
+        """Build over ``[N, D]`` and keep it on disk."""
+        faiss = self._faiss
+        faiss.omp_set_num_threads(THREADS)
+        self._index = faiss.index_factory(self._size, self.factory, faiss.METRIC_INNER_PRODUCT)
+        self.prepare()
+        self._index.train(items[:: max(len(items) // 250_000, 1)])
+        self._index.add(items)
+        faiss.write_index(self._index, str(self._path))
+
+    def prepare(self) -> None:
+        """Set what the factory's name does not say."""
+
+    def search(self, queries: np.ndarray, threads: int) -> np.ndarray:
+        """Give the places ``[Q, k]`` of what is near ``[Q, D]``."""
+        self._faiss.omp_set_num_threads(threads)
+        return self._index.search(queries, K)[1]
+
+
+class FaissHnsw(_Faiss):
+    """The graph of faiss."""
+
+    factory = "HNSW16"
+    settings: ClassVar[list[tuple[int, ...]]] = Hnswlib.settings
+
+    def prepare(self) -> None:
+        """Build with more care than by default."""
+        self._index.hnsw.efConstruction = 150
+
+    def use(self, setting: tuple[int, ...]) -> None:
+        """Take a setting of ``settings``."""
+        self._index.hnsw.efSearch = setting[0]
+
+
+class FaissIvf(_Faiss):
+    """Inverted lists of 4-bit product codes, read by vector instructions, and rescoring."""
+
+    factory = "IVF2048,PQ32x4fsr,RFlat"
+    settings: ClassVar[list[tuple[int, ...]]] = Scann.settings
+
+    def use(self, setting: tuple[int, ...]) -> None:
+        """Take a setting of ``settings``."""
+        probes, kept = setting
+        self._index.k_factor = kept / K
+        self._faiss.downcast_index(self._index.base_index).nprobe = probes
+
+
+class FaissIvfSq(_Faiss):
+    """Inverted lists of 8-bit elements, and rescoring."""
+
+    factory = "IVF4096,SQ8,RFlat"
+    settings: ClassVar[list[tuple[int, ...]]] = [
+        (probes, kept) for probes in (30, 45, 65, 90, 130, 180, 260) for kept in (120, 150, 200)
+    ]
+
+    use = FaissIvf.use
+
+
+class Ours:
+    """What a bundle with an index searches by, filters and scoring anew included."""
+
+    settings: ClassVar[list[tuple[int, ...]]] = [()]
+    """Chosen when it is built, on the same users."""
+
+    def __init__(self, path: Path, size: int, built: bool) -> None:
+        import torch
+
+        from recsys.compression.item_vectors import Float32Vectors
+        from recsys.retrieval.two_tower import TwoTowerSource
+        from recsys.retrieval.vector_index import read_index
+
+        self._path = path
+        if built:
+            items = torch.from_numpy(np.load(path.parent / "items.npy"))
+            vectors = torch.cat([torch.zeros(1, size), items])
+            self._vectors = Float32Vectors(vectors)
+            self._unavailable = torch.arange(len(vectors)) == 0
+            self._activity = torch.zeros(len(vectors), 1)
+            self._source = TwoTowerSource(read_index(path, num_items=len(items)))
+
+    def build(self, items: np.ndarray) -> None:
+        """Build over ``[N, D]`` and keep it on disk."""
+        import torch
+
+        from recsys.retrieval.vector_index import build_index
+
+        users = torch.from_numpy(np.load(self._path.parent / "tuning.npy"))
+        vectors = torch.cat([torch.zeros(1, items.shape[1]), torch.from_numpy(items)])
+        build_index(vectors, users).write(self._path)
+        self.__init__(self._path, items.shape[1], True)  # type: ignore[misc]
+
+    def use(self, setting: tuple[int, ...]) -> None:
+        """Take a setting of ``settings``."""
+
+    def search(self, queries: np.ndarray, threads: int) -> np.ndarray:
+        """Give the places ``[Q, k]`` of what is near ``[Q, D]``."""
+        import torch
+
+        from recsys.retrieval.excluded import Excluded
+        from recsys.retrieval.source import SourceInputs
+
+        torch.set_num_threads(threads)
+        nobody = torch.zeros(len(queries), 0, dtype=torch.int64)
+        given = SourceInputs(
+            user={}, user_vectors=torch.from_numpy(queries), item_vectors=self._vectors,
+            item_activity=self._activity,
+        )  # fmt: skip
+        found = self._source.search(given, K, Excluded(self._unavailable, nobody))
+        return found.item.numpy() - 1
+
+
+ENGINES: dict[str, type[Any]] = {
+    "ours": Ours,
+    "hnswlib": Hnswlib,
+    "usearch": Usearch,
+    "scann": Scann,
+    "faiss-hnsw": FaissHnsw,
+    "faiss-ivf-pq": FaissIvf,
+    "faiss-ivf-sq": FaissIvfSq,
+}
+
+
+def recall(found: np.ndarray, truth: np.ndarray) -> float:
+    """Give the mean share of the true ``k`` that were found."""
+    hits = [len(np.intersect1d(f, t)) for f, t in zip(found, truth, strict=True)]
+    return float(np.mean(hits)) / truth.shape[1]
+
+
+def memory_mb() -> float:
+    """Give what this process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _cost(index: Any, setting: tuple[int, ...], queries: np.ndarray) -> float:
+    index.use(setting)
+    start = time.perf_counter()
+    for query in queries[:100]:
+        index.search(query[np.newaxis], 1)
+    return time.perf_counter() - start
+
+
+def build(engine: str, folder: Path) -> dict[str, Any]:
+    """Build an index, and keep its cheapest setting of enough recall beside it."""
+    items = np.load(folder / "items.npy")
+    queries, truth = np.load(folder / "tuning.npy"), np.load(folder / "tuning_truth.npy")
+    index = ENGINES[engine](folder / engine, items.shape[1], False)
+    start = time.perf_counter()
+    index.build(items)
+    built_s = time.perf_counter() - start
+    seen = []
+    for setting in index.settings:
+        index.use(setting)
+        seen.append((setting, recall(index.search(queries, THREADS), truth)))
+    margin = 0.0 if engine == "ours" else _MARGIN
+    enough = [setting for setting, found in seen if found >= RECALL + margin]
+    best = min(enough, key=lambda setting: _cost(index, setting, queries), default=None)
+    (folder / f"{engine}.json").write_text(json.dumps({"setting": best, "build_s": built_s}))
+    return {"engine": engine, "build_s": built_s, "setting": best, "recalls": seen}
+
+
+def timed(engine: str, folder: Path) -> dict[str, Any]:
+    """Load an index and time it, in microseconds for each user."""
+    before_mb = memory_mb()
+    queries, truth = np.load(folder / "queries.npy"), np.load(folder / "queries_truth.npy")
+    chosen = json.loads((folder / f"{engine}.json").read_text())
+    if chosen["setting"] is None:
+        return {"engine": engine, "recall": None}
+    index = ENGINES[engine](folder / engine, queries.shape[1], True)
+    index.use(tuple(chosen["setting"]))
+    result = {"engine": engine, **chosen}
+    result["recall"] = recall(index.search(queries, 1), truth)
+    result["memory_mb"] = memory_mb() - before_mb
+    for name, size, threads in (("one", 1, 1), ("batch32", 32, 1), ("batch32_2", 32, 2)):
+        times = []
+        for begin in _batches(len(queries), size):
+            start = time.perf_counter()
+            index.search(queries[begin : begin + size], threads)
+            times.append((time.perf_counter() - start) / size)
+        result[f"{name}_us"] = float(np.median(times)) * 1e6
+    return result
+
+
+def _batches(count: int, size: int) -> Iterator[int]:
+    yield from range(0, count - size + 1, size)
+
+
+if __name__ == "__main__":
+    verb, name, where = sys.argv[1:]
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    answer = {"build": build, "time": timed}[verb](name, Path(where))
+    print(json.dumps(answer), flush=True)

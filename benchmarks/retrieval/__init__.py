@@ -1,0 +1,1 @@
+"""Exact, filtered and approximate search of a large catalogue."""

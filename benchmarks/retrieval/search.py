@@ -1,0 +1,191 @@
+"""``python -m benchmarks.retrieval.search``: searching a large catalogue, ours and others' ways.
+
+In turn in one process: the plain matrix product, the exact search that needs it, the same in
+bfloat16 and int8 with the best scored anew, searches with 99 % of items filtered out, and the
+approximate index at the recall asked for. Users alone and 32 in a call, one thread. ``--peers``
+builds and times hnswlib, usearch, ScaNN and other indexes of faiss on the same vectors as well, in
+environments of their own (``benchmarks/peers/ann``): half an hour of building at a million items.
+Vectors are made up (``vectors.py``). Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.peers.environments import python_of
+from benchmarks.retrieval.vectors import make_vectors
+from recsys.compression.item_vectors import Float32Vectors, Int8Vectors
+from recsys.retrieval.best import best
+from recsys.retrieval.excluded import Excluded
+from recsys.retrieval.item_filter import Passing
+from recsys.retrieval.source import SourceInputs
+from recsys.retrieval.two_tower import TwoTowerSource
+from recsys.retrieval.vector_index import build_index
+from recsys.settings import Settings
+
+K = 100
+OURS = ("ours", "faiss-hnsw", "faiss-ivf-pq", "faiss-ivf-sq")
+OTHERS = ("scann", "hnswlib", "usearch")
+_JOB = Path(__file__).parent.parent / "peers" / "ann" / "job.py"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure; print one JSON result."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.retrieval.search",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--kind", choices=["mixture", "gaussian"], default="mixture")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--no-index", action="store_true", help="exact searches alone")
+    parser.add_argument("--peers", action="store_true")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    items, users = make_vectors(args.kind, num_items=args.items, num_users=1_500, seed=args.seed)
+    result = _measure(items, users, args)
+    if args.peers:
+        result["peers"] = _peers(items, users)
+    sys.stdout.write(json.dumps(result) + "\n")
+    return 0
+
+
+def _measure(items: np.ndarray, users: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:
+    vectors = torch.from_numpy(np.concatenate([np.zeros_like(items[:1]), items]))
+    tuning, asking = torch.from_numpy(users[:500]), torch.from_numpy(users[500:])
+    size = len(vectors)
+    unavailable = torch.arange(size) == 0
+    held, eighth = Float32Vectors(vectors), Int8Vectors.encode(vectors)
+    rng = np.random.default_rng(args.seed)
+    narrow = torch.from_numpy(rng.random(size) >= 0.01)
+    narrow[0] = True
+    filters = {"": None, "filtered 99 %": Passing(narrow)}
+    result: dict[str, Any] = {
+        "items": args.items, "kind": args.kind, "seed": args.seed, "torch": torch.__version__,
+    }  # fmt: skip
+    index = None
+    if not args.no_index:
+        start = time.perf_counter()
+        index = build_index(vectors, tuning)
+        result["index"] = {"build_s": time.perf_counter() - start, "probes": index.num_probes}
+    for batch in (1, 32):
+        blocks = [asking[at : at + batch] for at in range(0, len(asking) - batch, batch)]
+        ways: dict[str, Callable[[Tensor], object]] = {
+            "product": lambda q: q @ vectors.T,
+            "product bfloat16": _low(vectors.bfloat16()),
+            "product int8": eighth.scores,
+        }
+        sources = {"exact": TwoTowerSource(), "approximate": TwoTowerSource(index)}
+        for name, source in sources.items():
+            if name == "approximate" and index is None:
+                continue
+            for said, passing in filters.items():
+                ways[f"{name} {said}".strip()] = _search(source, held, unavailable, passing, batch)
+        ways["exact by bfloat16"] = _rescored(vectors, _low(vectors.bfloat16()))
+        ways["exact by int8"] = _rescored(vectors, eighth.scores)
+        truth = [_rows(ways["exact"](block)) for block in blocks[:20]]
+        for name, way in ways.items():
+            if name.startswith("product"):
+                continue
+            found = [_rows(way(block)) for block in blocks[:20]]
+            if "filtered" in name:
+                assert all(bool((rows != 0).all()) for rows in found), "k exist and were wanted"
+                continue
+            shares = [_share(f, t) for f, t in zip(found, truth, strict=True)]
+            result.setdefault("recall", {})[f"{name} x {batch}"] = sum(shares) / len(shares)
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(args.rounds):
+            block = blocks[turn % len(blocks)]
+            for name, way in ways.items():
+                start = time.perf_counter()
+                way(block)
+                times[name].append(time.perf_counter() - start)
+        result[f"ms_x_{batch}"] = {name: median(t) * 1e3 for name, t in times.items()}
+    return result
+
+
+def _search(
+    source: TwoTowerSource, held: Float32Vectors, unavailable: Tensor, passing: Passing | None,
+    batch: int,
+) -> Callable[[Tensor], object]:  # fmt: skip
+    nobody = torch.zeros(batch, 0, dtype=torch.int64)
+    activity = torch.zeros(len(held), 1)
+
+    def run(users: Tensor) -> object:
+        given = SourceInputs(user={}, user_vectors=users, item_vectors=held, item_activity=activity)
+        asked = [passing] * batch if passing is not None else []
+        return source.search(given, K, Excluded(unavailable, nobody, asked)).item
+
+    return run
+
+
+def _low(vectors: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda users: users.to(vectors.dtype) @ vectors.T
+
+
+def _rescored(vectors: Tensor, low: Callable[[Tensor], Tensor]) -> Callable[[Tensor], object]:
+    """Search in a smaller type for four times as many, and score those anew."""
+
+    def run(users: Tensor) -> object:
+        rows = best(low(users), 4 * K)[1]
+        score = torch.bmm(vectors[rows], users.unsqueeze(2)).squeeze(2)
+        return rows.gather(1, score.topk(K, dim=1).indices)
+
+    return run
+
+
+def _rows(found: object) -> Tensor:
+    assert isinstance(found, Tensor)
+    return found
+
+
+def _share(found: Tensor, truth: Tensor) -> float:
+    return float((found.unsqueeze(2) == truth.unsqueeze(1)).any(dim=2).float().mean())
+
+
+def _peers(items: np.ndarray, users: np.ndarray) -> list[dict[str, Any]]:
+    """Give what each engine took, built one after the other, then timed."""
+    vectors = torch.from_numpy(items)
+    results = []
+    with tempfile.TemporaryDirectory(prefix="peers-") as name:
+        folder = Path(name)
+        np.save(folder / "items.npy", items)
+        for said, asked in (("tuning", users[:500]), ("queries", users[500:])):
+            np.save(folder / f"{said}.npy", asked)
+            found = [
+                (torch.from_numpy(asked[at : at + 50]) @ vectors.T).topk(K, dim=1).indices
+                for at in range(0, len(asked), 50)
+            ]
+            np.save(folder / f"{said}_truth.npy", torch.cat(found).numpy())
+        pythons = dict.fromkeys(OURS, Path(sys.executable))
+        pythons |= dict.fromkeys(OTHERS, python_of("ann", Settings().state_dir))
+        for verb in ("build", "time"):
+            for engine, python in pythons.items():
+                done = subprocess.run(
+                    [str(python), str(_JOB), verb, engine, name],
+                    env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
+                    capture_output=True, text=True, check=True,
+                )  # fmt: skip
+                if verb == "time":
+                    results.append(json.loads(done.stdout.splitlines()[-1]))
+    return results
+
+
+if __name__ == "__main__":
+    sys.exit(main())
