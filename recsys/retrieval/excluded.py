@@ -43,6 +43,16 @@ class Excluded:
         """X."""
         return self.index.shape[1]
 
+    def groups(self) -> list[tuple[Passing | None, Tensor]]:
+        """Give all users by their filters, those without any last."""
+        rest = torch.ones(len(self.index), dtype=torch.bool, device=self.index.device)
+        for _, users in self.filters:
+            rest[users] = False
+        nobody: list[tuple[Passing | None, Tensor]] = []
+        if rest.any():
+            nobody.append((None, rest.nonzero().flatten()))
+        return [*self.filters, *nobody]
+
     def of(self, users: Tensor) -> Excluded:
         """Give what holds for ``[Bf]`` of the users."""
         passing = [self._passing[user] for user in users.tolist()] if self._passing else ()

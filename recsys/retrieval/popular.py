@@ -51,13 +51,7 @@ class PopularSource:
             return self._first(inputs, None, len(inputs.user_vectors), count, excluded)
         score = inputs.item_activity.new_zeros(len(inputs.user_vectors), count)
         item = torch.zeros_like(score, dtype=torch.int64)
-        filtered = torch.zeros(len(score), dtype=torch.bool, device=score.device)
-        for _, users in excluded.filters:
-            filtered[users] = True
-        groups: list[tuple[Passing | None, Tensor]] = [*excluded.filters]
-        if not filtered.all():
-            groups.append((None, (~filtered).nonzero().flatten()))
-        for passing, users in groups:
+        for passing, users in excluded.groups():
             theirs = self._first(inputs, passing, len(users), count, excluded.of(users))
             item[users, : theirs.item.shape[1]] = theirs.item
             score[users, : theirs.item.shape[1]] = theirs.score

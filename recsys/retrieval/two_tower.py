@@ -82,30 +82,37 @@ class TwoTowerSource:
         excluded: Excluded,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Search by index with what nobody or a filter must not find masked in it."""
-        value = vectors.new_full((len(vectors), count), -torch.inf)
-        row = torch.zeros_like(value, dtype=torch.int64)
-        filtered = torch.zeros(len(vectors), dtype=torch.bool)
-        for _, users in excluded.filters:
-            filtered[users] = True
-        groups: list[tuple[Passing | None, Tensor]] = [*excluded.filters]
-        if not filtered.all():
-            groups.append((None, (~filtered).nonzero().flatten()))
-        most = int((excluded.index != 0).sum(dim=1).max()) if excluded.most else 0
-        for passing, users in groups:
-            allowed = self._allowed_of(index, excluded.unavailable, passing)
-            found = index.search(vectors[users], count + most, allowed)
-            cosine = _cosines(inputs, vectors[users], found)
-            cosine.masked_fill_(excluded.of(users).hits(found), -torch.inf)
-            theirs = best(cosine, count)
-            width = theirs[0].shape[1]
-            value[users, :width] = theirs[0]
-            row[users, :width] = found.gather(1, theirs[1])
+        if not excluded.filters:
+            value, row = self._found_by(index, inputs, vectors, count, excluded, None)
+        else:
+            value = vectors.new_full((len(vectors), count), -torch.inf)
+            row = torch.zeros_like(value, dtype=torch.int64)
+            for passing, users in excluded.groups():
+                theirs = self._found_by(
+                    index, inputs, vectors[users], count, excluded.of(users), passing
+                )
+                width = theirs[0].shape[1]
+                value[users, :width], row[users, :width] = theirs
+        if value.shape[1] < count:
+            return self._nearest_of_all(inputs, vectors, count, excluded)
         short = (value[:, -1] == -torch.inf).nonzero().flatten()
         if len(short):  # the cells looked into held too few, or there are no more
             value[short], row[short] = self._nearest_of_all(
                 inputs, vectors[short], count, excluded.of(short)
             )
         return value, row
+
+    def _found_by(
+        self, index: VectorIndex, inputs: SourceInputs, vectors: Tensor, count: int,
+        excluded: Excluded, passing: Passing | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Give cosines and rows of at most ``count`` that the index finds for users of a filter."""
+        most = int((excluded.index != 0).sum(dim=1).max()) if excluded.most else 0
+        allowed = self._allowed_of(index, excluded.unavailable, passing)
+        found = index.search(vectors, count + most, allowed)
+        cosine = _cosines(inputs, vectors, found)
+        value, place = best(cosine.masked_fill_(excluded.hits(found), -torch.inf), count)
+        return value, found.gather(1, place)
 
     def _allowed_of(
         self, index: VectorIndex, unavailable: Tensor, passing: Passing | None
