@@ -108,6 +108,25 @@ class System:
             if children:
                 self._processes[f"{name}'s children"] = children
 
+    @contextlib.contextmanager
+    def paused(self, *, but: tuple[str, ...]) -> Iterator[None]:
+        """Stop every process except those of ``but``, so that another is measured undisturbed."""
+        self.find_processes()
+        stopped = [
+            process
+            for name, processes in self._processes.items()
+            if name.removesuffix("'s children") not in but
+            for process in processes
+        ]
+        try:
+            for process in stopped:
+                process.suspend()
+            yield
+        finally:
+            for process in stopped:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
+
     def cpu_s(self) -> dict[str, float]:
         """Give the CPU seconds each part has spent so far; call ``find_processes`` first."""
         return {

@@ -7,11 +7,11 @@ Usage::
     python -m benchmarks.loadtest.throughput ours --state DIR [--sources towers|default]
     python -m benchmarks.loadtest.throughput down --state DIR
 
-``prepare`` starts a system of its own (``recsys up`` on free ports), makes an untrained bundle,
-sends made-up behaviour through Kafka and copies the features for Feast's own store. No bundle is
-live while the peer is measured, so nothing of ours works beside it. Each measurement searches the
-greatest rate (Poisson arrivals, p99 within the limit, every answer from the rung ``full``) and
-prints one JSON result. The generator, all servers and the peer share the machine.
+``prepare`` starts a system of its own (``recsys up`` on free ports), makes untrained bundles, sends
+made-up behaviour through Kafka and copies the features for Feast's own store. Each measurement
+searches the greatest rate (Poisson arrivals, p99 within the limit, every answer from the rung
+``full``) and prints one JSON result. The generator, all servers and the peer share the machine;
+while the peer is measured, everything of ours but Redis stands still (SIGSTOP).
 """
 
 from __future__ import annotations
@@ -172,8 +172,10 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
 def peer(options: argparse.Namespace) -> dict[str, Any]:
     """Measure the service in one process."""
     system, record = _found(options)
-    with _peer_process(options, system, record) as (process, port):
-        process.cpu_percent()
+    with (
+        system.paused(but=("redis",)),
+        _peer_process(options, system, record) as (process, port),
+    ):
 
         def cpu_s() -> dict[str, float]:
             times = process.cpu_times()

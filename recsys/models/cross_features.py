@@ -101,7 +101,7 @@ def cross_features(
     share = in_category / (padded.sum(dim=1, keepdim=True) + 1.0)
     features = [
         candidates.source_score,
-        _own_history(table.num_items, user, index),
+        _own_history(user, index),
         in_category.log1p(),
         share,
         _price(prices, index),
@@ -114,17 +114,14 @@ def cross_features(
     return torch.cat(features, dim=-1)
 
 
-def _own_history(num_items: int, user: UserContext, index: Tensor) -> Tensor:
+def _own_history(user: UserContext, index: Tensor) -> Tensor:
     """Give ``[B, C, NUM_HISTORY_FEATURES]`` of the user with the candidate itself."""
     history = user["history_index"].long()
-    places = torch.arange(1, history.shape[1] + 1, device=history.device)
-    place_of = torch.zeros(
-        len(history), num_items + 1, dtype=torch.int64, device=history.device
-    ).scatter_(1, history, places.expand_as(history))
-    place_of[:, 0] = 0
-    place = place_of.gather(1, index)
-    had = (place > 0).float()
-    at = (place - 1).clamp(min=0)
+    # Looked up in the sorted history: a table of all items would be megabytes a user.
+    ordered, place_of = history.sort(dim=1)
+    found = torch.searchsorted(ordered, index.contiguous()).clamp(max=history.shape[1] - 1)
+    had = ((ordered.gather(1, found) == index) & (index != 0)).float()
+    at = place_of.gather(1, found)
     count = user["history_count"].gather(1, at)
     age_days = user["history_age_s"].gather(1, at) / DAY_S
     features = torch.stack(
