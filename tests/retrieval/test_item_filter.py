@@ -109,6 +109,18 @@ def test_a_search_gives_the_best_of_what_passes(
     assert torch.equal(excluded.table(), excluded.hits(every))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5])
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_mask_hides_what_the_table_says(share: float, size: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    unavailable = torch.rand(NUM_ITEMS + 1, generator=generator) < share
+    unavailable[0] = True
+    gone = torch.randint(0, NUM_ITEMS + 1, (size, 20), generator=generator)
+    excluded = Excluded(unavailable, gone)
+    masked = excluded.mask(torch.zeros(size, NUM_ITEMS + 1))
+    assert torch.equal(masked == -torch.inf, excluded.table())
+
+
 def test_a_filter_is_resolved_once_whatever_its_order() -> None:
     filters = ItemFilters(TAGS, num_items=NUM_ITEMS, device=CPU)
     one = ItemFilter((("kind=even", "kind=tenth"),), ("kind=rare",))
