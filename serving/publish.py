@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import fcntl
 import json
+import os
 import sys
 import sysconfig
 import time
@@ -46,6 +47,7 @@ from serving.bundles_in_use import await_taken_up, unload_unused
 
 TRY_AGAIN = 3
 """Exit code when a server did not answer: the same command may succeed in a minute."""
+_NICENESS = 10
 _TEMPLATE = Path(__file__).parent / "model_repository" / "model.py"
 
 
@@ -314,4 +316,6 @@ def _one_at_a_time(settings: Settings) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    # Nobody waits for a publication as for an answer; the servers on this machine come first.
+    os.nice(_NICENESS)
     sys.exit(main())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -52,6 +52,19 @@ class Paced:
         return float(np.percentile(sent, percentile)) * 1e3 if len(sent) else float("nan")
 
 
+Label = Callable[[int, bytes], str]
+"""What an answer of a status and a body is counted as."""
+
+
+def rung_of(status: int, body: bytes) -> str:
+    """Count an answer by its status and the rung that gave it."""
+    begin = body.find(b'"rung":"') if status == 200 else -1
+    if begin < 0:
+        return str(status)
+    end = body.find(b'"', begin + 8)
+    return f"{status} {body[begin + 8 : end].decode()}"
+
+
 class _Connection(asyncio.Protocol):
     def __init__(self, run: _Run) -> None:
         self._run = run
@@ -84,6 +97,7 @@ class _Run:
     host: str
     port: int
     max_waiting: int
+    label: Label
     latency_s: Floats = field(init=False)
     lateness_s: Floats = field(init=False)
     answers: Counter[str] = field(default_factory=Counter)
@@ -173,11 +187,7 @@ class _Run:
     def answered(self, connection: _Connection, status: int, body: bytes) -> None:
         number, connection.number = connection.number, -1
         self.latency_s[number] = time.perf_counter() - self.start - self.due_s[number]
-        rung = ""
-        if status == 200:
-            begin = body.find(b'"rung":"')
-            rung = " " + body[begin + 8 : body.find(b'"', begin + 8)].decode() if begin > 0 else ""
-        self.answers[f"{status}{rung}"] += 1
+        self.answers[self.label(status, body)] += 1
         self.num_open -= 1
         self._give_back(connection)
         self._look_done()
@@ -211,6 +221,7 @@ async def run_paced(
     host: str,
     port: int,
     max_waiting: int = 2_000,
+    label: Label = rung_of,
 ) -> Paced:
     """Send ``requests[i]`` at ``due_s[i]`` (rising) seconds from now.
 
@@ -219,7 +230,8 @@ async def run_paced(
     """
     if len(requests) != len(due_s):
         raise ValueError(f"one due time a request: found {len(requests)} and {len(due_s)}")
-    run = _Run(requests=requests, due_s=due_s, host=host, port=port, max_waiting=max_waiting)
+    run = _Run(requests=requests, due_s=due_s, host=host, port=port, max_waiting=max_waiting,
+               label=label)  # fmt: skip
     cpu_s = time.process_time()
     elapsed_s = await run.run()
     if run.num_open:

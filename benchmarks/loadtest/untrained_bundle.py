@@ -53,12 +53,18 @@ def category_of(row: int) -> str:
 
 
 def add_untrained_bundle(
-    bundle_dir: Path, plan: Plan, *, num_items: int, mix: SourceMix, seed: int
+    bundle_dir: Path,
+    plan: Plan,
+    *,
+    num_items: int,
+    mix: SourceMix,
+    seed: int,
+    offered: slice = slice(None),
 ) -> str:
-    """Put a bundle into the store and give its id."""
+    """Put a bundle into the store and give its id; items not ``offered`` are withdrawn."""
     work = Path(tempfile.mkdtemp(prefix=".untrained-", dir=_made(bundle_dir).parent))
     try:
-        return _write(bundle_dir, work, plan, num_items, mix, seed)
+        return _write(bundle_dir, work, plan, num_items, mix, seed, offered)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -69,11 +75,14 @@ def _made(folder: Path) -> Path:
 
 
 def _write(
-    bundle_dir: Path, folder: Path, plan: Plan, num_items: int, mix: SourceMix, seed: int
-) -> str:
+    bundle_dir: Path, folder: Path, plan: Plan, num_items: int, mix: SourceMix, seed: int,
+    offered: slice,
+) -> str:  # fmt: skip
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     rows = np.arange(1, num_items + 1)
+    available = np.zeros(num_items + 1, dtype=np.bool_)
+    available[1:][offered] = True
     categories = tuple(f"c{n}" for n in range(NUM_CATEGORIES))
     vocabulary = Vocabulary(tuple(item_id(row) for row in rows.tolist()), categories)
     save_vocabulary(vocabulary, folder / "vocabulary.json")
@@ -86,11 +95,13 @@ def _write(
             "category": [category_of(row) for row in rows.tolist()],
             "price": pl.Series(rng.random(num_items) * 20, dtype=pl.Float64),
             "born_ms": np.full(num_items, _BORN_MS),
-            "available": np.ones(num_items, dtype=np.bool_),
+            "available": available[1:],
         }
     ).write_parquet(folder / "catalogue.parquet")
     (folder / "popular.json").write_text(
-        json.dumps([{"item_id": item_id(n), "score": 1 / n} for n in range(1, 1001)])
+        json.dumps(
+            [{"item_id": item_id(n), "score": 1 / n} for n in range(1, 1001) if available[n]]
+        )
     )
     encoding = UserEncoding(
         history_length=HISTORY_LENGTH,
@@ -132,7 +143,7 @@ def _write(
     save_file(
         {
             "vectors": vectors.contiguous(),
-            "available": torch.arange(num_items + 1) > 0,
+            "available": torch.from_numpy(available),
             "activity": torch.zeros(num_items + 1, dimensions.num_item_features),
             "activity_as_of_ms": torch.tensor(now_ms()),
             "neighbour_index": torch.randint(

@@ -36,11 +36,11 @@ request. A log that does not answer is no reason not to serve, and of millions o
 is taken in beside requests."""
 
 
-class TritonPythonModel:
-    """One loaded bundle (Triton's own contract: initialize, execute, finalize)."""
+class ServedModel:
+    """One loaded bundle."""
 
-    def initialize(self, args: dict[str, str]) -> None:
-        """Load the bundle and start refreshing its moving item features."""
+    def __init__(self, args: dict[str, str]) -> None:
+        """Load it; ``args`` are those Triton initialises a model with."""
         logging.basicConfig(
             stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
         )
@@ -49,7 +49,8 @@ class TritonPythonModel:
             for key, value in json.loads(args["model_config"])["parameters"].items()
         }
         keep_freed_memory()
-        torch.set_num_threads(int(parameters["num_threads"]))
+        self._num_threads = int(parameters["num_threads"])
+        torch.set_num_threads(self._num_threads)
         bundle_path = Path(parameters["bundle_path"])
         self._model = load_serving_model(bundle_path, device="cpu")
         self._num_candidates = int(parameters["num_candidates"])
@@ -61,6 +62,10 @@ class TritonPythonModel:
             turns=self._turns,
             interval_s=int(parameters["refresh_interval_ms"]) / 1e3,
         )
+
+    def start(self) -> None:
+        """Start what keeps its items fresh, and catch up with what was said of them so far."""
+        torch.set_num_threads(self._num_threads)  # OpenMP keeps it by thread
         self._refresher.start()
         self._items, self._follower = follow_items(
             self._model, bundle_path, Path(parameters["state_dir"]), self._turns
@@ -89,8 +94,8 @@ class TritonPythonModel:
                 responses[place] = response
         return responses
 
-    def finalize(self) -> None:
-        """Stop the background thread; Triton calls this before it ends the process."""
+    def stop(self) -> None:
+        """Stop the background thread."""
         self._refresher.stop()
         self._follower.stop()
 

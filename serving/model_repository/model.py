@@ -15,6 +15,6 @@ for _path in PYTHON_PATHS:
 _added = [path for path in sys.path if path not in _before]
 sys.path[:] = _added + _before
 
-from serving.model_repository.backend import TritonPythonModel  # noqa: E402
+from serving.model_repository.gentle_start import TritonPythonModel  # noqa: E402
 
 __all__ = ["TritonPythonModel"]

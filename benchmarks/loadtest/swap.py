@@ -1,0 +1,181 @@
+"""``python -m benchmarks.loadtest.swap``: another bundle every 30 seconds, under load.
+
+Usage::
+
+    python -m benchmarks.loadtest.throughput prepare --state DIR
+    python -m benchmarks.loadtest.swap --state DIR --rate 100 [--minutes 10] [--every 30]
+
+Two bundles: of one only the odd items are on offer, of the other only the even ones. Both sides of
+an answer know that, the API and the model server, so an answer that mixes two bundles has items of
+the wrong parity, or too few. First the load alone is measured, then the same load while ``recsys
+publish`` makes the one and the other live in turn, as a pipeline would. Exit code 1 when a request
+failed, an answer mixed bundles or came from another rung than ``full``, or a publication failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import re
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvloop
+
+from benchmarks.loadtest.arrivals import poisson_arrivals_s
+from benchmarks.loadtest.greatest_rate import Asking, prepared
+from benchmarks.loadtest.paced import Label, Paced, run_paced
+from benchmarks.loadtest.system import System, find_system, user_id
+from benchmarks.loadtest.untrained_bundle import TOWERS_ONLY, add_untrained_bundle
+from recsys.errors import RecsysError
+from recsys.features import current_plan
+
+GOOD = "200 full"
+_ITEM = re.compile(rb'"item_id":"i(\d+)"')
+_BUNDLE = re.compile(rb'"bundle":"([0-9a-f]+)"')
+_RUNG = re.compile(rb'"rung":"(\w+)"')
+
+
+@dataclass
+class Swaps:
+    """Publishes bundles in turn, in a thread."""
+
+    system: System
+    bundles: Sequence[str]
+    every_s: float
+    took_s: list[float] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Swaps:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        turns = itertools.cycle(self.bundles)
+        due_s = time.monotonic()
+        while not self._stop.wait(max(0.0, due_s - time.monotonic())):
+            begun_s = time.monotonic()
+            try:
+                self.system.run("publish", next(turns))
+            except RecsysError as error:
+                self.failed.append(str(error))
+            self.took_s.append(round(time.monotonic() - begun_s, 2))
+            due_s += self.every_s
+
+
+def judge(parity: dict[str, int], k: int) -> Label:
+    """Give what counts an answer: ``200 full``, or what is wrong with it."""
+
+    def label(status: int, body: bytes) -> str:
+        if status != 200:
+            return str(status)
+        rung, bundle = _RUNG.search(body), _BUNDLE.search(body)
+        items = [int(number) for number in _ITEM.findall(body)]
+        if rung is None or bundle is None or len(items) != k:
+            return f"{len(items)} items"
+        wanted = parity.get(bundle[1].decode())
+        if wanted is None or any(item % 2 != wanted for item in items):
+            return "mixed"
+        return f"200 {rung[1].decode()}"
+
+    return label
+
+
+def measure(asking: Asking, rate: float, duration_s: float, label: Label) -> Paced:
+    """Send at ``rate`` for ``duration_s``."""
+    rng = np.random.default_rng([asking.seed, int(rate * 1000), int(duration_s)])
+    due_s = poisson_arrivals_s(rate_per_s=rate, duration_s=duration_s, rng=rng)
+    requests = prepared(asking, len(due_s), rng)
+    return uvloop.run(run_paced(requests, due_s, host=asking.host, port=asking.port, label=label))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.loadtest.swap",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--state", type=Path, required=True, help="folder of a prepared system")
+    parser.add_argument("--rate", type=float, required=True, help="requests per second")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--every", type=float, default=30.0, help="seconds from swap to swap")
+    parser.add_argument("--quiet-minutes", type=float, default=1.0, help="of load without swaps")
+    parser.add_argument("--k", type=int, default=20, help="items asked for")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    try:
+        system = find_system(args.state)
+        bundles = _two_bundles(system, args.state)
+        for bundle_id in bundles:
+            system.run("publish", bundle_id)
+    except RecsysError as error:
+        sys.stderr.write(f"swap: {error}\n")
+        return 1
+    settings = system.settings
+    asking = Asking(
+        host=settings.host, port=settings.api_port, k=args.k, seed=args.seed,
+        user_ids=tuple(user_id(n) for n in range(2_000)),
+    )  # fmt: skip
+    label = judge({bundle_id: 1 - place for place, bundle_id in enumerate(bundles)}, args.k)
+    measure(asking, args.rate, 5.0, label)  # warms up
+    quiet = measure(asking, args.rate, args.quiet_minutes * 60, label)
+    sys.stderr.write(f"quiet: p99 {quiet.percentile_ms(99.0):.1f} ms {dict(quiet.answers)}\n")
+    with Swaps(system, bundles, args.every) as swaps:
+        swapping = measure(asking, args.rate, args.minutes * 60, label)
+    result = {
+        "what": f"a swap every {args.every:g} s for {args.minutes:g} min",
+        "rate_per_s": args.rate,
+        "seed": args.seed,
+        "machine": f"{platform.machine()} {platform.system()}",
+        "quiet": _summary(quiet),
+        "swapping": _summary(swapping),
+        "p99_ratio": round(swapping.percentile_ms(99.0) / quiet.percentile_ms(99.0), 3),
+        "swaps": len(swaps.took_s),
+        "publish_s": swaps.took_s,
+        "publish_failed": swaps.failed,
+    }
+    sys.stdout.write(json.dumps(result) + "\n")
+    good = set(quiet.answers) == set(swapping.answers) == {GOOD} and not swaps.failed
+    return 0 if good else 1
+
+
+def _two_bundles(system: System, state: Path) -> list[str]:
+    """Give a bundle of odd items and one of even items."""
+    plan = current_plan.ensure(system.settings.state_dir, project=system.settings.namespace)
+    num_items = json.loads((state / "prepared.json").read_text())["items"]
+    return [
+        add_untrained_bundle(
+            system.settings.bundle_dir, plan,
+            num_items=num_items, mix=TOWERS_ONLY, seed=50 + first, offered=slice(first, None, 2),
+        )
+        for first in (0, 1)
+    ]  # fmt: skip
+
+
+def _summary(paced: Paced) -> dict[str, Any]:
+    return {
+        "answers": dict(paced.answers),
+        **{f"p{p:g}_ms": round(paced.percentile_ms(p), 2) for p in (50.0, 95.0, 99.0, 99.9, 100.0)},
+        "generator_late_p99_ms": round(paced.late_ms(99.0), 2),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
