@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -299,6 +300,7 @@ def test_tls_with_certificates_of_both_ends(tmp_path: Path) -> None:
                 call(api, lambda c: c.recommend("ann"), stranger)
 
 
+EXAMPLES = int(os.environ.get("RECSYS_TEST_EXAMPLES", "60"))
 ALLOWED = {
     grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND,
 }  # fmt: skip
@@ -321,7 +323,7 @@ def test_whatever_is_sent_gets_a_documented_answer(api: MemoryApi, method: Any) 
                 return error.code(), dict(error.trailing_metadata())
         return grpc.StatusCode.OK, {}
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.one_of(messages, events))
     def check(data: bytes) -> None:
         status, said = api.client.run(ask(data))

@@ -1,0 +1,60 @@
+"""The API, fuzzed by its own OpenAPI document: no answer is a 5xx, and each is as documented.
+
+``RECSYS_TEST_EXAMPLES`` says how many requests of each kind an operation gets: ``make verify-fuzz``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+
+from recsys.pipeline import PipelineConfig
+from serving.api.openapi import openapi_document
+from tests.serving.api.memory_api import MemoryApi, memory_api
+
+EXAMPLES = int(os.environ.get("RECSYS_TEST_EXAMPLES", "20"))
+DOCUMENT = openapi_document()
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+
+
+def cases() -> Iterator[Any]:
+    """Operations, asked as documented and otherwise; what takes nothing cannot be asked wrongly."""
+    for found in SCHEMA.get_all_operations():
+        operation = found.ok()
+        says = DOCUMENT["paths"][operation.path][operation.method]
+        takes = says["security"] or "parameters" in says or "requestBody" in says
+        for mode in GenerationMode:
+            if takes or mode is GenerationMode.POSITIVE:
+                yield pytest.param(operation, mode, id=f"{operation.label}-{mode.value}")
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[MemoryApi]:
+    # Long: a busy machine must not make an answer late.
+    with memory_api(config=PipelineConfig(deadline_ms=20_000, features_ms=10_000)) as running:
+        yield running
+
+
+@pytest.mark.parametrize(("operation", "mode"), list(cases()))
+def test_whatever_is_asked_gets_a_documented_answer(
+    api: MemoryApi, operation: Any, mode: GenerationMode
+) -> None:
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(operation.as_strategy(generation_mode=mode))
+    def check(case: Any) -> None:
+        wanted = case.as_transport_kwargs(base_url="http://test")
+        url = wanted.pop("url").removeprefix("http://test")
+        wanted.pop("cookies", None)
+        if isinstance(wanted.get("data"), (bytes, str)):
+            wanted["content"] = wanted.pop("data")
+        response = api.client.request(wanted.pop("method"), url, **wanted)
+        assert response.status_code < 500, response.text
+        operation.validate_response(response)
+
+    check()
