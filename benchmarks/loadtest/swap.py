@@ -5,11 +5,12 @@ Usage::
     python -m benchmarks.loadtest.throughput prepare --state DIR
     python -m benchmarks.loadtest.swap --state DIR --rate 100 [--minutes 10] [--every 30]
 
-Two bundles: of one only the odd items are on offer, of the other only the even ones. Both sides of
-an answer know that, the API and the model server, so an answer that mixes two bundles has items of
-the wrong parity, or too few. First the load alone is measured, then the same load while ``recsys
-publish`` makes the one and the other live in turn, as a pipeline would. Exit code 1 when a request
-failed, an answer mixed bundles or came from another rung than ``full``, or a publication failed.
+Three bundles, so that each publication loads one: the one before stays loaded for a rollback. Each
+has a third of the items on offer, and both sides of an answer know which, the API and the model
+server, so an answer that mixes two bundles has items of another third, or too few. First the load
+alone is measured, then the same load while ``recsys publish`` makes one after the other live, as a
+pipeline would. Exit code 1 when a request failed, an answer mixed bundles or came from another rung
+than ``full``, or a publication failed.
 """
 
 from __future__ import annotations
@@ -79,8 +80,11 @@ class Swaps:
             due_s += self.every_s
 
 
-def judge(parity: dict[str, int], k: int) -> Label:
-    """Give what counts an answer: ``200 full``, or what is wrong with it."""
+def judge(third: dict[str, int], k: int) -> Label:
+    """Give what counts an answer: ``200 full``, or what is wrong with it.
+
+    ``third`` gives the remainder by three of a bundle's item numbers.
+    """
 
     def label(status: int, body: bytes) -> str:
         if status != 200:
@@ -89,8 +93,8 @@ def judge(parity: dict[str, int], k: int) -> Label:
         items = [int(number) for number in _ITEM.findall(body)]
         if rung is None or bundle is None or len(items) != k:
             return f"{len(items)} items"
-        wanted = parity.get(bundle[1].decode())
-        if wanted is None or any(item % 2 != wanted for item in items):
+        wanted = third.get(bundle[1].decode())
+        if wanted is None or any(item % 3 != wanted for item in items):
             return "mixed"
         return f"200 {rung[1].decode()}"
 
@@ -122,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         system = find_system(args.state)
-        bundles = _two_bundles(system, args.state)
+        bundles = _bundles(system, args.state)
         for bundle_id in bundles:
             system.run("publish", bundle_id)
     except RecsysError as error:
@@ -133,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         host=settings.host, port=settings.api_port, k=args.k, seed=args.seed,
         user_ids=tuple(user_id(n) for n in range(2_000)),
     )  # fmt: skip
-    label = judge({bundle_id: 1 - place for place, bundle_id in enumerate(bundles)}, args.k)
+    label = judge({bundle_id: place for place, bundle_id in enumerate(bundles)}, args.k)
     measure(asking, args.rate, 5.0, label)  # warms up
     quiet = measure(asking, args.rate, args.quiet_minutes * 60, label)
     sys.stderr.write(f"quiet: p99 {quiet.percentile_ms(99.0):.1f} ms {dict(quiet.answers)}\n")
@@ -156,16 +160,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if good else 1
 
 
-def _two_bundles(system: System, state: Path) -> list[str]:
-    """Give a bundle of odd items and one of even items."""
+def _bundles(system: System, state: Path) -> list[str]:
+    """Give three bundles, in the order of the remainders of their items' numbers by three."""
     plan = current_plan.ensure(system.settings.state_dir, project=system.settings.namespace)
     num_items = json.loads((state / "prepared.json").read_text())["items"]
     return [
         add_untrained_bundle(
-            system.settings.bundle_dir, plan,
-            num_items=num_items, mix=TOWERS_ONLY, seed=50 + first, offered=slice(first, None, 2),
+            system.settings.bundle_dir, plan, num_items=num_items, mix=TOWERS_ONLY,
+            seed=50 + remainder, offered=slice((remainder - 1) % 3, None, 3),  # row 0 is item 1
         )
-        for first in (0, 1)
+        for remainder in range(3)
     ]  # fmt: skip
 
 

@@ -19,13 +19,13 @@ def answer(items: list[int], *, bundle: str = "aa", rung: str = "full") -> bytes
 @pytest.mark.parametrize(
     ("status", "body", "found"),
     [
-        (200, answer([1, 3, 5]), "200 full"),
-        (200, answer([2, 4, 6], bundle="bb"), "200 full"),
-        (200, answer([1, 3, 5], rung="popular"), "200 popular"),
-        (200, answer([1, 2, 5]), "mixed"),
-        (200, answer([1, 3, 5], bundle="bb"), "mixed"),
-        (200, answer([1, 3, 5], bundle="cc"), "mixed"),
-        (200, answer([1, 3]), "2 items"),
+        (200, answer([1, 4, 7]), "200 full"),
+        (200, answer([3, 6, 9], bundle="bb"), "200 full"),
+        (200, answer([1, 4, 7], rung="popular"), "200 popular"),
+        (200, answer([1, 2, 4]), "mixed"),
+        (200, answer([1, 4, 7], bundle="bb"), "mixed"),
+        (200, answer([1, 4, 7], bundle="cc"), "mixed"),
+        (200, answer([1, 4]), "2 items"),
         (503, b"{}", "503"),
     ],
 )

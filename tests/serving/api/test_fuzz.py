@@ -1,6 +1,6 @@
 """The API, fuzzed by its own OpenAPI document: no answer is a 5xx, and each is as documented.
 
-``RECSYS_TEST_EXAMPLES`` says how many requests of each kind an operation gets: ``make verify-fuzz``.
+``RECSYS_TEST_EXAMPLES`` is the number of requests of a kind and operation (``make verify-fuzz``).
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from tests.serving.api.memory_api import MemoryApi, memory_api
 EXAMPLES = int(os.environ.get("RECSYS_TEST_EXAMPLES", "20"))
 DOCUMENT = openapi_document()
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+
+WANTS_KAFKA = {"/v1/requests/{request_id}"}
+"""Here there is none: 503 is the documented answer."""
 
 
 def cases() -> Iterator[Any]:
@@ -54,7 +57,9 @@ def test_whatever_is_asked_gets_a_documented_answer(
         if isinstance(wanted.get("data"), (bytes, str)):
             wanted["content"] = wanted.pop("data")
         response = api.client.request(wanted.pop("method"), url, **wanted)
-        assert response.status_code < 500, response.text
+        if operation.path not in WANTS_KAFKA:
+            assert response.status_code < 500, response.text
+        assert response.status_code != 500, response.text
         operation.validate_response(response)
 
     check()
