@@ -62,14 +62,14 @@ class ServedModel:
             turns=self._turns,
             interval_s=int(parameters["refresh_interval_ms"]) / 1e3,
         )
+        self._items, self._follower = follow_items(
+            self._model, bundle_path, Path(parameters["state_dir"]), self._turns
+        )
 
     def start(self) -> None:
         """Start what keeps its items fresh, and catch up with what was said of them so far."""
         torch.set_num_threads(self._num_threads)  # OpenMP keeps it by thread
         self._refresher.start()
-        self._items, self._follower = follow_items(
-            self._model, bundle_path, Path(parameters["state_dir"]), self._turns
-        )
         self._follower.start()
         self._follower.wait(_CATCH_UP_S)
 
@@ -95,7 +95,7 @@ class ServedModel:
         return responses
 
     def stop(self) -> None:
-        """Stop the background thread."""
+        """Stop the background threads."""
         self._refresher.stop()
         self._follower.stop()
 
