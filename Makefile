@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHON RECSYS_TORCH_INDEX
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test verify-accuracy verify-cold-start verify-equality verify-feast verify-fuzz verify-kuairand verify-memory verify-offline verify-pipeline verify-ranklens verify-resume verify-sequences verify-stream verify-tune bench lock clean
+.PHONY: help setup demo check test verify-accuracy verify-cold-start verify-degradation verify-equality verify-feast verify-fuzz verify-kuairand verify-memory verify-offline verify-pipeline verify-ranklens verify-resume verify-sequences verify-stream verify-tune bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,11 @@ verify-equality: setup  ## 2,000 generated logs a test: stream, backfill, histor
 		tests/features/test_recency.py tests/features/test_aggregates.py \
 		tests/features/test_on_demand_history.py tests/features/test_current_rows.py \
 		tests/features/test_log_equality.py tests/features/offline_store/test_every_moment.py
+
+verify-degradation: setup  ## kill and stop each part under load; ten times too many requests (minutes)
+	@$(BIN)/python -m benchmarks.loadtest.chaos $(ARGS)
+	@$(BIN)/python -m benchmarks.loadtest.chaos --api-workers 2 --part api-1
+	@$(BIN)/python -m benchmarks.loadtest.chaos.overload
 
 verify-feast: setup  ## Feast's own universal tests on both plug-ins: FEAST_SOURCE=path/to/feast (minutes)
 	@$(BIN)/python -m tests.feast_universal "$(FEAST_SOURCE)" $(ARGS)

@@ -133,7 +133,7 @@ def load_served_bundle(folder: Path) -> ServedBundle:
         ) from error
     column_of = vocabulary.category_index_of
     columns = [column_of.get(category, NO_CATEGORY) for category in frame["category"]]
-    return ServedBundle(
+    bundle = ServedBundle(
         bundle_id=manifest.bundle_id,
         dimensions=manifest.dimensions,
         vocabulary=vocabulary,
@@ -154,3 +154,6 @@ def load_served_bundle(folder: Path) -> ServedBundle:
         ),
         segments=load_segments(folder, vocabulary) if has_segments else NO_SEGMENTS,
     )
+    # Sorted here, in the thread that loads, and not under the first request that needs it.
+    _ = bundle.popular_order, bundle.popular_score_by_row
+    return bundle

@@ -42,6 +42,7 @@ DOCUMENTED: dict[str, frozenset[str]] = {
     "kafka": frozenset({"full"}),
     "stream": frozenset({"full"}),
     "exposures": frozenset({"full"}),
+    "api-1": frozenset({"full", "similar", "popular", "static"}),
 }
 """Rungs that may answer while a part is away (docs/degradation.md)."""
 console = Console(stderr=True)
@@ -59,9 +60,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rate", type=float, help="requests a second; default: half of the most")
     parser.add_argument("--before", type=float, default=4.0, help="seconds before the part is hurt")
     parser.add_argument("--after", type=float, default=14.0, help="seconds sent after its return")
+    parser.add_argument("--api-workers", type=int, default=1,
+                        help="API processes; with two the part api-1 can be killed")  # fmt: skip
     parser.add_argument("--state", type=Path, help="state folder to use again; default: a new one")
     parser.add_argument("--seed", type=int, default=1)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.part and "api-1" in args.part and args.api_workers < 2:
+        parser.error("--part api-1 wanted --api-workers 2 or more, found 1")
+    return args
 
 
 async def experiment(
@@ -127,6 +133,10 @@ def judge(
     """Give figures and what does not hold."""
     seen = watch.between(0.0, float("inf"))
     errors = [one for one in seen if one.what.startswith("error") or one.what.isdigit()]
+    if part.startswith("api"):  # what the killed process was at work on is lost with it
+        in_flight = [one for one in errors if one.due_s <= hurt_s <= one.due_s + one.waited_s]
+        errors = [one for one in errors if one not in in_flight]
+        seen = [one for one in seen if one not in in_flight]
     rungs = Counter(one.what for one in seen)
     # A machine that is busy with other things turns requests away too: said apart.
     overloaded = [one for one in seen if _OVERLOADED in one.degraded]
@@ -180,7 +190,8 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="recsys-chaos-") as folder:
         state_dir = args.state or Path(folder) / "var"
         is_new = not (state_dir / "bundles").exists()
-        with running_system(state_dir, {}) as system:
+        settings = {"RECSYS_API_WORKERS": str(args.api_workers)}
+        with running_system(state_dir, settings) as system:
             if is_new:
                 console.print("teaching a small system …")
                 teach(system, num_users=300, num_items=400, days=4)
@@ -190,8 +201,10 @@ def main(argv: list[str] | None = None) -> int:
             most = uvloop.run(load.most_per_s(system.port, users, seconds=4.0))
             rate = args.rate or most / 2
             console.print(f"at most {most:.0f} full answers/s; load {rate:.0f}/s")
-            for part in args.part or sorted(DOCUMENTED):
-                for how in args.how or ("kill", "stop"):
+            for part in args.part or sorted(set(DOCUMENTED) - {"api-1"}):
+                # A stopped process keeps its share of the port: only a load balancer sees that.
+                hows = ("kill",) if part == "api-1" else args.how or ("kill", "stop")
+                for how in hows:
                     watch, sent, hurt_s, back_s = uvloop.run(
                         experiment(system, part, how, args, users, rate)
                     )
