@@ -40,10 +40,13 @@ class AdmissionConfig:
     """Between two looks; each needs ``min_answers``."""
     min_answers: int = 20
     initial_limit: float = 64.0
-    min_limit: float = 8.0
-    """Fewer at once would leave the model server without batches."""
+    min_limit: float = 2.0
+    """While more are turned away than answered: one at work, and one that waits for it."""
+    calm_limit: float = 8.0
+    """Otherwise: a machine that is slow for another reason than too many requests gets no faster
+    by turning some away."""
     max_limit: float = 512.0
-    step: float = 2.0
+    step: float = 1.0
     factor: float = 0.9
     memory_share: float = 1.0
     """Answers from memory for each of the servers': they cost a tenth, and are worth a place."""
@@ -65,6 +68,7 @@ class Admission:
         self._at_work = 0
         self._most_at_work = 0
         self._from_memory = config.memory_burst
+        self._num_turned_away = 0
         self._times_s: list[float] = []
         self._looked_s = clock_s()
         ADMISSION_LIMIT.set(self._limit)
@@ -85,6 +89,7 @@ class Admission:
             self._at_work += 1
             self._most_at_work = max(self._most_at_work, self._at_work)
             return "servers"
+        self._num_turned_away += 1
         verdict: Verdict = "refused"
         if self._from_memory >= 1.0:
             self._from_memory -= 1.0
@@ -108,13 +113,16 @@ class Admission:
             return
         ordered = sorted(self._times_s)
         high_s = ordered[int(config.quantile * (len(ordered) - 1))]
+        is_overloaded = self._num_turned_away >= len(self._times_s)
+        floor = config.min_limit if is_overloaded else config.calm_limit
         if high_s > config.target_ms / 1e3:
             # From what was at work: a limit far above it would fall for long without effect.
-            base = min(self._limit, float(self._most_at_work))
-            self._limit = max(config.min_limit, config.factor * base)
+            self._limit = config.factor * min(self._limit, float(self._most_at_work))
         elif self._most_at_work >= self._limit / 2:
             self._limit = min(config.max_limit, self._limit + config.step)
+        self._limit = max(floor, self._limit)
         ADMISSION_LIMIT.set(self._limit)
         self._times_s.clear()
+        self._num_turned_away = 0
         self._most_at_work = self._at_work
         self._looked_s = now_s

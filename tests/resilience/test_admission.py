@@ -17,7 +17,7 @@ class Clock:
 
 
 def test_above_the_limit_memory_answers_as_many_again_and_the_rest_is_refused() -> None:
-    config = AdmissionConfig(initial_limit=2, min_limit=2, memory_burst=3.0)
+    config = AdmissionConfig(initial_limit=2, memory_burst=3.0)
     admission = Admission(config, clock_s=Clock())
     verdicts = [admission.enter() for _ in range(7)]
     assert verdicts == ["servers"] * 2 + ["memory"] * 3 + ["refused"] * 2
@@ -59,3 +59,23 @@ def test_ten_times_overload_keeps_the_answered_ones_in_time_and_the_server_busy(
 def test_below_capacity_nobody_is_turned_away() -> None:
     found = simulated(150.0, seconds=20.0, capacity_per_s=300.0)
     assert set(found["counts"]) == {"servers"}
+
+
+def test_a_slow_machine_that_is_not_overloaded_goes_on_answering() -> None:
+    clock = Clock()
+    admission = Admission(clock_s=clock)
+    for _ in range(2_000):  # one at a time, each four times the target
+        assert admission.enter() == "servers"
+        clock.now_s += 0.2
+        admission.leave(0.2)
+    assert admission.limit == AdmissionConfig().calm_limit
+
+
+def test_what_was_not_answered_says_nothing_about_time() -> None:
+    clock = Clock()
+    admission = Admission(clock_s=clock)
+    for _ in range(1_000):
+        assert admission.enter() == "servers"
+        clock.now_s += 0.01
+        admission.leave(None)
+    assert admission.limit == AdmissionConfig().initial_limit

@@ -154,7 +154,7 @@ def overloaded(api: MemoryApi, number: int, path: str = "/v1/recommendations") -
 
 @pytest.mark.parametrize("path", ["/v1/recommendations", "/v1/rank"])
 def test_too_many_at_once_are_answered_from_memory_then_refused(path: str) -> None:
-    config = AdmissionConfig(initial_limit=2.0, min_limit=2.0, memory_burst=3.0)
+    config = AdmissionConfig(initial_limit=2.0, memory_burst=3.0)
     overload = Overload(Admission(config))
     with memory_api(bundle=bundle_with(), model=SlowModel(0.05), overload=overload) as api:
         answers = overloaded(api, 9, path)
@@ -177,7 +177,7 @@ def test_too_many_at_once_are_answered_from_memory_then_refused(path: str) -> No
 
 
 def test_slow_bodies_and_refused_callers_hold_no_place() -> None:
-    overload = Overload(Admission(AdmissionConfig(initial_limit=2.0, min_limit=2.0)))
+    overload = Overload(Admission(AdmissionConfig(initial_limit=2.0)))
     with memory_api(bundle=bundle_with(), overload=overload) as api:
 
         async def slowly() -> AsyncIterator[bytes]:
