@@ -61,6 +61,7 @@ class System:
     settings: Settings
     variables: Mapping[str, str]
     _processes: dict[str, list[psutil.Process]] = field(default_factory=dict)
+    _last_s: dict[int, float] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -128,27 +129,33 @@ class System:
                     process.resume()
 
     def cpu_s(self) -> dict[str, float]:
-        """Give the CPU seconds each part has spent so far; call ``find_processes`` first."""
+        """Give the CPU seconds each part has spent so far; call ``find_processes`` first.
+
+        A process that has ended meanwhile (Redis forks to write its file anew) counts with what it
+        had spent when it was last seen.
+        """
         return {
-            name: sum(_cpu_s(process) for process in processes)
+            name: sum(self._spent(process) for process in processes)
             for name, processes in self._processes.items()
         }
+
+    def _spent(self, process: psutil.Process) -> float:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            self._last_s[process.pid] = float(times.user + times.system)
+        return self._last_s.get(process.pid, 0.0)
 
     def sizes(self) -> dict[str, dict[str, float]]:
-        """Give resident memory (MiB) and open descriptors of each part."""
-        return {
-            name: {
-                "rss_mib": round(sum(p.memory_info().rss for p in processes) / 2**20, 2),
-                "descriptors": sum(p.num_fds() for p in processes),
-                "threads": sum(p.num_threads() for p in processes),
+        """Give resident memory (MiB), open descriptors and threads of each part that runs."""
+        sizes: dict[str, dict[str, float]] = {}
+        for name, processes in self._processes.items():
+            running = [process for process in processes if process.is_running()]
+            sizes[name] = {
+                "rss_mib": round(sum(p.memory_info().rss for p in running) / 2**20, 2),
+                "descriptors": sum(p.num_fds() for p in running),
+                "threads": sum(p.num_threads() for p in running),
             }
-            for name, processes in self._processes.items()
-        }
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+        return sizes
 
 
 def make_system(state_dir: Path, changes: Mapping[str, str]) -> System:
