@@ -2,7 +2,9 @@
 
 Importing torch and reading a bundle is seconds of CPU. They are spent in a thread of the lowest
 priority, which on Linux is a thread's own and goes with it; requests are then computed in Triton's
-thread, at the usual one. (A process cannot raise its priority again without a privilege.)
+thread, at the usual one. (A process cannot raise its priority again without a privilege.) Where
+nothing else is loaded, after Triton was restarted say, there is nobody to be gentle to: requests
+wait for this bundle.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from __future__ import annotations
 import os
 import threading
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 if TYPE_CHECKING:
     from serving.model_repository.backend import ServedModel
@@ -42,7 +46,8 @@ def load_gently(args: dict[str, str]) -> ServedModel:
 
     def load() -> None:
         try:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
+            if others_are_loaded():
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
             from serving.model_repository.backend import ServedModel
 
             loaded.append(ServedModel(args))
@@ -55,3 +60,19 @@ def load_gently(args: dict[str, str]) -> ServedModel:
     if failed:
         raise failed[0]
     return loaded[0]
+
+
+def others_are_loaded() -> bool:
+    """Say whether this Triton runs another model: each is a child of the server, as we are."""
+    ourselves = psutil.Process()
+    server = ourselves.parent()
+    if server is None:
+        return False
+    program = ourselves.cmdline()[:1]
+    try:
+        return any(
+            child.pid != ourselves.pid and child.cmdline()[:1] == program
+            for child in server.children()
+        )
+    except psutil.Error:  # one has just ended
+        return True

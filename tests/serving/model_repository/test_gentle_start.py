@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 from types import ModuleType
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from serving.model_repository import gentle_start
 from serving.model_repository.gentle_start import TritonPythonModel
 
 
@@ -45,8 +47,11 @@ def model(monkeypatch: pytest.MonkeyPatch) -> TritonPythonModel:
     return TritonPythonModel()
 
 
-def test_only_the_loading_is_gentle(model: TritonPythonModel) -> None:
+def test_only_the_loading_is_gentle(
+    model: TritonPythonModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usual = niceness()
+    monkeypatch.setattr(gentle_start, "others_are_loaded", lambda: True)
     model.initialize({})
     served: Any = model._served
     assert served.loaded_at == 19
@@ -59,3 +64,31 @@ def test_only_the_loading_is_gentle(model: TritonPythonModel) -> None:
 def test_what_is_wrong_with_a_bundle_is_said(model: TritonPythonModel) -> None:
     with pytest.raises(ValueError, match="no such bundle"):
         model.initialize({"wrong": "yes"})
+
+
+def test_nobody_waits_for_a_bundle_that_is_alone(
+    model: TritonPythonModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gentle_start, "others_are_loaded", lambda: False)
+    model.initialize({})
+    served: Any = model._served
+    assert served.loaded_at == niceness()
+
+
+SERVER = """
+import subprocess, sys
+model = [sys.executable, "-c", sys.argv[1]]
+others = [subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+          for _ in range(int(sys.argv[2]))]
+subprocess.run(model, check=True)
+for other in others:
+    other.communicate(b"\\n")
+"""
+MODEL = "from serving.model_repository import gentle_start as g; print(g.others_are_loaded())"
+
+
+@pytest.mark.parametrize(("others", "said"), [(0, "False"), (1, "True")])
+def test_other_models_of_the_server_are_seen(others: int, said: str) -> None:
+    command = [sys.executable, "-c", SERVER, MODEL, str(others)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout.strip() == said
