@@ -105,7 +105,7 @@ def _measure(url: str, rounds: int) -> dict[str, Any]:
                     "item_id": item_id, "available": is_offered, **said,
                 }  # fmt: skip
                 start = time.perf_counter()
-                client.post("/v1/events", json={"events": [event]}).raise_for_status()
+                client.post("/v1/events", json=[event]).raise_for_status()
                 times.append(_until(client, user, item_id, is_offered, start))
         return {
             "rounds": rounds, "gone_ms": _summary(gone), "back_ms": _summary(back),
@@ -115,7 +115,7 @@ def _measure(url: str, rounds: int) -> dict[str, Any]:
 
 def _answer(client: httpx.Client, user: str) -> list[dict[str, Any]]:
     asked = {"user_id": user, "k": _LIST_LENGTH, "explore": False}
-    answer = client.post("/v1/recommend", json=asked).raise_for_status().json()
+    answer = client.post("/v1/recommendations", json=asked).raise_for_status().json()
     if answer["rung"] != "full":
         raise RuntimeError(f"wanted a whole answer, found {answer['degraded']}")
     items: list[dict[str, Any]] = answer["items"]
