@@ -63,7 +63,7 @@ def _measure(folder: Path, kind: str, count: int, size: int) -> dict[str, object
 
     def empty() -> None:
         while (group := spool.first()) is not None:
-            spool.remove(group.number)
+            spool.remove(group)
 
     emptied = _timed(empty)
     spool.close()

@@ -181,30 +181,26 @@ class Spool:
                     ) from error
                 return None
 
-    def remove(self, number: int) -> int:
-        """Forget the groups up to ``number``: they are sent. Gives how many records that were.
+    def remove(self, group: Group) -> None:
+        """Forget a group of ``first``, which is sent. Never raises.
 
-        Where the disk has no room even for that, they are forgotten by this process alone; the next
-        one sends them again.
+        Where the disk has no room even for that, it is forgotten by this process alone; the next
+        one sends it again.
         """
         with self._lock:
-            records, size = self._db.execute(
-                "SELECT coalesce(sum(num_records), 0), coalesce(sum(num_bytes), 0) "
-                "FROM groups WHERE number > ? AND number <= ?",
-                (self._sent_to, number),
-            ).fetchone()
-            self._sent_to = max(self._sent_to, number)
-            self._num_records -= records
-            self._num_bytes -= size
-            self._oldest_ms = self._find_oldest()
+            self._sent_to = group.number
+            self._num_records -= len(group.records)
+            self._num_bytes -= _size(group.records)
             try:
                 with self._written(durably=False):
-                    self._db.execute("DELETE FROM groups WHERE number <= ?", (number,))
+                    self._db.execute("DELETE FROM groups WHERE number <= ?", (group.number,))
                 if not self._num_records:
                     self._shrink()
+                self._oldest_ms = self._find_oldest()
             except sqlite3.Error as error:
                 logger.warning("%s: sent records could not be removed: %s", self.path, error)
-            return int(records)
+                if not self._num_records:
+                    self._oldest_ms = None
 
     def keep_refused(self, record: LogRecord, reason: str) -> None:
         """Keep a record that the log will never take, out of the way of the others.

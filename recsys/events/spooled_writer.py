@@ -165,6 +165,9 @@ class SpooledWriter:
             except ServerError as error:  # of the spool: a disk that does not answer
                 logger.warning("%s", error)
                 pause_s = self._config.retry_s
+            except Exception:  # would this thread end, nothing would ever be sent
+                logger.exception("%s: sending failed, and is tried again", self._name)
+                pause_s = self._config.retry_s
             self._tried.set()
             self._show()
             if pause_s == self._config.look_s:
@@ -214,7 +217,8 @@ class SpooledWriter:
         except ServerError as error:
             self._lose(writer, error)
             return False
-        SPOOL_SENT.labels(self._name).inc(spool.remove(group.number))
+        spool.remove(group)
+        SPOOL_SENT.labels(self._name).inc(len(group.records))
         return True
 
     def _send_singly(self, spool: Spool, writer: EventWriter, records: Sequence[LogRecord]) -> None:

@@ -26,8 +26,9 @@ _STOP_S = 10.0
 class PublisherConfig:
     """Bounds."""
 
-    max_waiting: int = 1_000
-    """Batches that may queue; more are refused at once."""
+    max_waiting: int = 10_000
+    """Batches that may queue; more are refused at once. Room for the seconds in which a log that is
+    gone still counts as slow."""
     max_records: int = 20_000
     """Records that travel together."""
 

@@ -30,7 +30,7 @@ def drained(spool: Spool) -> list[int]:
     found: list[int] = []
     while (group := spool.first()) is not None:
         found += numbers(group.records)
-        spool.remove(group.number)
+        spool.remove(group)
     return found
 
 
@@ -41,7 +41,7 @@ def test_records_come_back_in_order_also_after_a_restart(tmp_path: Path) -> None
     group = spool.first()
     assert group is not None
     assert numbers(group.records) == [0, 1]
-    assert spool.remove(group.number) == 2
+    spool.remove(group)
     spool.close()
     again = Spool(tmp_path / "s.sqlite")
     assert again.waiting.num_records == 3_498
@@ -97,7 +97,7 @@ def test_killed_at_any_line_what_was_acknowledged_is_there_in_order(tmp_path: Pa
                     group = spool.first()
                     assert group is not None
                     send.write(" ".join(map(str, numbers(group.records))).encode() + b" ")
-                    spool.remove(group.number)
+                    spool.remove(group)
         spool.close()
 
     was_killed, line = True, 1
@@ -193,7 +193,7 @@ def test_a_full_disk_refuses_and_what_was_taken_is_sent(tmp_path: Path) -> None:
         assert spool.waiting.num_records == taken
         group = spool.first()
         assert group is not None
-        spool.remove(group.number)  # with room for nothing: the log has them all the same
+        spool.remove(group)  # with room for nothing: the log has them all the same
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         spool.add([record(taken, 2_000)])
         assert drained(spool) == list(range(len(group.records), taken + 1))

@@ -151,6 +151,25 @@ def test_a_record_the_log_will_never_take_stands_in_nobodys_way(tmp_path: Path) 
     writer.close()
 
 
+def test_a_mistake_does_not_end_the_sending(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = Log()
+    mistakes = iter([RuntimeError("unforeseen"), RuntimeError("again")])
+
+    def connect() -> Writer:
+        for mistake in mistakes:
+            raise mistake
+        return log.connect()
+
+    writer = SpooledWriter(connect, Spool(tmp_path / "events.sqlite"), config=QUICK)
+    writer.start()
+    writer.append_all(some(1))
+    until(lambda: log.values() == [b"1"])
+    writer.close()
+    assert "sending failed, and is tried again" in caplog.text
+
+
 def test_without_room_callers_are_told_and_what_was_taken_is_sent(tmp_path: Path) -> None:
     log = Log()
     log.is_away = True

@@ -29,7 +29,7 @@ from recsys.pipeline import Answer, Pipeline
 from recsys.ranking.operator_rules import NO_RULES, OperatorRules
 from recsys.replay.kept import kept
 from recsys.settings import Settings
-from recsys.wire import RecommendRequest
+from recsys.wire import RankRequest, RecommendRequest
 from tests.serving.untrained_bundle import add_untrained_bundle
 
 NOW_MS = 1_767_225_600_000
@@ -119,12 +119,27 @@ class Past:
             for number, (request, answer) in enumerate(zip(requests, answers, strict=True))
         ]
 
+    def rank(self, request: RankRequest) -> Exposure:
+        """Answer a request for the order of items, as the route does."""
+        pipeline = Pipeline(clock=lambda: NOW_MS)
+        answer = asyncio.run(pipeline.rank(self._live(), request))
+        exposure = self._exposure("ranked", request, answer)
+        unknown = [one for one in request.item_ids if one not in exposure.item_ids]
+        return msgspec.structs.replace(
+            exposure,
+            route="rank",
+            item_ids=exposure.item_ids + unknown,
+            scores=exposure.scores + [None] * len(unknown),
+        )
+
     def _live(self) -> LiveBundle:
         model: Model = Down() if self.down else LocalModel(self.model, num_candidates=200)
         users = Users(self.plan, len(self.bundle.vocabulary.categories))
         return LiveBundle(self.bundle, model, users, clock=lambda: NOW_MS, namespace="test")
 
-    def _exposure(self, request_id: str, request: RecommendRequest, answer: Answer) -> Exposure:
+    def _exposure(
+        self, request_id: str, request: RecommendRequest | RankRequest, answer: Answer
+    ) -> Exposure:
         ranked, user = answer.ranked, answer.user
         ids = self.bundle.vocabulary.item_ids
         exposure = Exposure(

@@ -10,8 +10,9 @@ import pytest
 
 from recsys.feedback.exposure import Exposure, encode_exposure
 from recsys.ranking.operator_file import OperatorFile
+from recsys.replay.kept import MAX_KEPT
 from recsys.replay.recompute import replay
-from recsys.wire import Boost, Pin, RecommendRequest, ReplayResponse
+from recsys.wire import Boost, Pin, RankRequest, RecommendRequest, ReplayResponse
 from tests.replay.past_answers import Past
 
 RULES = b"""
@@ -76,6 +77,27 @@ def test_rules_diversity_weights_and_chance_fall_as_they_fell(past: Past, tmp_pa
             assert outcomes(found)["propensities"] == "equal", found.parts
     assert drawn == 3
     assert exposure.item_ids[2] == item_ids[200]
+
+
+def test_a_ranked_list_is_scored_again_and_only_the_first_of_a_long_one(past: Past) -> None:
+    item_ids = past.bundle.vocabulary.item_ids
+    exposure = past.rank(
+        RankRequest(
+            user_id="ann", item_ids=["nobody knows it", *item_ids[40:70]],
+            objective_weights={"click": 1.0},
+        )
+    )  # fmt: skip
+    assert exposure.scores[-1] is None
+    found = replay(past.settings, exposure)
+    assert outcomes(found) == dict.fromkeys(("sources", "objectives", "scores"), "equal")
+    assert found.equal
+    assert found.items[-1].score is None
+    exposure = past.rank(RankRequest(user_id="ann", item_ids=list(item_ids[:150])))
+    found = replay(past.settings, exposure)
+    parts = {part.name: part for part in found.parts}
+    assert parts["scores"].num_compared == MAX_KEPT
+    assert "of the first 100 items" in parts["scores"].detail
+    assert parts["scores"].max_abs_diff < 1e-5
 
 
 def test_answers_computed_in_one_batch_are_told_by_how_far_they_are_off(past: Past) -> None:
