@@ -138,13 +138,18 @@ EXPOSURES_DROPPED = Counter(
     "recsys_exposures_dropped_total",
     "Exposures neither logged nor spooled: too many at once, or the spool took no more.",
 )
-SPOOL_BYTES = Gauge("recsys_spool_bytes", "Bytes on disk that wait for the event log.", ["spool"])
+SPOOL_BYTES = Gauge(
+    "recsys_spool_bytes", "Bytes on disk that wait for the event log.", ["spool"],
+    multiprocess_mode="livesum",
+)  # fmt: skip
 SPOOL_RECORDS = Gauge(
-    "recsys_spool_records", "Records on disk that wait for the event log.", ["spool"]
-)
+    "recsys_spool_records", "Records on disk that wait for the event log.", ["spool"],
+    multiprocess_mode="livesum",
+)  # fmt: skip
 SPOOL_OLDEST_SECONDS = Gauge(
-    "recsys_spool_oldest_seconds", "How long the oldest of them waits; 0 without any.", ["spool"]
-)
+    "recsys_spool_oldest_seconds", "How long the oldest of them waits; 0 without any.", ["spool"],
+    multiprocess_mode="livemax",
+)  # fmt: skip
 SPOOL_TAKEN = Counter(
     "recsys_spool_taken_total", "Records written to disk because the event log was away.",
     ["spool"],
