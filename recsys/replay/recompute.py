@@ -70,7 +70,7 @@ def replay(
         elif num_known:
             index = torch.from_numpy(rows[:MAX_KEPT].astype(np.int64))
             past = past_inputs(exposure, folder, index)
-            scored = score_again(past, exposure)
+            scored = score_again(past, _asked(exposure, bundle))
             parts |= _compare_scores(exposure, bundle, scored)
             items = _with_scores(items, bundle, scored, exposure)
             if with_contributions:
@@ -96,6 +96,15 @@ def replay(
         parts=ordered,
         items=items,
     )
+
+
+def _asked(exposure: Exposure, bundle: ServedBundle) -> torch.Tensor | None:
+    """Give the rows of the items that were to be put in order, as they went to the model."""
+    if exposure.route != "rank":
+        return None
+    request = msgspec.json.decode(exposure.request, type=RankRequest)
+    rows = bundle.vocabulary.indexes(dict.fromkeys(request.item_ids))
+    return torch.from_numpy(rows[rows != 0].astype(np.int64))
 
 
 def _compare_scores(

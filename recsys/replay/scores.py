@@ -96,12 +96,16 @@ def past_inputs(exposure: Exposure, folder: Path, index: Tensor) -> PastInputs:
 
 
 @torch.inference_mode()
-def score_again(past: PastInputs, exposure: Exposure) -> Scored:
-    """Compute the scores of the shown items as they were computed."""
+def score_again(past: PastInputs, asked: Tensor | None) -> Scored:
+    """Compute the scores of the shown items as they were computed.
+
+    ``asked`` ``[C]``: rows of the items that were to be put in order, in the order they were given,
+    on which the last bit may depend; ``None``: they were searched for.
+    """
     model, index = past.model, past.index
     user = model.prepare(past.user)
-    if exposure.route == "rank":
-        candidates = model.score_sources(user, index.unsqueeze(0))
+    if asked is not None:
+        candidates = model.score_sources(user, asked.unsqueeze(0))
     else:
         candidates = model.retrieve(
             user,
@@ -119,9 +123,9 @@ def score_again(past: PastInputs, exposure: Exposure) -> Scored:
 
 
 def _places(candidates: Candidates, index: Tensor) -> Tensor:
-    """Give where each of ``index`` stands among candidates that are just these and padding."""
+    """Give where each of ``index`` stands among the candidates."""
     found = candidates.item_index[0].long()
-    place = torch.full((int(index.max()) + 1,), -1, dtype=torch.int64)
+    place = torch.full((int(max(index.max(), found.max())) + 1,), -1, dtype=torch.int64)
     real = found > 0
     place[found[real]] = real.nonzero().flatten()
     places = place[index]
