@@ -81,7 +81,7 @@ def rank(request: RankRequest) -> Call[RankResponse]:
 
 def similar(item_id: str, k: int) -> Call[SimilarResponse]:
     """Ask for the nearest other items."""
-    path = f"/v1/items/{quote(item_id, safe='')}/similar?k={k}"
+    path = f"/v1/items/{_segment(item_id)}/similar?k={k}"
     return Call("GET", path, SimilarResponse)
 
 
@@ -93,9 +93,15 @@ def events(given: Iterable[EventLike]) -> Call[EventsResponse]:
 
 def user(user_id: str) -> Call[UserResponse]:
     """Ask for what is known about a user."""
-    return Call("GET", f"/v1/users/{quote(user_id, safe='')}", UserResponse)
+    return Call("GET", f"/v1/users/{_segment(user_id)}", UserResponse)
 
 
 def ready() -> Call[Readiness]:
     """Ask whether requests can be served; not being ready is an answer too."""
     return Call("GET", "/readyz", Readiness, also_good=503)
+
+
+def _segment(identity: str) -> str:
+    """Give an identity as one part of a path: `.` and `..` too, which clients would take away."""
+    quoted = quote(identity, safe="")
+    return quoted.replace(".", "%2E") if quoted in (".", "..") else quoted

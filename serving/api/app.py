@@ -59,7 +59,13 @@ def create_app(
             await gate.aclose()
 
     # /docs with its scripts from this process: a closed network shows it too.
-    app = FastAPIOffline(title="recsys", version=__version__, lifespan=lifespan, redoc_url=None)
+    app = FastAPIOffline(
+        title="recsys",
+        version=__version__,
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,  # another path is another identity, or none
+    )
     handlers = [
         (endpoint, gate.guarded(endpoint) if gate is not None else endpoint.handler)
         for endpoint in ENDPOINTS

@@ -137,7 +137,7 @@ def _handler(method: Method, ask_app: Ask) -> Any:
         answer = await ask_app(
             verb,
             path,
-            query=[(name, str(value)) for name, value in given.items()] if verb == "GET" else (),
+            query=[(name, _said(value)) for name, value in given.items()] if verb == "GET" else (),
             body=_encode(given) if verb == "POST" else b"",
             headers=_headers(context),
         )
@@ -151,6 +151,11 @@ def _handler(method: Method, ask_app: Ask) -> Any:
         request_deserializer=None,
         response_serializer=message_class(answer_name).SerializeToString,
     )
+
+
+def _said(value: Any) -> str:
+    """Give a value as the query string has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _headers(context: Context) -> list[tuple[bytes, bytes]]:

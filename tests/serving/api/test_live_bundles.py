@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,12 @@ class Rig:
         if bundle_id not in "abc":
             raise BundleError(f"no bundle {bundle_id}")
         return toy_bundle(bundle_id)
+
+
+async def until(check: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not check():
+            await asyncio.sleep(0.005)
 
 
 def _replace(path: Path, document: object) -> None:
@@ -222,12 +229,12 @@ def test_one_beside_that_cannot_be_served_is_tried_again_and_harms_nobody(tmp_pa
         rig.point_at("a")
         rig.put_beside("x", "b", "c")
         following = asyncio.create_task(rig.bundles.run())
-        await asyncio.sleep(0.1)
+        await until(lambda: list(rig.bundles.beside) == ["c"])
+        await asyncio.sleep(0.05)
         assert (rig.serving, rig.bundles.trouble) == ("a", "")
         assert list(rig.bundles.beside) == ["c"]
         rig.server.broken.clear()
-        await asyncio.sleep(0.1)
-        assert sorted(rig.bundles.beside) == ["b", "c"]
+        await until(lambda: sorted(rig.bundles.beside) == ["b", "c"])
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
 
@@ -254,13 +261,11 @@ def test_a_change_is_announced_at_once_and_repeated(tmp_path: Path) -> None:
         rig = Rig(tmp_path)
         rig.point_at("a")
         following = asyncio.create_task(rig.bundles.run())
-        await asyncio.sleep(0.1)
+        await until(lambda: rig.told[-1:] == [Announcement(live="a", held=["a"])])
         rig.put_beside("b")
-        await asyncio.sleep(0.1)
+        both = Announcement(live="a", beside=["b"], held=["a", "b"])
+        await until(lambda: rig.told[-3:] == [both] * 3)
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
-        assert rig.told[0] == Announcement(live="a", held=["a"])
-        assert rig.told[-1] == Announcement(live="a", beside=["b"], held=["a", "b"])
-        assert len(rig.told) > 4
 
     asyncio.run(run())
