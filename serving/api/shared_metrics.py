@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 import psutil
-from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -21,7 +21,8 @@ _LIVE_GAUGE = re.compile(r"gauge_live\w+?_(\d+)\.db")
 
 def metrics_text() -> bytes:
     """Give the metrics of all workers in Prometheus' text format."""
-    if FOLDER_VARIABLE not in os.environ:
+    # Not by the variable: Feast sets it too, when it is imported, and too late to mean anything.
+    if not values.ValueClass._multiprocess:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]

@@ -81,7 +81,7 @@ def test_endpoint_answers_its_own_scope_alone(
 def test_what_is_admin_is_decided_here_and_nowhere_else() -> None:
     admin = {endpoint.path for endpoint in ENDPOINTS if endpoint.access == "admin"}
     public = {endpoint.path for endpoint in ENDPOINTS if endpoint.access == "public"}
-    assert admin == {"/v1/users/{user_id}", "/metrics"}
+    assert admin == {"/v1/users/{user_id}", "/v1/requests/{request_id}", "/metrics"}
     assert public == {"/healthz", "/readyz"}
 
 

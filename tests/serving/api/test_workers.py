@@ -108,3 +108,15 @@ def test_the_plan_has_every_worker_on_one_port(tmp_path: Path) -> None:
     (folder / "counter_1.db").touch()
     launches[0].before_start()  # started again: what others count stays
     assert (folder / "counter_1.db").exists()
+
+
+def test_a_variable_set_too_late_changes_nothing(tmp_path: Path) -> None:
+    asked = (
+        "import os, sys, recsys.telemetry\n"
+        "from serving.api.shared_metrics import metrics_text\n"
+        "os.environ['PROMETHEUS_MULTIPROC_DIR'] = sys.argv[1]  # as importing Feast does\n"
+        "assert b'recsys_requests_total' in metrics_text()\n"
+    )
+    without = {name: v for name, v in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
+    command = [sys.executable, "-c", asked, str(tmp_path)]
+    subprocess.run(command, env=without, check=True, timeout=60)
