@@ -40,7 +40,7 @@ from recsys.errors import RecsysError
 from recsys.features import current_plan
 
 GOOD = "200 full"
-_ITEM = re.compile(rb'"item_id":"i(\d+)"')
+_ITEM = re.compile(rb'"item_id":"si(\d+)"')
 _BUNDLE = re.compile(rb'"bundle":"([0-9a-f]+)"')
 _RUNG = re.compile(rb'"rung":"(\w+)"')
 
@@ -168,6 +168,7 @@ def _bundles(system: System, state: Path) -> list[str]:
         add_untrained_bundle(
             system.settings.bundle_dir, plan, num_items=num_items, mix=TOWERS_ONLY,
             seed=50 + remainder, offered=slice((remainder - 1) % 3, None, 3),  # row 0 is item 1
+            prefix="s",
         )
         for remainder in range(3)
     ]  # fmt: skip

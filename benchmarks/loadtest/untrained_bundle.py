@@ -60,11 +60,16 @@ def add_untrained_bundle(
     mix: SourceMix,
     seed: int,
     offered: slice = slice(None),
+    prefix: str = "",
 ) -> str:
-    """Put a bundle into the store and give its id; items not ``offered`` are withdrawn."""
+    """Put a bundle into the store and give its id.
+
+    Items not ``offered`` are withdrawn. With a ``prefix`` they are other items than the log's, so
+    that what the log says of those changes nothing here.
+    """
     work = Path(tempfile.mkdtemp(prefix=".untrained-", dir=_made(bundle_dir).parent))
     try:
-        return _write(bundle_dir, work, plan, num_items, mix, seed, offered)
+        return _write(bundle_dir, work, plan, num_items, mix, seed, offered, prefix)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -77,6 +82,7 @@ def _made(folder: Path) -> Path:
 def _write(
     bundle_dir: Path, folder: Path, plan: Plan, num_items: int, mix: SourceMix, seed: int,
     offered: slice,
+    prefix: str,
 ) -> str:  # fmt: skip
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -84,7 +90,7 @@ def _write(
     available = np.zeros(num_items + 1, dtype=np.bool_)
     available[1:][offered] = True
     categories = tuple(f"c{n}" for n in range(NUM_CATEGORIES))
-    vocabulary = Vocabulary(tuple(item_id(row) for row in rows.tolist()), categories)
+    vocabulary = Vocabulary(tuple(prefix + item_id(row) for row in rows.tolist()), categories)
     save_vocabulary(vocabulary, folder / "vocabulary.json")
     plan.dump(folder / "plan.json")
     pl.DataFrame(
@@ -100,7 +106,11 @@ def _write(
     ).write_parquet(folder / "catalogue.parquet")
     (folder / "popular.json").write_text(
         json.dumps(
-            [{"item_id": item_id(n), "score": 1 / n} for n in range(1, 1001) if available[n]]
+            [
+                {"item_id": prefix + item_id(n), "score": 1 / n}
+                for n in range(1, 1001)
+                if available[n]
+            ]
         )
     )
     encoding = UserEncoding(

@@ -10,7 +10,7 @@ from benchmarks.loadtest.swap import judge
 
 
 def answer(items: list[int], *, bundle: str = "aa", rung: str = "full") -> bytes:
-    shown = [{"item_id": f"i{number}", "score": 1.0} for number in items]
+    shown = [{"item_id": f"si{number}", "score": 1.0} for number in items]
     return json.dumps(
         {"items": shown, "bundle": bundle, "rung": rung}, separators=(",", ":")
     ).encode()
