@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,3 @@ def replace_pointer(path: Path, document: object) -> None:
         OSError: when it cannot be written; the pointer is as it was.
     """
     write_durably(path, json.dumps(document).encode())
-
-
-def sync(path: Path) -> None:
-    """Flush a file or a folder's entries to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

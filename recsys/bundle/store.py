@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from recsys.bundle.manifest import MANIFEST_FILE, Manifest, read_manifest, verify_files
-from recsys.bundle.pointer_files import read_pointer, replace_pointer, sync
+from recsys.bundle.pointer_files import read_pointer, replace_pointer
 from recsys.clock import HOUR_MS, now_ms
 from recsys.errors import BundleError
+from recsys.events.durable_files import sync
 
 LIVE_FILE = "live.json"
 BESIDE_FILE = "beside.json"

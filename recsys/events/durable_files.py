@@ -67,6 +67,11 @@ def make_directory(path: Path) -> None:
 
 def sync_directory(path: Path) -> None:
     """Make the names in a directory outlive a crash."""
+    sync(path)
+
+
+def sync(path: Path) -> None:
+    """Make what a file holds, or the names in a directory, outlive a crash."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
