@@ -39,7 +39,7 @@ from recsys.features.backfill import Backfilled, backfill, views_folder, work_fo
 from recsys.features.entities import layout_of, streamed_views
 from recsys.features.guarded_writer import GuardedWriter
 from recsys.features.hashes import ANY_VERSION, VERSION_FIELD, Write
-from recsys.features.layout import project_of_key
+from recsys.features.key_layout import project_of_key
 from recsys.features.lease import Lease, rebuild_lease
 from recsys.features.plan import Plan
 from recsys.features.plan_history import PlanHistory

@@ -32,7 +32,7 @@ from recsys.events.topics import Topics
 from recsys.features import current_plan
 from recsys.features.batch import Int64s
 from recsys.features.hashes import VERSION_FIELD, MemoryHashes
-from recsys.features.layout import EntityKeys
+from recsys.features.key_layout import EntityKeys
 from recsys.features.plan import Plan
 from recsys.features.redis_hashes import connect
 from recsys.features.stream import FeatureStream

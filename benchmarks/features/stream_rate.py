@@ -46,7 +46,7 @@ from recsys.events.topics import Topics
 from recsys.features import collector, current_plan
 from recsys.features.freshness import Freshness, views_of_kinds
 from recsys.features.guarded_writer import GuardedWriter
-from recsys.features.layout import project_of_key
+from recsys.features.key_layout import project_of_key
 from recsys.features.partition_sinks import PartitionSinks
 from recsys.features.plan import Plan
 from recsys.features.progress import progress_key

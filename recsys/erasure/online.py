@@ -8,7 +8,7 @@ from typing import Any
 import redis
 
 from recsys.errors import ServerError
-from recsys.features.layout import ending_of_user, is_keyed_by_user
+from recsys.features.key_layout import ending_of_user, is_keyed_by_user
 from recsys.features.redis_hashes import RedisKeys
 
 _POLL_S = 0.1

@@ -14,7 +14,7 @@ from recsys.events.log import Record, TopicPartition
 from recsys.events.schema import ForgetEvent, LoggedEvent
 from recsys.features.batch_columns import BatchColumns
 from recsys.features.hashes import ANY_VERSION, FeatureWriter, KeyFinder, UnderWay, Write
-from recsys.features.layout import is_keyed_by_user
+from recsys.features.key_layout import is_keyed_by_user
 from recsys.features.runs import Run
 from recsys.features.stream import FeatureStream
 from recsys.telemetry import STREAM_DUPLICATES

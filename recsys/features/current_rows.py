@@ -20,7 +20,7 @@ from recsys.features.aggregates import finalise, finalise_lists
 from recsys.features.batch import Int64s
 from recsys.features.framing import NEVER_MS, unframe
 from recsys.features.history_values import encoded_lists
-from recsys.features.layout import decode_timestamp, encode_timestamps
+from recsys.features.time_layout import decode_timestamp, encode_timestamps
 from recsys.features.view import View
 from recsys.features.view_updates import encode_lists
 

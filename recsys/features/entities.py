@@ -11,7 +11,7 @@ from recsys.errors import FeatureError
 from recsys.features import names
 from recsys.features.categories import Said
 from recsys.features.hashes import VERSION_FIELD, version_of
-from recsys.features.layout import EntityKeys
+from recsys.features.key_layout import EntityKeys
 from recsys.features.plan import Plan
 from recsys.features.quality.checker import ValueObserver
 from recsys.features.view import View

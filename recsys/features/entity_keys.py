@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.errors import InputError
-from recsys.features.layout import key_prefix
+from recsys.features.key_layout import key_prefix
 from recsys.features.view import KeyType, View
 
 _CODES: dict[KeyType, int] = {"bytes": 1, "string": 2, "int32": 3, "int64": 4, "timestamp": 8}

@@ -15,7 +15,7 @@ from recsys.features.aggregate_state import state_of_blobs
 from recsys.features.aggregates import finalise, finalise_lists
 from recsys.features.batch import Bools, Float32s, Int64s, Ragged
 from recsys.features.framing import unframe
-from recsys.features.layout import EntityKeys
+from recsys.features.key_layout import EntityKeys
 from recsys.features.view import View
 
 Keys = Mapping[str, Sequence[str]]

@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 
 from recsys.features.framing import unframe
-from recsys.features.layout import Value, encode_int64_lists, encode_strings
 from recsys.features.recency import RecentEvents
+from recsys.features.value_layout import Value, encode_int64_lists, encode_strings
 
 
 def encoded_lists(payloads: Sequence[bytes | None]) -> dict[str, list[bytes]]:

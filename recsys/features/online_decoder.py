@@ -28,10 +28,11 @@ from recsys.features.finalised import (
 from recsys.features.framing import unframe
 from recsys.features.hashes import Found, Wanted
 from recsys.features.history_values import values_of
-from recsys.features.layout import Value, decode_timestamp, decode_value
 from recsys.features.plan import Plan
 from recsys.features.progress import stored_layout
 from recsys.features.recency import RecentEvents
+from recsys.features.time_layout import decode_timestamp
+from recsys.features.value_layout import Value, decode_value
 from recsys.features.view import View
 from recsys.features.view_record import Status, ViewRecord, record_at, status_at
 

@@ -14,7 +14,7 @@ from itertools import chain
 import numpy as np
 
 from recsys.features.batch import Float32s, Int64s
-from recsys.features.layout import encode_timestamps
+from recsys.features.time_layout import encode_timestamps
 from recsys.features.view import View
 
 _EMPTY = b"\0"

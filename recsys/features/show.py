@@ -24,7 +24,7 @@ from recsys.events.topics import Topics
 from recsys.features import current_plan, names
 from recsys.features.framing import unframe
 from recsys.features.history import ItemHistory, UserHistory
-from recsys.features.layout import EntityKeys, decode_timestamp, decode_value
+from recsys.features.key_layout import EntityKeys
 from recsys.features.online import OnlineReader
 from recsys.features.plan import Plan
 from recsys.features.positions import next_offsets
@@ -32,6 +32,8 @@ from recsys.features.quality.moments import parse_moment
 from recsys.features.redis_hashes import RedisHashes
 from recsys.features.show_events import log_of, made_of, newest_events
 from recsys.features.show_text import Shown, as_json, print_all
+from recsys.features.time_layout import decode_timestamp
+from recsys.features.value_layout import decode_value
 from recsys.features.view_record import Status
 from recsys.settings import Settings
 

@@ -36,7 +36,7 @@ from recsys.features.entities import (
 from recsys.features.event_rows import NO_CATEGORY
 from recsys.features.framing import Framed, frame, unframe
 from recsys.features.hashes import HashReader, Write
-from recsys.features.layout import ending_of_user
+from recsys.features.key_layout import ending_of_user
 from recsys.features.names import identity_hashes
 from recsys.features.packed_fields import Packed, PackedFields, pack, pack_same
 from recsys.features.plan import Plan

@@ -22,7 +22,8 @@ import numpy.typing as npt
 
 from recsys.errors import FeatureError
 from recsys.features.batch import Float32s, Int64s
-from recsys.features.layout import decode_timestamp_us, decode_value, list_head
+from recsys.features.time_layout import decode_timestamp_us
+from recsys.features.value_layout import decode_value, list_head
 from recsys.features.view import ValueType
 
 Masks = npt.NDArray[np.uint8]

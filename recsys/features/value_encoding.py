@@ -17,14 +17,10 @@ import numpy.typing as npt
 
 from recsys.errors import InputError
 from recsys.features.batch import Int64s
-from recsys.features.layout import (
-    FIELD_OF_TYPE,
-    encode_int64_lists,
-    encode_timestamp_us,
-    list_head,
-    varint,
-)
+from recsys.features.protobuf_wire import varint
+from recsys.features.time_layout import encode_timestamp_us
 from recsys.features.value_columns import element_type
+from recsys.features.value_layout import FIELD_OF_TYPE, encode_int64_lists, list_head
 from recsys.features.view import Feature, ValueType
 
 Bytes = npt.NDArray[np.uint8]

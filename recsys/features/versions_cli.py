@@ -32,7 +32,7 @@ from recsys.features import plan as plans
 from recsys.features.backfill import states_of_job, views_folder
 from recsys.features.entities import layout_of
 from recsys.features.guarded_writer import GuardedWriter
-from recsys.features.layout import project_of_key
+from recsys.features.key_layout import project_of_key
 from recsys.features.lease import Lease, rebuild_lease
 from recsys.features.plan_history import PlanHistory, ViewVersion
 from recsys.features.progress import LAYOUT_FIELD, StoredProgress, catching_up, progress_key

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from recsys.features.layout import Value
+from recsys.features.value_layout import Value
 from recsys.features.view import View
 
 

@@ -31,7 +31,11 @@ from recsys.features.framing import Framed
 from recsys.features.history_codec import Interactions
 from recsys.features.history_updates import added
 from recsys.features.history_values import encoded_lists
-from recsys.features.layout import (
+from recsys.features.names import tokens_of
+from recsys.features.packed_fields import Packed, pack, pack_same, pack_scalars
+from recsys.features.quality.checker import ValueObserver
+from recsys.features.time_layout import encode_timestamp, encode_timestamps
+from recsys.features.value_layout import (
     encode_bool,
     encode_float32_lists,
     encode_float64,
@@ -39,12 +43,7 @@ from recsys.features.layout import (
     encode_int64_lists,
     encode_string,
     encode_strings,
-    encode_timestamp,
-    encode_timestamps,
 )
-from recsys.features.names import tokens_of
-from recsys.features.packed_fields import Packed, pack, pack_same, pack_scalars
-from recsys.features.quality.checker import ValueObserver
 from recsys.features.view import Feature, View
 
 Fields = list[list[Packed]]

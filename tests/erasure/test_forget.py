@@ -23,7 +23,7 @@ from recsys.events.kafka import connect_reader, latest_positions
 from recsys.events.log import Record
 from recsys.events.log_verify import verify
 from recsys.events.schema import Event, InteractionEvent, ItemEvent, UserEvent
-from recsys.features.layout import ending_of_user, is_keyed_by_user
+from recsys.features.key_layout import ending_of_user, is_keyed_by_user
 from recsys.features.worker_files import exposures_ready_file
 from recsys.feedback.exposure import encode_exposure
 from recsys.feedback.exposure_log import scan_exposures

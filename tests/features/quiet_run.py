@@ -10,7 +10,7 @@ from recsys.events.log import Record
 from recsys.events.schema import Event
 from recsys.events.topics import Topics
 from recsys.features.hashes import MemoryHashes
-from recsys.features.layout import project_of_key
+from recsys.features.key_layout import project_of_key
 from recsys.features.plan import Plan
 from recsys.features.redis_hashes import connect
 from recsys.features.stream import FeatureStream

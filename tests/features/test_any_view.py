@@ -18,7 +18,7 @@ from recsys.features.aggregates import finalise
 from recsys.features.entities import KEYS, layout_of
 from recsys.features.framing import unframe
 from recsys.features.hashes import MemoryHashes
-from recsys.features.layout import EntityKeys
+from recsys.features.key_layout import EntityKeys
 from recsys.features.log_rows import read_rows
 from recsys.features.plan import Plan
 from recsys.features.stream import FeatureStream

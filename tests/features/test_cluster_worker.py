@@ -19,7 +19,7 @@ from recsys.clock import DAY_MS, HOUR_MS, now_ms
 from recsys.erasure import cli as erasure_cli
 from recsys.events.schema import ItemEvent
 from recsys.features import lag_cli
-from recsys.features.layout import is_keyed_by_user, project_of_key
+from recsys.features.key_layout import is_keyed_by_user, project_of_key
 from recsys.features.redis.commands import slot_of
 from recsys.settings import Settings
 from serving import backfill

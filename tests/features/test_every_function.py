@@ -21,11 +21,13 @@ from recsys.events.event_columns import to_frame
 from recsys.features.aggregation import Aggregate
 from recsys.features.finalised import ViewValues
 from recsys.features.hashes import MemoryHashes
-from recsys.features.layout import EntityKeys, decode_timestamp, decode_value
+from recsys.features.key_layout import EntityKeys
 from recsys.features.log_rows import read_rows
 from recsys.features.online import MemoryOnlineReader
 from recsys.features.plan import Plan
 from recsys.features.stream import FeatureStream
+from recsys.features.time_layout import decode_timestamp
+from recsys.features.value_layout import decode_value
 from recsys.features.view import View
 from recsys.features.view_history import ViewHistory
 from tests.features.generated_logs import Log, Row, logs, of_examples, rows_by_the_book

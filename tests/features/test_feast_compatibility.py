@@ -30,13 +30,14 @@ from recsys.features import names
 from recsys.features import plan as plans
 from recsys.features.current_plan import default_repository
 from recsys.features.hashes import VERSION_FIELD, MemoryHashes
-from recsys.features.layout import EntityKeys, decode_value
+from recsys.features.key_layout import EntityKeys
 from recsys.features.online import OnlineReader
 from recsys.features.packed_fields import PackedFields, pack_scalars
 from recsys.features.plan import Plan
 from recsys.features.request_time import REQUEST_TIME_FEATURES, request_time
 from recsys.features.service_reader import EntityRequest, ServiceReader
 from recsys.features.stream import FeatureStream
+from recsys.features.value_layout import decode_value
 from recsys.settings import Settings
 from tests.features.worlds import small_plan, vocabulary
 from tests.servers import free_ports
@@ -452,15 +453,15 @@ def test_encoders_write_what_the_sdk_writes() -> None:
         from feast.protos.feast.types.Value_pb2 import Value as ValueProto
     from google.protobuf.timestamp_pb2 import Timestamp
 
-    from recsys.features import layout
+    from recsys.features import time_layout, value_layout
 
     numbers = [0, 1, 127, 128, 16_383, 16_384, 1_763_000_000_123, 2**62, -1, 2**35]
-    encoded = layout.encode_int64_lists(np.array([*numbers, 5]), np.array([0, 10, 10, 11]))
+    encoded = value_layout.encode_int64_lists(np.array([*numbers, 5]), np.array([0, 10, 10, 11]))
     for row, values in zip(encoded, [numbers, [], [5]], strict=True):
         assert row == ValueProto(int64_list_val=Int64List(val=values)).SerializeToString()
     for strings in ([], ["a"], ["", "é" * 90, "z" * 300]):
         wanted = ValueProto(string_list_val=StringList(val=strings)).SerializeToString()
-        assert layout.encode_strings(strings) == wanted
+        assert value_layout.encode_strings(strings) == wanted
     view = small_plan().view("item_activity")
     scalars = np.tile(np.array([[0.0], [-1.5], [3e38]], np.float32), len(view.features))
     times_ms = np.array([0, T0, T0 + 5])
@@ -470,15 +471,15 @@ def test_encoders_write_what_the_sdk_writes() -> None:
         fields = PackedFields([row])
         stored = ValueProto(float_val=value).SerializeToString()
         assert dict(fields) == {f.field_bytes: stored for f in view.features} | {
-            view.timestamp_field: layout.encode_timestamp(int(at_ms))
+            view.timestamp_field: time_layout.encode_timestamp(int(at_ms))
         }
     edges = (2**28 * 1000 - 1, 2**28 * 1000, 2**35 * 1000 - 1, 2**35 * 1000, 127 * 1000)
     for time_ms in (0, 1, 1000, T0, T0 + 1, T0 + 999, *edges):
         stamp = Timestamp(seconds=time_ms // 1000, nanos=time_ms % 1000 * 1_000_000)
-        assert layout.encode_timestamp(time_ms) == stamp.SerializeToString()
-        assert layout.decode_timestamp(stamp.SerializeToString()) == time_ms
-        assert layout.encode_timestamps(np.array([time_ms, T0])) == [
-            layout.encode_timestamp(time_ms), layout.encode_timestamp(T0)
+        assert time_layout.encode_timestamp(time_ms) == stamp.SerializeToString()
+        assert time_layout.decode_timestamp(stamp.SerializeToString()) == time_ms
+        assert time_layout.encode_timestamps(np.array([time_ms, T0])) == [
+            time_layout.encode_timestamp(time_ms), time_layout.encode_timestamp(T0)
         ]  # fmt: skip
 
 

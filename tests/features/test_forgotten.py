@@ -15,7 +15,7 @@ from recsys.features.backfill import backfill
 from recsys.features.entities import CATEGORIES_FIELD
 from recsys.features.forgotten import without_forgotten
 from recsys.features.hashes import VERSION_FIELD, MemoryHashes
-from recsys.features.layout import ending_of_user, is_keyed_by_user
+from recsys.features.key_layout import ending_of_user, is_keyed_by_user
 from recsys.features.log_rows import read_rows
 from recsys.features.progress import progress_key
 from recsys.features.redis_hashes import RedisKeys, connect

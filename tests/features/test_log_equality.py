@@ -25,7 +25,7 @@ from recsys.features import backfill as backfills
 from recsys.features import history_updates, log_rows, log_shuffle, recency, worker
 from recsys.features.hashes import MemoryHashes
 from recsys.features.history import UserHistory
-from recsys.features.layout import is_keyed_by_user
+from recsys.features.key_layout import is_keyed_by_user
 from recsys.features.log_rows import LogRows, read_rows
 from recsys.features.names import USER_HISTORY, USER_PROFILE, token_hashes, tokens_of
 from recsys.features.online import MemoryOnlineReader

@@ -19,7 +19,7 @@ from recsys.events.schema import Event, InteractionEvent, ItemEvent, UserEvent
 from recsys.features import names
 from recsys.features.entities import layout_of
 from recsys.features.hashes import MemoryHashes
-from recsys.features.layout import EntityKeys, project_of_key
+from recsys.features.key_layout import EntityKeys, project_of_key
 from recsys.features.online import (
     AsyncOnlineReader,
     MemoryOnlineReader,

@@ -21,7 +21,7 @@ from recsys.events.schema import Event, ForgetEvent, InteractionEvent
 from recsys.events.sink import EventSink
 from recsys.features.guarded_writer import GuardedWriter, StoreChangedError
 from recsys.features.hashes import VERSION_FIELD, Write
-from recsys.features.layout import project_of_key
+from recsys.features.key_layout import project_of_key
 from recsys.features.partition_sinks import PartitionSinks
 from recsys.features.redis.client import RedisClient
 from recsys.features.redis.replies import ErrorReply

@@ -17,7 +17,7 @@ from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 
 from recsys.features.current_rows import Places, current
 from recsys.features.feast_views import compile_made
-from recsys.features.layout import decode_timestamp_us
+from recsys.features.time_layout import decode_timestamp_us
 
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 ReadRow = tuple[datetime | None, dict[str, ValueProto] | None]

@@ -22,10 +22,12 @@ from recsys.features.finalised import view_now
 from recsys.features.framing import NEVER_MS, unframe
 from recsys.features.hashes import Found
 from recsys.features.history_values import values_of
-from recsys.features.layout import Value, decode_timestamp, decode_value, key_prefix
+from recsys.features.key_layout import key_prefix
 from recsys.features.plan import Plan
 from recsys.features.quality.snapshot import ViewValues, columns_of
 from recsys.features.redis_hashes import RedisHashes, connect
+from recsys.features.time_layout import decode_timestamp
+from recsys.features.value_layout import Value, decode_value
 from recsys.features.view import ValueType, View
 
 _READ = 500

@@ -29,9 +29,10 @@ from recsys.events.tracers import PREFIX
 from recsys.features import names
 from recsys.features.entities import streamed_views
 from recsys.features.framing import unframe
-from recsys.features.layout import EntityKeys, decode_timestamp
+from recsys.features.key_layout import EntityKeys
 from recsys.features.plan import Plan
 from recsys.features.redis_hashes import RedisHashes
+from recsys.features.time_layout import decode_timestamp
 from recsys.features.view import View
 from recsys.telemetry import (
     PROBE_APPEND_TO_SERVABLE_SECONDS,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from recsys.errors import FeatureError, InputError
 from recsys.features.entity_keys import EntityKeyColumns
-from recsys.features.layout import decode_timestamp_us, decode_value, encode_timestamp_us
+from recsys.features.time_layout import decode_timestamp_us, encode_timestamp_us
 from recsys.features.value_columns import (
     Mask,
     RaggedColumn,
@@ -25,6 +25,7 @@ from recsys.features.value_columns import (
     decode_vectors,
 )
 from recsys.features.value_encoding import Framed, as_list, frame, frame_column, frame_times
+from recsys.features.value_layout import decode_value
 from recsys.features.view import KeyType, ValueType
 from tests.features.online_store.views import ALL_TYPES, feature
 

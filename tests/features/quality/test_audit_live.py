@@ -29,8 +29,8 @@ from recsys.events.sink import LogSink
 from recsys.features.aggregation import Aggregate
 from recsys.features.audit import cli
 from recsys.features.batch import UserFeatures
+from recsys.features.key_layout import EntityKeys
 from recsys.features.lag_cli import wait_for_worker
-from recsys.features.layout import EntityKeys
 from recsys.features.online import OnlineReader
 from recsys.features.plan import PLAN_FILE, Plan
 from recsys.feedback.exposure import Exposure, encode_exposure

@@ -15,13 +15,7 @@ import redis as redis_py
 from recsys.clock import DAY_MS
 from recsys.features.current_plan import default_repository, definitions_hash
 from recsys.features.hashes import MemoryHashes
-from recsys.features.layout import (
-    EntityKeys,
-    encode_float32_lists,
-    encode_string,
-    encode_strings,
-    encode_timestamp,
-)
+from recsys.features.key_layout import EntityKeys
 from recsys.features.plan import PLAN_FILE, Plan
 from recsys.features.quality import profile_cli
 from recsys.features.quality.expectations import Expectation
@@ -29,6 +23,8 @@ from recsys.features.quality.online_sample import sample
 from recsys.features.quality.snapshot import values_at
 from recsys.features.quality.statistics import histogram, profile_feature
 from recsys.features.stream import FeatureStream
+from recsys.features.time_layout import encode_timestamp
+from recsys.features.value_layout import encode_float32_lists, encode_string, encode_strings
 from recsys.features.view import View
 from tests.features.quality.test_check import END, world, write_log
 from tests.features.worlds import TOPICS, aggregate_view, aggregates, feature, small_plan
