@@ -15,11 +15,12 @@ from recsys.endpoints import resolve
 from recsys.errors import RecsysError
 from recsys.features.redis_hashes import connect
 from recsys.settings import Settings
-from training.pipeline.chain import BUNDLE, GATE_FILE, Chain
+from training.pipeline.chain import Chain
 from training.pipeline.definition import Definition
 from training.pipeline.engine import run_steps
 from training.pipeline.gate import GateRefusedError, as_table, from_json
 from training.pipeline.journal import Journal, read_journal
+from training.pipeline.judging_steps import BUNDLE, GATE_FILE
 from training.pipeline.one_run import Turn, note_of, turn_by_file, turn_in_redis
 from training.pipeline.outputs import Output, Outputs
 from training.pipeline.retry import RetryConfig

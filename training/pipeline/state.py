@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from recsys.clock import HOUR_MS
 from recsys.events.durable_files import make_directory, write_durably
 from recsys.settings import Settings
-from training.pipeline.chain import Pins
 from training.pipeline.definition import Definition
+from training.pipeline.pins import Pins
 
 Outcome = Literal["running", "done", "failed", "refused"]
 RESUME_WITHIN_MS = 24 * HOUR_MS
