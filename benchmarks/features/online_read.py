@@ -24,12 +24,13 @@ from benchmarks.features.online_repo import (
     NUM_USERS,
     run,
 )
-from recsys.features.column_writer import ColumnWriter, RowPacker
+from recsys.features.column_writer import ColumnWriter
 from recsys.features.feast_declarations import plan_of_store
 from recsys.features.plan import Plan
 from recsys.features.redis.client import RedisClient
 from recsys.features.redis.commands import hmgets
 from recsys.features.row_groups import make_group
+from recsys.features.row_packer import RowPacker
 from recsys.features.service_reader import EntityRequest, ServiceReader
 
 CANDIDATES = 500

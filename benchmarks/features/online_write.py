@@ -15,9 +15,10 @@ import numpy as np
 
 from benchmarks.features.interleaved import ratio, summary, surroundings, time_in_turn
 from benchmarks.features.online_repo import FLOATS, frame, run
-from recsys.features.column_writer import ColumnWriter, RowPacker
+from recsys.features.column_writer import ColumnWriter
 from recsys.features.feast_declarations import plan_of_store
 from recsys.features.redis.client import RedisClient
+from recsys.features.row_packer import RowPacker
 
 ROWS, COLUMNS, NUM_IDS = 1_000, 8, 20_000
 

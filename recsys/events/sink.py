@@ -9,36 +9,26 @@ comes second is refused (``log_files.py``).
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import time
 import uuid
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
-import numpy as np
-import polars as pl
-from numpy.typing import NDArray
 
-from recsys.clock import DAY_MS
 from recsys.errors import ConfigurationError
 from recsys.events.durable_files import create_durably, make_directory, write_durably
 from recsys.events.event_columns import EVENTS
 from recsys.events.log import Record, TopicPartition
 from recsys.events.log_files import (
-    COMMITS,
     Commit,
     Part,
     commit_path,
     covers,
-    date_of,
     ends,
     part_name,
     part_path,
@@ -46,13 +36,13 @@ from recsys.events.log_files import (
 from recsys.events.log_format import LogFormat, parquet_of
 from recsys.events.log_sweep import sweep_beyond
 from recsys.events.schema import LoggedEvent
+from recsys.events.sink_buffer import SinkBuffer
+from recsys.events.sink_locks import PartitionLocks
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_offset_of = attrgetter("offset")
-_value_of = attrgetter("value")
 _CLOCK_SKEW_S = 300.0
 """How far the clocks of machines that share a disk may be apart."""
 
@@ -79,39 +69,6 @@ class SinkConfig:
     be about to commit younger ones."""
 
 
-@dataclass(kw_only=True)
-class _Buffer:
-    """What is read of one partition but not written yet."""
-
-    next_offset: int | None
-    """The number after the last committed one; ``None`` before the first record ever."""
-    is_first: bool
-    """Whether the partition was never committed before."""
-    base: int = 0
-    """Our number for the log's offset 0, see ``Commit.base``."""
-    chunks: list[tuple[pl.DataFrame, NDArray[np.int64]]] = field(default_factory=list)
-    """Rows, and the day each is filed under."""
-    records: list[Record] = field(default_factory=list)
-    """Those that are not in a chunk yet."""
-    values: list[Any] = field(default_factory=list)
-    """Of the records, each decoded."""
-    absent: list[tuple[int, int]] = field(default_factory=list)
-    num_refused: int = 0
-    num_bytes: int = 0
-    first: int = 0
-    last: int = -1
-    """Offsets covered by the buffer; empty while ``last < first``."""
-    since_s: float = 0.0
-
-    @property
-    def is_empty(self) -> bool:
-        return self.last < self.first
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.records) + sum(len(frame) for frame, _ in self.chunks)
-
-
 class LogSink(Generic[T]):
     """Writes decoded records of some partitions to the Parquet log. Not thread-safe.
 
@@ -136,20 +93,20 @@ class LogSink(Generic[T]):
         self._format = log_format
         self._config = config
         self._monotonic_s = monotonic_s
-        self._locks: list[int] = []
+        self._locks = PartitionLocks(event_log_dir)
         self._looked_s = dict.fromkeys(partitions, time.time())
         """When all commits of a partition were last looked at."""
-        self._buffers: dict[TopicPartition, _Buffer] = {}
+        self._buffers: dict[TopicPartition, SinkBuffer[T]] = {}
         try:
             for at in partitions:
-                self._lock(at)
+                self._locks.take(at)
             for topic in sorted({at.topic for at in partitions}):
                 self._recover(topic, {at.partition for at in partitions if at.topic == topic})
         except OSError as error:
-            self._unlock()
+            self._locks.let_go()
             raise self._explained(error, "open the event log") from error
         except BaseException:
-            self._unlock()
+            self._locks.let_go()
             raise
 
     def positions(self) -> dict[TopicPartition, int]:
@@ -186,14 +143,16 @@ class LogSink(Generic[T]):
         for (topic, partition), some in groupby(records, key=lambda pair: pair[0][:2]):
             pairs = list(some)
             taken, values = [record for record, _ in pairs], [value for _, value in pairs]
-            self._take(TopicPartition(topic, partition), taken, values)
+            self.write_run(TopicPartition(topic, partition), taken, values)
         self.flush_if_due()
 
     def write_run(
         self, at: TopicPartition, records: Sequence[Record], values: Sequence[T | None]
     ) -> None:
         """Take records of one partition; call ``flush_if_due`` after some."""
-        self._take(at, records, values)
+        self._buffers[at].take(
+            records, values, chunk_rows=self._config.chunk_rows, now_s=self._monotonic_s()
+        )
 
     def flush_if_due(self) -> bool:
         """Write the buffers that are full or old; says whether there were any.
@@ -229,61 +188,14 @@ class LogSink(Generic[T]):
         try:
             self.flush()
         finally:
-            self._unlock()
+            self._locks.let_go()
 
     def abandon(self) -> None:
         """Drop what is buffered and let another sink own the partitions: they read it again."""
         self._buffers.clear()
-        self._unlock()
+        self._locks.let_go()
 
-    def _take(
-        self, at: TopicPartition, records: Sequence[Record], values: Sequence[T | None]
-    ) -> None:
-        buffer = self._buffers[at]
-        if buffer.base:
-            records = [one._replace(offset=one.offset + buffer.base) for one in records]
-        expected = buffer.next_offset if buffer.is_empty else buffer.last + 1
-        if expected is not None and records and records[0].offset < expected:
-            begin = bisect_left(records, expected, key=_offset_of)  # read again after a restart
-            records, values = records[begin:], values[begin:]
-        if not records:
-            return
-        if expected is None:
-            expected = records[0].offset
-        if buffer.is_empty:
-            buffer.first = expected
-            buffer.since_s = self._monotonic_s()
-        if records[-1].offset - expected + 1 != len(records):
-            for offset in map(_offset_of, records):
-                if offset > expected:
-                    self._miss(at, buffer, expected, offset - 1)
-                expected = offset + 1
-        buffer.last = records[-1].offset
-        if None in values:
-            kept = [n for n, value in enumerate(values) if value is not None]
-            buffer.num_refused += len(values) - len(kept)
-            records, values = [records[n] for n in kept], [values[n] for n in kept]
-        buffer.records += records
-        buffer.values += values
-        buffer.num_bytes += sum(map(len, map(_value_of, records)))
-        if len(buffer.records) >= self._config.chunk_rows:
-            self._chunk(buffer)
-
-    def _chunk(self, buffer: _Buffer) -> None:
-        if buffer.records:
-            times_ms = np.fromiter(map(self._format.time_ms, buffer.values), dtype=np.int64)
-            frame = self._format.frame_of(buffer.records, buffer.values)
-            buffer.chunks.append((frame, times_ms // DAY_MS))
-            buffer.records, buffer.values = [], []
-
-    def _miss(self, at: TopicPartition, buffer: _Buffer, first: int, last: int) -> None:
-        buffer.absent.append((first, last))
-        logger.warning(
-            "offsets missing in the log",
-            extra={"topic": at.topic, "partition": at.partition, "first": first, "last": last},
-        )
-
-    def _flush(self, at: TopicPartition, buffer: _Buffer) -> None:
+    def _flush(self, at: TopicPartition, buffer: SinkBuffer[T]) -> None:
         """Write the files of each date, then the commit that makes them count."""
         token = uuid.uuid4().hex[:12]
         name = part_name(at.topic, at.partition, buffer.first, token)
@@ -291,7 +203,7 @@ class LogSink(Generic[T]):
         parts: list[Part] = []
         committed: Path | None = None
         try:
-            for date, rows in self._by_date(buffer):
+            for date, rows in buffer.by_date():
                 data = parquet_of(rows)
                 part = Part.of(data, date=date, name=name, rows=len(rows))
                 path = part_path(self._dir, at.topic, part)
@@ -333,19 +245,10 @@ class LogSink(Generic[T]):
                     f"{buffer.first} on, found that another process did; this one must begin after"
                 ) from error
             raise self._explained(error, f"write {buffer.num_rows} events of {at}") from error
-        self._buffers[at] = _Buffer(next_offset=buffer.last + 1, is_first=False, base=buffer.base)
-
-    def _by_date(self, buffer: _Buffer) -> Iterator[tuple[str, pl.DataFrame]]:
-        """Give the rows that are buffered by the date they are filed under, in order."""
-        self._chunk(buffer)
-        if not buffer.chunks:
-            return
-        rows = pl.concat([frame for frame, _ in buffer.chunks])
-        days = np.concatenate([some for _, some in buffer.chunks])
-        every = np.unique(days).tolist()
-        for day in every:
-            mine = rows if len(every) == 1 else rows.filter(pl.Series(days == day))
-            yield date_of(day * DAY_MS), mine
+        self._buffers[at] = SinkBuffer(
+            at=at, log_format=self._format, next_offset=buffer.last + 1, is_first=False,
+            base=buffer.base,
+        )  # fmt: skip
 
     def _explained(self, error: OSError, wanted: str) -> ConfigurationError:
         return ConfigurationError(
@@ -354,34 +257,18 @@ class LogSink(Generic[T]):
             "records are still in the log"
         )
 
-    def _lock(self, at: TopicPartition) -> None:
-        folder = self._dir / at.topic / COMMITS
-        make_directory(folder)
-        descriptor = os.open(folder / f".lock-{at.partition}", os.O_CREAT | os.O_RDWR, 0o644)
-        self._locks.append(descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigurationError(
-                f"event log {self._dir}: wanted to write {at.topic}[{at.partition}] alone, found "
-                "another process writing it; stop that one (`recsys status`) or give the workers "
-                "different partitions"
-            ) from error
-
-    def _unlock(self) -> None:
-        for descriptor in self._locks:
-            os.close(descriptor)
-        self._locks.clear()
-
     def _recover(self, topic: str, partitions: set[int]) -> None:
         """Find where each partition goes on, and remove what never counted."""
         last = ends(self._dir, topic)
         for partition in partitions:
-            buffer = _Buffer(next_offset=None, is_first=partition not in last)
+            at = TopicPartition(topic, partition)
+            buffer = SinkBuffer(
+                at=at, log_format=self._format, next_offset=None, is_first=partition not in last
+            )
             if partition in last:
                 buffer.next_offset = last[partition].range.last + 1
                 buffer.base = last[partition].commit.base
-            self._buffers[TopicPartition(topic, partition)] = buffer
+            self._buffers[at] = buffer
         sweep_beyond(self._dir, topic, partitions, older_than_s=self._config.leftover_age_s)
 
 

@@ -13,9 +13,9 @@ from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 
 from recsys.errors import ConfigurationError
 from recsys.features.batch import Int64s
-from recsys.features.column_writer import RowPacker
 from recsys.features.feast_views import STORED_TAG
 from recsys.features.online_store.placement import stored_name
+from recsys.features.row_packer import RowPacker
 from recsys.features.value_encoding import frame
 from recsys.features.view import View
 

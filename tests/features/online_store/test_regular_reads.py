@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from recsys.errors import ServerError
-from recsys.features.column_writer import ColumnWriter, RowPacker
+from recsys.features.column_writer import ColumnWriter
 from recsys.features.feature_rows import FeatureRows
 from recsys.features.plan import Plan
 from recsys.features.redis.client import RedisClient
@@ -22,6 +22,7 @@ from recsys.features.redis.commands import Hmgets
 from recsys.features.redis.regular_rows import RegularReplies, part_of
 from recsys.features.redis_hashes import connect
 from recsys.features.row_groups import decode_group, make_group
+from recsys.features.row_packer import RowPacker
 from recsys.features.service_reader import AsyncServiceReader, EntityRequest, ServiceReader
 from recsys.features.value_columns import Mask
 from tests.features.online_store.views import plan_of, view_of

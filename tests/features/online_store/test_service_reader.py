@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import FeatureError, InputError, ServerError
-from recsys.features.column_writer import AsyncColumnWriter, ColumnWriter, RowPacker
+from recsys.features.column_writer import AsyncColumnWriter, ColumnWriter
 from recsys.features.plan import Plan
 from recsys.features.redis.async_client import AsyncRedisClient
 from recsys.features.redis.client import RedisClient
 from recsys.features.redis_hashes import connect
+from recsys.features.row_packer import RowPacker
 from recsys.features.service_reader import AsyncServiceReader, EntityRequest, ServiceReader
 from recsys.features.time_layout import decode_timestamp_us
 from recsys.features.value_columns import Mask
