@@ -83,6 +83,10 @@ class ItemTable(nn.Module):
         """Whether items can be compared by what they are made of."""
         return "content" in self._buffers
 
-    def log_price(self) -> Tensor:
-        """Give ``[N + 1]`` log(0.1 + price), 0 where unknown: prices are compared by ratio."""
-        return torch.where(self.price >= 0, (self.price.clamp(min=0) + 0.1).log(), 0.0)
+    def log_price(self, rows: Tensor | None = None) -> Tensor:
+        """Give ``[N + 1]`` log(0.1 + price), 0 where unknown: prices are compared by ratio.
+
+        With ``rows`` ``[M]``, give ``[M]`` of those items.
+        """
+        price = self.price if rows is None else self.price[rows]
+        return torch.where(price >= 0, (price.clamp(min=0) + 0.1).log(), 0.0)

@@ -53,6 +53,9 @@ from recsys.models.target_attention import AttentionHistory, AttentionItems, Tar
 from recsys.models.taste import Taste, taste_of
 from recsys.models.token_embedding import TokenEmbedding
 
+_FEWEST_ROWS = 16
+"""Rows are computed at least so many at once: of a handful, products take another path and may
+differ in the last bit."""
 _NEED_TOKEN_SIZE = ("num_item_tokens", "item_identities")
 
 
@@ -222,44 +225,79 @@ class Ranker(nn.Module):
         ``rows`` ``[M]`` says whose activity each row is, which may be of the same item at several
         moments (training); without it the rows are the items in order, at one moment.
         """
-        own = self._own_items()
-        log_price = self.table.log_price()
-        inputs = [log_price.unsqueeze(1), (self.table.price >= 0).float().unsqueeze(1)]
-        if own is not None:
-            inputs.append(own)
-        static, vectors = torch.cat(inputs, dim=1), item_vectors
+        static, own = self._fixed_inputs()
+        vectors = item_vectors
         if rows is not None:
             static = F.embedding(rows, static)
             if vectors.shape[1]:
                 vectors = F.embedding(rows, vectors)
             else:
                 vectors = vectors.new_zeros(len(rows), 0)
-        moving = [self.item_dense(item_activity)]
-        if self.config.item_rates:
-            moving.append(self.item_rates(item_activity))
-        known = torch.cat([*moving, static], dim=1)
         attention = None
         if self.config.attention_heads:
             attention = self.attention.items(
                 item_vectors if own is None else torch.cat([item_vectors, own], dim=1)
             )
-        return ItemHalf(
-            self.project_item(known),
-            self.item_factors(vectors if own is None else torch.cat([vectors, known], dim=1)),
-            attention,
-        )
+        return ItemHalf(*self._projected(item_activity, static, vectors), attention)
 
-    def _own_items(self) -> Tensor | None:
-        """Give the ranker's own ``[N + 1, R]`` embedding of all items, None without such."""
+    def item_rows(
+        self, item_activity: Tensor, item_vectors: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Compute ``projected`` and ``factors`` of the items ``rows`` ``[M]`` alone.
+
+        They are those of ``item_half`` from ``[M, Fi]`` activity and ``[M, D]`` vectors. In
+        training mode there is no telling: what is dropped differs.
+        """
+        missing = max(0, _FEWEST_ROWS - len(rows))
+        activity, vectors = (F.pad(t, (0, 0, 0, missing)) for t in (item_activity, item_vectors))
+        static, _ = self._fixed_inputs(F.pad(rows, (0, missing)))
+        projected, factors = self._projected(activity, static, vectors)
+        return projected[: len(rows)], factors[: len(rows)]
+
+    def _projected(
+        self, item_activity: Tensor, static: Tensor, vectors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Give ``[M, E]`` and ``[M, F]`` of what is known of ``M`` item rows."""
+        moving = [self.item_dense(item_activity)]
+        if self.config.item_rates:
+            moving.append(self.item_rates(item_activity))
+        known = torch.cat([*moving, static], dim=1)
+        if self.config.token_size:
+            vectors = torch.cat([vectors, known], dim=1)
+        return self.project_item(known), self.item_factors(vectors)
+
+    def _fixed_inputs(self, rows: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Give what time does not move, ``[N + 1, ...]``, and what of it is the ranker's own.
+
+        With ``rows`` ``[M]``: of those items.
+        """
+        price = self.table.price if rows is None else self.table.price[rows]
+        log_price = self.table.log_price(rows)
+        inputs = [log_price.unsqueeze(1), (price >= 0).float().unsqueeze(1)]
+        own = self._own_items(rows)
+        if own is not None:
+            inputs.append(own)
+        return torch.cat(inputs, dim=1), own
+
+    def _own_items(self, rows: Tensor | None = None) -> Tensor | None:
+        """Give the ranker's own ``[N + 1, R]`` embedding of all items, None without such.
+
+        With ``rows`` ``[M]``: of those items.
+        """
         if not self.config.token_size:
             return None
+
+        def of(table: Tensor) -> Tensor:
+            return table if rows is None else table[rows]
+
         own: Tensor = torch.zeros(
-            self.table.num_items + 1, self.config.token_size, device=self.table.price.device
-        )
+            self.table.num_items + 1 if rows is None else len(rows),
+            self.config.token_size, device=self.table.price.device,
+        )  # fmt: skip
         if self.config.num_item_tokens:
-            own = self.item_tokens(self.table.tokens)
+            own = self.item_tokens(of(self.table.tokens))
         if self.config.item_identities:
-            own = own + self.identity.weight * self.table.has_id.unsqueeze(1)
+            own = own + of(self.identity.weight) * of(self.table.has_id).unsqueeze(1)
         dropped: Tensor = self.embedding_dropout(own)
         return dropped
 

@@ -9,6 +9,7 @@ Axes: ``B`` users, ``C`` candidates, ``N`` items, ``S`` sources, ``O`` objective
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,10 +27,22 @@ from recsys.retrieval.excluded import Excluded
 from recsys.retrieval.fusion import fuse
 from recsys.retrieval.item_filter import ItemFilters, Passing
 from recsys.retrieval.pool import fuse_found
+from recsys.retrieval.row_changes import RowChanges
 from recsys.retrieval.source import CandidateSource, SourceInputs
 
 _MOST_WITHDRAWN = 256
 """Withdrawn before sources are to put their orders together anew: far fewer than those hold."""
+
+
+class Resident(NamedTuple):
+    """What the moving item features say, kept until they say something else."""
+
+    activity: Tensor
+    """``[N + 1, Fi]``; ours alone."""
+    half: ItemHalf
+    as_of_ms: int
+    changes: RowChanges
+    """Rows of both that were written since."""
 
 
 class Prepared(dict[str, Tensor]):
@@ -42,13 +55,15 @@ class Prepared(dict[str, Tensor]):
         self.prices = prices
         self.inputs: SourceInputs | None = None
         """What sources look at, and what they keep for further questions about the same users."""
+        self.inputs_version = 0
+        """Number of the last write to the items' moving features that ``inputs`` has seen."""
 
 
 class TorchServingModel:
     """A ``ServingModel`` made of torch modules.
 
     What depends on the bundle alone is computed once per bundle, what depends on the moving item
-    features once per refresh, and what depends on the user once per call (``prepare``).
+    features once per change of an item's, and what depends on the user once per call (``prepare``).
     """
 
     search_from_items = 12_000
@@ -119,12 +134,12 @@ class TorchServingModel:
     @torch.inference_mode()
     def activity_of(self, item_index: Tensor) -> Tensor:
         """Give ``[B, C, Fi]`` moving features of items ``[B, C]``, as ranking sees them now."""
-        return self._resident[0][self._valid(item_index)]
+        return self._resident.activity[self._valid(item_index)]
 
     @property
     def item_activity_as_of_ms(self) -> int:
         """When the resident item features were true."""
-        return self._resident[2]
+        return self._resident.as_of_ms
 
     def set_item_activity(self, activity: Tensor, as_of_ms: int) -> None:
         """Swap in ``[N + 1, Fi]`` moving item features: one assignment, so a reader in another
@@ -137,6 +152,39 @@ class TorchServingModel:
         if tuple(activity.shape) != wanted:
             raise InputError(f"item activity has shape {tuple(activity.shape)}, wanted {wanted}")
         self._resident = self._prepare(activity, as_of_ms)
+
+    @torch.inference_mode()
+    def change_item_activity(self, item_index: Tensor, activity: Tensor) -> None:
+        """Write ``[M, Fi]`` moving features of distinct items ``[M]`` in place.
+
+        Nothing else of the model may be asked meanwhile.
+
+        Raises:
+            InputError: when a row is not in the table, or the shapes do not fit.
+        """
+        rows = item_index.to(self._item_vectors.device).long()
+        wanted = (len(rows), self._dimensions.num_item_features)
+        if tuple(activity.shape) != wanted:
+            raise InputError(f"item activity has shape {tuple(activity.shape)}, wanted {wanted}")
+        if not len(rows):
+            return
+        if not 1 <= int(rows.min()) <= int(rows.max()) <= self.num_items:
+            raise InputError(
+                f"item activity: wanted rows 1 to {self.num_items}, found {int(rows.min())} to "
+                f"{int(rows.max())}"
+            )
+        activity = activity.to(rows.device, torch.float32)
+        local = self._item_vectors.local(rows)
+        projected, factors = self._ranker.item_rows(activity, local.vectors[local.place], rows)
+        resident = self._resident
+        resident.activity[rows] = activity
+        resident.half.projected[rows] = projected
+        resident.half.factors[rows] = factors
+        resident.changes.add(rows)
+
+    def confirm_item_activity(self, as_of_ms: int) -> None:
+        """Say that the resident item features are those of ``as_of_ms``, as they stand."""
+        self._resident = self._resident._replace(as_of_ms=as_of_ms)
 
     def set_available(self, available: Tensor) -> None:
         """Swap in ``[N + 1]`` bool: which items may be retrieved (row 0 never is).
@@ -233,12 +281,13 @@ class TorchServingModel:
     def rank(self, user: UserContext, candidates: Candidates) -> Ranked:
         """Score candidates; the blend is the weighted sum of the objectives' order logits."""
         prepared = self.prepare(user)
-        activity, items, _ = self._resident  # once: another thread may swap it
+        resident = self._resident  # once: another thread may swap it
+        items = resident.half
         output = self._ranker.combine(
             self._ranker.user_half(prepared, prepared.vectors, items),
             items,
             candidates.item_index.long(),
-            self._ranker.cross_features(prepared, candidates, activity, prepared.prices),
+            self._ranker.cross_features(prepared, candidates, resident.activity, prepared.prices),
         )
         score = (output.order @ self._objective_weights).masked_fill(
             candidates.item_index == 0, -torch.inf
@@ -270,11 +319,12 @@ class TorchServingModel:
         value, nearest = best(cosine, min(k, self.num_items))
         return nearest.masked_fill(value == -torch.inf, 0).to(torch.int32), value
 
-    def _prepare(self, activity: Tensor, as_of_ms: int) -> tuple[Tensor, ItemHalf, int]:
-        with torch.inference_mode():
-            resident = activity.to(self._item_vectors.device, torch.float32)
-            half = self._ranker.item_half(resident, self._item_vectors.decoded())
-            return resident, half, as_of_ms
+    @torch.inference_mode()
+    def _prepare(self, activity: Tensor, as_of_ms: int) -> Resident:
+        # A copy: rows of it are written in place.
+        own = activity.to(self._item_vectors.device, torch.float32, copy=True)
+        half = self._ranker.item_half(own, self._item_vectors.decoded())
+        return Resident(own, half, as_of_ms, RowChanges(len(own)))
 
     def _user_vectors(self, user: UserContext) -> Tensor:
         """Run the user tower over the vectors of its history alone, where they must be decoded."""
@@ -300,13 +350,18 @@ class TorchServingModel:
 
     def _source_inputs(self, user: Prepared) -> SourceInputs:
         """Give those of ``user``, made anew where the items' features have moved meanwhile."""
-        activity = self._resident[0]
-        if user.inputs is None or user.inputs.item_activity is not activity:
+        activity, _, _, changes = self._resident
+        if (
+            user.inputs is None
+            or user.inputs.item_activity is not activity
+            or user.inputs_version != changes.version
+        ):
             # A plain dictionary: ``user`` itself would make a ring that only the collector frees.
             user.inputs = SourceInputs(
                 user=dict(user), user_vectors=user.vectors, item_vectors=self._item_vectors,
-                item_activity=activity,
+                item_activity=activity, item_changes=changes,
             )  # fmt: skip
+            user.inputs_version = changes.version
         return user.inputs
 
     def _scores(self, inputs: SourceInputs, index: Tensor) -> Tensor:

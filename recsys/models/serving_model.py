@@ -92,6 +92,15 @@ class ServingModel(Protocol):
     def set_item_activity(self, activity: Tensor, as_of_ms: int) -> None:
         """Swap in moving item features ``[N + 1, Fi]`` (row 0 is padding), in one step."""
 
+    def change_item_activity(self, item_index: Tensor, activity: Tensor) -> None:
+        """Write the moving features ``[M, Fi]`` of distinct items ``[M]``.
+
+        Nothing else of the model may be asked meanwhile.
+        """
+
+    def confirm_item_activity(self, as_of_ms: int) -> None:
+        """Say that the resident item features are those of ``as_of_ms``, as they stand."""
+
     def activity_of(self, item_index: Tensor) -> Tensor:
         """Give ``[B, C, Fi]`` moving features of items ``[B, C]``, as ranking sees them now."""
 

@@ -17,15 +17,27 @@ _HEAD = 4096
 
 
 @dataclass(frozen=True, slots=True)
+class _Scores:
+    """Of one state of the items."""
+
+    activity: Tensor
+    version: int
+    """Number of the last write to ``activity`` it knows of."""
+    score: Tensor
+    """``[N + 1]``."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Order:
     """One state of the items."""
 
     activity: Tensor
+    version: int
     unavailable: Tensor
-    score: Tensor
-    """``[N + 1]``."""
     head: Tensor
     """The best available rows, best first."""
+    floor: float
+    """No row outside the head has a score above it."""
 
 
 class PopularSource:
@@ -37,13 +49,14 @@ class PopularSource:
     def __init__(self, column_weights: Tensor) -> None:
         """Take ``[Fi]`` weights of the activity columns."""
         self.column_weights = column_weights
-        self._score: tuple[Tensor, Tensor] | None = None
+        self._score: _Scores | None = None
         self._last: _Order | None = None
         self._filtered: WeakKeyDictionary[Passing, _Order] = WeakKeyDictionary()
 
     def item_scores(self, item_activity: Tensor) -> Tensor:
         """Give ``[N + 1]`` scores."""
-        return item_activity.clamp(min=0).log1p() @ self.column_weights
+        # No product of matrices: its last bits depend on how many rows there are.
+        return (item_activity.clamp(min=0).log1p() * self.column_weights).sum(1)
 
     def search(self, inputs: SourceInputs, count: int, excluded: Excluded) -> Found:
         """Give the same order to everybody, each without what is excluded."""
@@ -63,52 +76,62 @@ class PopularSource:
     ) -> Found:  # fmt: skip
         """Give the order among what passes to ``size`` users, each without what is excluded."""
         wanted = count + excluded.most
-        order = self._ordered(inputs.item_activity, excluded.unavailable, wanted, passing)
+        score = self._scored(inputs)
+        order = self._ordered(inputs, score, excluded.unavailable, wanted, passing)
         index = order.head[:wanted].expand(size, -1)
         missing = excluded.hits(index)
         # Allowed ones first, each in its order.
         place = missing.to(torch.int8).argsort(dim=1, stable=True)[:, :count]
         missing = missing.gather(1, place)
         index = index.gather(1, place).masked_fill_(missing, 0)
-        return Found(index, order.score[index].masked_fill_(missing, 0.0))
+        return Found(index, score[index].masked_fill_(missing, 0.0))
 
     def scores(self, inputs: SourceInputs, index: Tensor) -> Tensor:
         """Give ``[B, C]`` of the items ``index``."""
-        return self._scored(inputs.item_activity)[index]
+        return self._scored(inputs)[index]
 
     def all_scores(self, inputs: SourceInputs) -> Tensor:
         """Give ``[B, N + 1]``, a view of one row."""
-        return self._scored(inputs.item_activity).expand(len(inputs.user_vectors), -1)
+        return self._scored(inputs).expand(len(inputs.user_vectors), -1)
 
-    def _scored(self, activity: Tensor) -> Tensor:
-        """Give ``[N + 1]``, computed once per refresh of the activity."""
-        last = self._score
-        if last is None or last[0] is not activity:
-            last = self._score = activity, self.item_scores(activity)
-        return last[1]
+    def _scored(self, inputs: SourceInputs) -> Tensor:
+        """Give ``[N + 1]``; of rows that were written since, and no others, it is made anew."""
+        last, activity, version = self._score, inputs.item_activity, inputs.item_changes.version
+        rows = None
+        if last is not None and last.activity is activity:
+            if last.version == version:
+                return last.score
+            rows = inputs.item_changes.since(last.version)
+        if last is None or rows is None:
+            score = self.item_scores(activity)
+        else:
+            score = last.score
+            score[rows] = self.item_scores(activity[rows])
+        self._score = _Scores(activity, version, score)
+        return score
 
     def _ordered(
-        self, activity: Tensor, unavailable: Tensor, wanted: int, passing: Passing | None
-    ) -> _Order:
+        self, inputs: SourceInputs, score: Tensor, unavailable: Tensor, wanted: int,
+        passing: Passing | None,
+    ) -> _Order:  # fmt: skip
         """Give the order in force, kept until activity or availability change."""
         last = self._last if passing is None else self._filtered.get(passing)
         num_rows = len(unavailable)
         if passing is not None and passing.rows is not None:
             num_rows = len(passing.rows)
-        if (
-            last is None
-            or last.activity is not activity
-            or last.unavailable is not unavailable
-            or len(last.head) < min(wanted, num_rows)
-        ):
-            score = self._scored(activity)
-            length = min(max(wanted, _HEAD), num_rows)
-            head = _highest(score, unavailable, length, passing)
-            last = _Order(activity, unavailable, score, head)
-            if passing is None:
-                self._last = last
-            else:
-                self._filtered[passing] = last
+        length = min(max(wanted, _HEAD), num_rows)
+        if last is not None:
+            last = _followed(last, inputs, score, unavailable, length, passing)
+        if last is None or len(last.head) < min(wanted, num_rows):
+            head, floor = _highest(score, unavailable, length, passing)
+            last = _Order(
+                inputs.item_activity, inputs.item_changes.version, unavailable, head,
+                -torch.inf if length == num_rows else floor,
+            )  # fmt: skip
+        if passing is None:
+            self._last = last
+        else:
+            self._filtered[passing] = last
         return last
 
     def to(self, device: torch.device) -> PopularSource:
@@ -116,12 +139,47 @@ class PopularSource:
         return PopularSource(self.column_weights.to(device))
 
 
-def _highest(score: Tensor, unavailable: Tensor, length: int, passing: Passing | None) -> Tensor:
-    """Give the ``length`` best rows of ``[N + 1]`` scores among what passes; the others last."""
-    if passing is None:
-        return score.masked_fill(unavailable, -torch.inf).topk(length).indices
-    if passing.rows is None:
-        gone = unavailable | passing.refused
-        return score.masked_fill(gone, -torch.inf).topk(length).indices
-    theirs = score[passing.rows].masked_fill(unavailable[passing.rows], -torch.inf)
-    return passing.rows[theirs.topk(length).indices]
+def _followed(
+    order: _Order, inputs: SourceInputs, score: Tensor, unavailable: Tensor, length: int,
+    passing: Passing | None,
+) -> _Order | None:  # fmt: skip
+    """Give the order with the rows that were written since; None when it must be made anew.
+
+    What left the head, and what did not get into it, lies at the floor or below; so the rest is
+    the best there is, in order.
+    """
+    if order.activity is not inputs.item_activity or order.unavailable is not unavailable:
+        return None
+    version = inputs.item_changes.version
+    if order.version == version:
+        return order
+    rows = inputs.item_changes.since(order.version)
+    if rows is None:
+        return None
+    if passing is not None:
+        rows = rows[~passing.refused[rows]]
+    rows = torch.unique(torch.cat([order.head, rows]))
+    best = score[rows].masked_fill(unavailable[rows], -torch.inf)
+    keep = best >= order.floor
+    best, place = best[keep].sort(descending=True)
+    head, floor = rows[keep][place], order.floor
+    if len(head) > 2 * length:
+        head, floor = head[:length], float(best[length - 1])
+    return _Order(inputs.item_activity, version, unavailable, head, floor)
+
+
+def _highest(
+    score: Tensor, unavailable: Tensor, length: int, passing: Passing | None
+) -> tuple[Tensor, float]:
+    """Give the ``length`` best rows among what passes, the others last, and the least score."""
+    if passing is not None and passing.rows is not None:
+        rows = passing.rows
+        theirs = score[rows].masked_fill(unavailable[rows], -torch.inf).topk(length)
+        return rows[theirs.indices], _least(theirs.values)
+    gone = unavailable if passing is None else unavailable | passing.refused
+    found = score.masked_fill(gone, -torch.inf).topk(length)
+    return found.indices, _least(found.values)
+
+
+def _least(values: Tensor) -> float:
+    return float(values[-1]) if len(values) else -torch.inf

@@ -18,6 +18,7 @@ from recsys.compression.item_vectors import ItemVectors
 from recsys.models.serving_model import UserContext
 from recsys.retrieval.best import best
 from recsys.retrieval.excluded import Excluded
+from recsys.retrieval.row_changes import RowChanges
 
 T = TypeVar("T")
 
@@ -41,7 +42,9 @@ class SourceInputs:
     item_vectors: ItemVectors
     """``[N + 1, D]`` from the item tower, in the bundle's precision."""
     item_activity: Tensor
-    """``[N + 1, Fi]`` moving item features in force."""
+    """``[N + 1, Fi]`` moving item features in force. Another tensor means all may be others."""
+    item_changes: RowChanges = field(default_factory=RowChanges)
+    """Rows of ``item_activity`` that were written in place since."""
     _shared: dict[object, object] = field(default_factory=dict)
 
     def once(self, key: object, make: Callable[[], T]) -> T:

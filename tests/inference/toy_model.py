@@ -110,3 +110,9 @@ class ToyModel:
     def set_item_activity(self, activity: Tensor, as_of_ms: int) -> None:
         self.item_activity = activity
         self.item_activity_as_of_ms = as_of_ms
+
+    def change_item_activity(self, item_index: Tensor, activity: Tensor) -> None:
+        self.item_activity[item_index.long()] = activity
+
+    def confirm_item_activity(self, as_of_ms: int) -> None:
+        self.item_activity_as_of_ms = as_of_ms

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recsys.bundle.load import load_serving_model
+from recsys.errors import InputError
 from recsys.inference.compute import answer
 from recsys.models.serving import TorchServingModel
 from recsys.models.serving_model import Candidates, UserContext
@@ -77,7 +78,7 @@ def scores_anew(model: TorchServingModel, user: UserContext) -> Tensor:
             user=user,
             user_vectors=model._towers.users(user, model._item_vectors.decoded()),
             item_vectors=model._item_vectors,
-            item_activity=model._resident[0].clone(),
+            item_activity=model._resident.activity.clone(),
         )
         for _ in model._sources
     ]
@@ -94,7 +95,7 @@ def rank_anew(model: TorchServingModel, user: UserContext, found: Candidates) ->
         user,
         model._towers.users(user, model._item_vectors.decoded()),
         model._item_vectors.decoded(),
-        model._resident[0],
+        model._resident.activity,
         found,
     )
     return output.order @ model._objective_weights
@@ -136,6 +137,50 @@ def test_a_prepared_context_answers_as_the_plain_one(model: TorchServingModel) -
         strict=True,
     ):  # fmt: skip
         assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_items_changed_in_place_are_to_the_bit_as_if_all_were_set(
+    model: TorchServingModel, bundle: Path, seed: int
+) -> None:
+    other = load_serving_model(bundle)
+    assert isinstance(other, TorchServingModel)
+    other.search_from_items = model.search_from_items
+    generator = torch.Generator().manual_seed(seed)
+    activity = torch.zeros(model.num_items + 1, model.dimensions.num_item_features)
+    for step, size in enumerate([model.num_items, 1, 3, 0, 17, 2, model.num_items // 2]):
+        rows = torch.randperm(model.num_items, generator=generator)[:size] + 1
+        # No two alike: which of equal items comes first is not said.
+        activity[rows] = torch.rand(size, activity.shape[1], generator=generator) * 9
+        model.change_item_activity(rows, activity[rows])
+        model.confirm_item_activity(step)
+        other.set_item_activity(activity, step)
+        assert model.item_activity_as_of_ms == step
+        mine, all_set = model._resident, other._resident
+        assert torch.equal(mine.activity, all_set.activity)
+        assert torch.equal(mine.half.projected, all_set.half.projected)
+        assert torch.equal(mine.half.factors, all_set.half.factors)
+        inputs = call(model, 3, seed=step)
+        answered, wanted = (answer(m, inputs, num_candidates=40) for m in (model, other))
+        assert answered.keys() == wanted.keys()
+        for name in answered.keys() - {"item_age_ms"}:
+            assert torch.equal(answered[name], wanted[name]), name
+
+
+def test_items_outside_the_table_are_not_changed(model: TorchServingModel) -> None:
+    values = torch.ones(1, model.dimensions.num_item_features)
+    for row in (0, -1, model.num_items + 1):
+        with pytest.raises(InputError, match="wanted rows 1 to"):
+            model.change_item_activity(torch.tensor([row]), values)
+    with pytest.raises(InputError, match="shape"):
+        model.change_item_activity(torch.tensor([1, 2]), values)
+
+
+def test_what_the_caller_keeps_of_the_items_is_not_written_to(model: TorchServingModel) -> None:
+    given = torch.zeros(model.num_items + 1, model.dimensions.num_item_features)
+    model.set_item_activity(given, 1)
+    model.change_item_activity(torch.tensor([1]), torch.ones(1, given.shape[1]))
+    assert not given.any()
 
 
 @pytest.mark.parametrize("route", ["recommend", "rank"])

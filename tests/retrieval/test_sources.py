@@ -16,11 +16,13 @@ from recsys.retrieval.ease import fit_ease, strongest
 from recsys.retrieval.excluded import Excluded
 from recsys.retrieval.fusion import fuse
 from recsys.retrieval.history import HistorySource
+from recsys.retrieval.item_filter import Passing
 from recsys.retrieval.item_knn import fit_item_knn
 from recsys.retrieval.item_to_item import ItemToItemSource
 from recsys.retrieval.mix import build_sources
 from recsys.retrieval.pool import fuse_found
 from recsys.retrieval.popular import PopularSource
+from recsys.retrieval.row_changes import RowChanges
 from recsys.retrieval.source import Found, SourceInputs
 from recsys.retrieval.two_tower import TwoTowerSource
 
@@ -120,6 +122,44 @@ def test_popular_gives_as_many_as_there_are_whatever_is_excluded() -> None:
     assert source.scores(later, every(1))[0, 1:].tolist() == pytest.approx(
         torch.tensor([9.0, 2.0, 0.0]).log1p().tolist()
     )
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("share", [0.9, 0.02])
+def test_popular_follows_rows_that_are_written(
+    monkeypatch: pytest.MonkeyPatch, seed: int, share: float
+) -> None:
+    monkeypatch.setattr("recsys.retrieval.popular._HEAD", 40)
+    generator = torch.Generator().manual_seed(seed)
+    num_items, weights = 500, torch.tensor([1.0, 0.3])
+    activity = torch.rand(num_items + 1, 2, generator=generator) * 9
+    changes, source = RowChanges(num_items + 1), PopularSource(weights)
+    unavailable = torch.rand(num_items + 1, generator=generator) < 0.2
+    unavailable[0] = True
+    passing = Passing(torch.rand(num_items + 1, generator=generator) < share)
+    passing.refused[0] = True
+    given = replace(
+        inputs([[0], [0]], [[0], [0]]), item_activity=activity, item_changes=changes,
+    )  # fmt: skip
+    for step in range(60):
+        size = int(torch.randint(0, 70 if step % 7 == 0 else 6, (1,), generator=generator))
+        rows = torch.randperm(num_items, generator=generator)[:size] + 1
+        activity[rows] = torch.rand(size, 2, generator=generator) * (20 if step % 2 else 1)
+        changes.add(rows)
+        if step == 30:
+            unavailable = unavailable.clone()
+            unavailable[torch.randperm(num_items, generator=generator)[:50] + 1] = True
+        if step % 3 == 0:  # looked at now and then: several writes are followed at once
+            fresh = replace(given, item_activity=activity.clone(), item_changes=RowChanges())
+            index = torch.randint(0, num_items, (2, 4), generator=generator)
+            asked = Excluded(unavailable, index, [None, passing])
+            for count in (1, 20, 60):
+                found, anew = (
+                    one.search(with_what, count, asked)
+                    for one, with_what in ((source, given), (PopularSource(weights), fresh))
+                )
+                assert torch.equal(found.item, anew.item)
+                assert torch.equal(found.score, anew.score)
 
 
 def test_towers_score_in_deviations_from_the_mean_over_the_catalogue() -> None:
