@@ -33,6 +33,7 @@ from recsys.features.aggregation import Aggregate
 from recsys.features.batch import Float32s, Int64s, Ragged
 from recsys.features.event_rows import QUANTUM
 from recsys.features.functions import COMPONENTS_OF, SESSION_FUNCTIONS, Component
+from recsys.features.tile_ranges import Sums, TileWindows, reduced
 from recsys.features.view import View
 
 DECAYED: dict[str, Component] = {"decayed_count": "count", "decayed_sum": "sum"}
@@ -46,12 +47,12 @@ def window_start_ms(t: Int64s, aggregate: Aggregate) -> Int64s:
 
 
 def value_of(function: str, parts: Mapping[Component, Int64s]) -> Float32s:
-    """Turn merged components into the feature's value, ``[Q]`` float32."""
+    """Turn merged components into the feature's values, float32 of the same shape."""
+    if function == "sum":
+        return (parts["sum"].astype(np.float64) * QUANTUM).astype(np.float32)
     count = parts["count"]
     if function == "count":
         return count.astype(np.float32)
-    if function == "sum":
-        return (parts["sum"].astype(np.float64) * QUANTUM).astype(np.float32)
     if function == "mean":
         total = parts["sum"].astype(np.float64) * QUANTUM
         return (total / np.maximum(count, 1)).astype(np.float32)
@@ -78,6 +79,8 @@ def decayed(
 def with_ratios(view: View, values: Float32s) -> Float32s:
     """Fill in the ratios, made of other columns of ``values`` (``[Q, F]``); x / 0 is 0."""
     aggregates = view.scalar_aggregates
+    if not any(a.call.name == "ratio" for a in aggregates):
+        return values
     places = {a.name: f for f, a in enumerate(aggregates)}
     for f, aggregate in enumerate(aggregates):
         if aggregate.call.name == "ratio":
@@ -95,45 +98,65 @@ def finalise(view: View, tiles: State, at_ms: Int64s) -> Float32s:
     ``[Q, F]``. ``finalise_lists`` gives the others.
     """
     values = np.zeros((len(at_ms), len(view.scalar_aggregates)), dtype=np.float32)
-    for f, aggregate in enumerate(view.scalar_aggregates):
-        name = aggregate.call.name
-        if name in SESSION_FUNCTIONS and tiles.runs is not None:
-            parts_now = sessions.current(view, tiles.runs, aggregate, at_ms)
-            values[:, f] = value_of(name.removeprefix("session_"), parts_now)
-        elif name == "count_distinct" and tiles.sets is not None:
-            values[:, f] = distinct.sizes(view, tiles.sets, aggregate, at_ms)
-    if not len(tiles):
-        return with_ratios(view, values)
-    numbers = {(s.column, s.slide_ms): n for n, s in enumerate(view.series)}
-    for f, aggregate in enumerate(view.scalar_aggregates):
-        call = aggregate.call
-        if call.name not in COMPONENTS_OF:
-            continue
-        number = numbers[aggregate.column, aggregate.slide_ms]
-        newest = at_ms // aggregate.slide_ms
-        age = newest[tiles.owner] - tiles.tile
-        mask = (tiles.series == number) & (age >= 0) & (age < aggregate.num_tiles)
-        rows = np.flatnonzero(mask)
-        if not len(rows):
-            continue
-        owner = tiles.owner[rows]
-        if call.name in DECAYED:
-            part = tiles.parts[DECAYED[call.name]][rows]
-            values[:, f] = decayed(aggregate, owner, age[rows], part, len(at_ms))
-            continue
-        starts = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
-        ends = np.append(starts[1:], len(rows)) - 1
-        parts: dict[Component, Int64s] = {}
-        for component, all_parts in tiles.parts.items():
-            part = all_parts[rows]
-            # Tiles of one series are sorted by time, so the last event lies in the last of them.
-            merge_with = MERGE.get(component)
-            if merge_with:
-                parts[component] = merge_with.reduceat(part, starts)
-            else:
-                parts[component] = part[starts if component.startswith("first") else ends]
-        values[owner[starts], f] = value_of(call.name, parts)
+    if tiles.runs is not None or tiles.sets is not None:
+        for f, aggregate in enumerate(view.scalar_aggregates):
+            name = aggregate.call.name
+            if name in SESSION_FUNCTIONS and tiles.runs is not None:
+                parts_now = sessions.current(view, tiles.runs, aggregate, at_ms)
+                values[:, f] = value_of(name.removeprefix("session_"), parts_now)
+            elif name == "count_distinct" and tiles.sets is not None:
+                values[:, f] = distinct.sizes(view, tiles.sets, aggregate, at_ms)
+    if len(tiles):
+        _fill_from_tiles(_windows(view), tiles, at_ms, values)
     return with_ratios(view, values)
+
+
+def _windows(view: View) -> TileWindows:
+    kept: TileWindows | None = view.__dict__.get("_tile_windows")
+    if kept is None:
+        kept = view.__dict__["_tile_windows"] = TileWindows.of(view)
+    return kept
+
+
+def _fill_from_tiles(windows: TileWindows, tiles: State, at_ms: Int64s, values: Float32s) -> None:
+    begin, end = windows.ranges(tiles.owner, tiles.series, tiles.tile, at_ms)
+    sums = Sums(tiles.parts, begin, end)
+    for name, (places, columns) in windows.columns_of.items():
+        if name in DECAYED:
+            for place, column in zip(places.tolist(), columns.tolist(), strict=True):
+                values[:, column] = _decayed_now(
+                    windows.aggregates[place], tiles, begin[:, place], end[:, place], at_ms
+                )
+            continue
+        parts: dict[Component, Int64s] = {}
+        for component in COMPONENTS_OF[name]:
+            if component in ("count", "sum"):
+                parts[component] = sums.of(component, places)
+            else:
+                parts[component] = _merged(
+                    component, tiles.parts[component], begin[:, places], end[:, places]
+                )
+        values[:, columns] = value_of(name, parts)
+
+
+def _merged(component: Component, part: Int64s, begin: Int64s, end: Int64s) -> Int64s:
+    """Merge a component over ranges of tiles; anything where there are none."""
+    if component in MERGE:
+        return reduced(MERGE[component], part, begin, end)
+    # Tiles of one series are sorted by time, so the last event lies in the last of them.
+    place = begin if component.startswith("first") else end - 1
+    return part[np.minimum(np.maximum(place, 0), len(part) - 1)]
+
+
+def _decayed_now(
+    aggregate: Aggregate, tiles: State, begin: Int64s, end: Int64s, at_ms: Int64s
+) -> Float32s:
+    lengths = end - begin
+    question = np.repeat(np.arange(len(lengths)), lengths)
+    rows = np.arange(len(question)) + np.repeat(begin - (np.cumsum(lengths) - lengths), lengths)
+    age = at_ms[question] // aggregate.slide_ms - tiles.tile[rows]
+    part = tiles.parts[DECAYED[aggregate.call.name]][rows]
+    return decayed(aggregate, question, age, part, len(at_ms))
 
 
 def finalise_lists(view: View, state: State, at_ms: Int64s) -> dict[str, Ragged]:

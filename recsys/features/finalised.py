@@ -14,7 +14,7 @@ from recsys.errors import InputError
 from recsys.features.aggregate_state import state_of_blobs
 from recsys.features.aggregates import finalise, finalise_lists
 from recsys.features.batch import Bools, Float32s, Int64s, Ragged
-from recsys.features.framing import unframe
+from recsys.features.framing import payloads_of, unframe
 from recsys.features.key_layout import EntityKeys
 from recsys.features.view import View
 
@@ -71,8 +71,8 @@ def values_now(view: View, states: Sequence[bytes | None], now: Int64s) -> Float
 
 def payloads_now(view: View, states: Sequence[bytes | None], now: Int64s) -> list[bytes]:
     """Give what the states hold; nothing where the view's TTL ran out."""
-    framed = unframe(states)
     if not view.expires:
-        return framed.payloads
+        return payloads_of(states)
+    framed = unframe(states)
     expired = now - framed.newest_ms > view.ttl_ms
     return [b"" if gone else p for p, gone in zip(framed.payloads, expired, strict=True)]

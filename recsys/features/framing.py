@@ -68,12 +68,30 @@ def unframe(blobs: Sequence[bytes | None]) -> Framed:
             continue
         head = _COUNT + _POSITION * int.from_bytes(blob[:_COUNT], "little")
         if len(blob) < head + _TIME:
-            raise FeatureError(
-                f"state of a view: wanted a frame of at least {head + _TIME} bytes, found "
-                f"{len(blob)}; run `recsys backfill`"
-            )
+            raise _cut_off(blob, head + _TIME)
         positions.append(blob[_COUNT:head])
         times.append(blob[head : head + _TIME])
         payloads.append(blob[head + _TIME :])
     newest = np.frombuffer(b"".join(times), dtype="<i8").astype(np.int64)
     return Framed(positions, newest, payloads)
+
+
+def payloads_of(blobs: Sequence[bytes | None]) -> list[bytes]:
+    """Give the payloads alone; nothing for one that was never written. Raises as ``unframe``."""
+    payloads = []
+    for blob in blobs:
+        if blob is None:
+            payloads.append(b"")
+            continue
+        begin = _COUNT + _POSITION * int.from_bytes(blob[:_COUNT], "little") + _TIME
+        if len(blob) < begin:
+            raise _cut_off(blob, begin)
+        payloads.append(blob[begin:])
+    return payloads
+
+
+def _cut_off(blob: bytes, wanted: int) -> FeatureError:
+    return FeatureError(
+        f"state of a view: wanted a frame of at least {wanted} bytes, found {len(blob)}; run "
+        "`recsys backfill`"
+    )

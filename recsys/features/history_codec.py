@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from recsys.errors import FeatureError
 from recsys.features.batch import Bools, Int64s
 
-_HEAD = struct.Struct("<Iq")
-_BODY = struct.Struct("<HHIq")
-_SMALL = 256
+HEAD = struct.Struct("<Iq")
+BODY = struct.Struct("<HHIq")
+SMALL = 256
 """Items whose places fit into a byte."""
 _MAX_VARINT = 9
 """Bytes of the longest step, 63 bits."""
@@ -67,13 +67,13 @@ def encode(rows: Interactions, in_tail: Bools, num_owners: int) -> list[bytes]:
         first, last = int(num_before[begin]), int(num_before[end])
         num_in_body = end - begin - (last - first)
         base = int(rows.time_ms[begin + max(num_in_body - 1, 0)])
-        blobs.append(_HEAD.pack(len(stored), base) + stored + b"".join(records[first:last]))
+        blobs.append(HEAD.pack(len(stored), base) + stored + b"".join(records[first:last]))
     return blobs
 
 
 def begin(base_ms: int) -> bytes:
     """Give the blob of a user before the first interaction, which is at ``base_ms``."""
-    return _HEAD.pack(0, base_ms)
+    return HEAD.pack(0, base_ms)
 
 
 def tail_id(item_id: bytes) -> bytes:
@@ -100,22 +100,23 @@ def decode(blobs: Sequence[bytes | None]) -> Interactions:
     who: list[int] = []
     bodies: list[bytes] = []
     tail_owner: list[int] = []
-    tail_item: list[int] = []
+    tail_ids: list[bytes] = []
     tail_ms: list[int] = []
     for n, blob in enumerate(blobs):
         if not blob:
             continue
-        if len(blob) < _HEAD.size:
-            raise _damaged(f"{len(blob)} bytes")
-        size, base_ms = _HEAD.unpack_from(blob)
-        if len(blob) < _HEAD.size + size:
-            raise _damaged(f"{len(blob)} bytes for a body of {size}")
+        if len(blob) < HEAD.size:
+            raise damaged(f"{len(blob)} bytes")
+        size, base_ms = HEAD.unpack_from(blob)
+        if len(blob) < HEAD.size + size:
+            raise damaged(f"{len(blob)} bytes for a body of {size}")
         if size:
             who.append(n)
-            bodies.append(blob[_HEAD.size : _HEAD.size + size])
+            bodies.append(blob[HEAD.size : HEAD.size + size])
         num = len(tail_ms)
-        _read_tail(blob, _HEAD.size + size, base_ms, place_of, tail_item, tail_ms)
+        read_tail(blob, HEAD.size + size, base_ms, tail_ids, tail_ms)
         tail_owner += [n] * (len(tail_ms) - num)
+    tail_item = [place_of.setdefault(item_id, len(place_of)) for item_id in tail_ids]
     owner, item, time_ms = _decode_bodies(bodies, place_of)
     owner = np.array(who, dtype=np.int64)[owner] if len(owner) else owner
     if tail_ms:
@@ -127,35 +128,40 @@ def decode(blobs: Sequence[bytes | None]) -> Interactions:
     return Interactions(owner, item, time_ms, list(place_of))
 
 
-def _read_tail(
-    blob: bytes, at: int, time_ms: int, place_of: dict[bytes, int], items: list[int],
-    times: list[int],
-) -> None:  # fmt: skip
+def read_tail(blob: bytes, at: int, time_ms: int, items: list[bytes], times: list[int]) -> None:
+    """Add the interactions of the tail that begins at ``at``; its first step is from ``time_ms``.
+
+    Raises:
+        FeatureError: when it is damaged.
+    """
     end = len(blob)
     try:
         while at < end:
-            step = shift = 0
-            while (byte := blob[at]) >= _MORE:
-                step |= (byte & 0x7F) << shift
-                shift += 7
-                at += 1
-            time_ms += step | byte << shift
-            at += 1
-            length = shift = 0
-            while (byte := blob[at]) >= _MORE:
-                length |= (byte & 0x7F) << shift
-                shift += 7
-                at += 1
-            at += 1
-            last = at + (length | byte << shift)
-            item_id = blob[at:last]
+            step, at = blob[at], at + 1
+            if step >= _MORE:
+                step, at = _read_varint(blob, at, step)
+            time_ms += step
+            length, at = blob[at], at + 1
+            if length >= _MORE:
+                length, at = _read_varint(blob, at, length)
+            last = at + length
+            items.append(blob[at:last])
             at = last
-            items.append(place_of.setdefault(item_id, len(place_of)))
             times.append(time_ms)
     except IndexError:
-        raise _damaged("a record that is cut off") from None
+        raise damaged("a record that is cut off") from None
     if at > end or time_ms >= 1 << 63:
-        raise _damaged("a record that is cut off")
+        raise damaged("a record that is cut off")
+
+
+def _read_varint(blob: bytes, at: int, low: int) -> tuple[int, int]:
+    """Give a number whose first byte is ``low``, and the place after it."""
+    value, shift = low & 0x7F, 7
+    while (byte := blob[at]) >= _MORE:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        at += 1
+    return value | byte << shift, at + 1
 
 
 def _encode_bodies(rows: Interactions, num_owners: int) -> list[bytes]:
@@ -185,10 +191,10 @@ def _encode_bodies(rows: Interactions, num_owners: int) -> list[bytes]:
         )
         bodies[who] = b"".join(
             [
-                _BODY.pack(end - begin, last - first, len(varints), int(time_ms[begin])),
+                BODY.pack(end - begin, last - first, len(varints), int(time_ms[begin])),
                 np.packbits(is_first[begin:end]).tobytes(),
                 np.packbits(is_later[begin:end]).tobytes(),
-                small[some] if last - first <= _SMALL else large[2 * some.start : 2 * some.stop],
+                small[some] if last - first <= SMALL else large[2 * some.start : 2 * some.stop],
                 varints,
                 *(ids[code] for code in codes[first:last]),
             ]
@@ -210,16 +216,16 @@ def _decode_bodies(
     varints: list[bytes] = []
     begin_of_ids: list[int] = []
     for body in bodies:
-        if len(body) < _BODY.size:
-            raise _damaged(f"a body of {len(body)} bytes")
-        num, distinct, size, _ = head = _BODY.unpack_from(body)
-        wide = 1 if distinct <= _SMALL else 2
-        at = _BODY.size + 2 * _bytes_of_bits(num)
+        if len(body) < BODY.size:
+            raise damaged(f"a body of {len(body)} bytes")
+        num, distinct, size, _ = head = BODY.unpack_from(body)
+        wide = 1 if distinct <= SMALL else 2
+        at = BODY.size + 2 * bytes_of_bits(num)
         end = at + wide * (num - distinct)
         if not 0 < distinct <= num or len(body) < end + size:
-            raise _damaged(f"a body of {len(body)} bytes for {num} interactions")
+            raise damaged(f"a body of {len(body)} bytes for {num} interactions")
         heads.append(head)
-        bits = np.unpackbits(np.frombuffer(body, np.uint8, at - _BODY.size, _BODY.size))
+        bits = np.unpackbits(np.frombuffer(body, np.uint8, at - BODY.size, BODY.size))
         firsts.append(bits[:num].view(np.bool_))
         laters.append(bits[len(bits) // 2 :][:num].view(np.bool_))
         (small if wide == 1 else large).append(body[at:end])
@@ -231,9 +237,9 @@ def _decode_bodies(
     num_later = np.bincount(row[is_later], minlength=len(bodies))
     numbers, num_numbers = _read_varints(varints)
     if (num_numbers != num_later + distincts).any():
-        raise _damaged(f"{num_numbers.tolist()} numbers for {counts.tolist()} interactions")
+        raise damaged(f"{num_numbers.tolist()} numbers for {counts.tolist()} interactions")
     if (np.bincount(row[is_first], minlength=len(bodies)) != distincts).any():
-        raise _damaged(f"other than {distincts.tolist()} items")
+        raise damaged(f"other than {distincts.tolist()} items")
     # Of each body first the steps, then the lengths.
     is_step = np.repeat(
         np.tile([True, False], len(bodies)), np.stack([num_later, distincts], axis=1).reshape(-1)
@@ -247,11 +253,11 @@ def _decode_bodies(
     place = np.empty(len(row), dtype=np.int64)
     place[is_first] = np.arange(int(distincts.sum()))
     again = np.empty(int((~is_first).sum()), dtype=np.int64)
-    of_small = (distincts <= _SMALL)[row[~is_first]]
+    of_small = (distincts <= SMALL)[row[~is_first]]
     again[of_small] = np.frombuffer(b"".join(small), dtype="u1")
     again[~of_small] = np.frombuffer(b"".join(large), dtype="<u2")
     if (again >= distincts[row[~is_first]]).any():
-        raise _damaged("a place beyond its items")
+        raise damaged("a place beyond its items")
     place[~is_first] = again + item_begins[row[~is_first]]
     codes = _read_ids(bodies, begin_of_ids, distincts, numbers[~is_step], place_of)
     return row, codes[place], time_ms
@@ -272,11 +278,12 @@ def _read_ids(
             codes.append(place_of.setdefault(body[at : at + size], len(place_of)))
             at += size
         if at != len(body):
-            raise _damaged(f"a body of {len(body)} bytes, whose ids end at {at}")
+            raise damaged(f"a body of {len(body)} bytes, whose ids end at {at}")
     return np.array(codes, dtype=np.int64)
 
 
-def _bytes_of_bits(num: int) -> int:
+def bytes_of_bits(num: int) -> int:
+    """Give the bytes that ``num`` bits take."""
     return (num + 7) // 8
 
 
@@ -347,16 +354,17 @@ def _read_varints(pieces: Sequence[bytes]) -> tuple[Int64s, Int64s]:
     ends = np.flatnonzero(is_last)
     bounds = np.cumsum([len(piece) for piece in pieces])
     if not len(ends) or not is_last[bounds - 1].all():
-        raise _damaged("a step that is cut off")
+        raise damaged("a step that is cut off")
     starts = np.concatenate([[0], ends[:-1] + 1])
     shift = np.arange(len(data)) - np.repeat(starts, ends - starts + 1)
     if shift.max() >= _MAX_VARINT:
-        raise _damaged("a step of more than 63 bits")
+        raise damaged("a step of more than 63 bits")
     values = np.add.reduceat((data & 0x7F).astype(np.int64) << (7 * shift), starts)
     return values, np.diff(np.searchsorted(ends, bounds), prepend=0)
 
 
-def _damaged(what: str) -> FeatureError:
+def damaged(what: str) -> FeatureError:
+    """Give the error for bytes that are none of ours."""
     return FeatureError(
         f"state of a history: wanted what `recsys.features.history_codec` writes, found {what}; "
         "run `recsys backfill`"

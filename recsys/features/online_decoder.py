@@ -28,9 +28,9 @@ from recsys.features.finalised import (
 from recsys.features.framing import unframe
 from recsys.features.hashes import Found, Wanted
 from recsys.features.history_values import values_of
+from recsys.features.one_history import history_of
 from recsys.features.plan import Plan
 from recsys.features.progress import stored_layout
-from recsys.features.recency import RecentEvents
 from recsys.features.time_layout import decode_timestamp
 from recsys.features.value_layout import Value, decode_value
 from recsys.features.view import View
@@ -78,13 +78,9 @@ class OnlineDecoder:
         rows = found[:num_users]
         now = np.full(num_users, now_ms, dtype=np.int64)
         activity = values_now(e.user_activity, [r[0] for r in rows], now)
-        events = RecentEvents.of_blobs(payloads_now(e.user_history, [r[1] for r in rows], now))
-        events = events.until(now)
-        recent = events.recent_items()
-        index = vocabulary.indexes(i.decode() for i in events.ids)[recent.item]
-        if not (index > 0).all():
-            recent = recent.take(index > 0)
-            index = index[index > 0]
+        history = _histories(
+            payloads_now(e.user_history, [r[1] for r in rows], now), vocabulary, now_ms
+        )
         columns = [g for g, category in enumerate(vocabulary.categories) if category]
         category_activity = np.zeros(
             (num_users, len(vocabulary.categories), len(e.pair_activity.features)),
@@ -99,9 +95,9 @@ class OnlineDecoder:
             known=np.array([any(v is not None for v in row) for row in rows], dtype=np.bool_),
             token_hashes=self._tokens(rows, now_ms),
             activity=activity,
-            history_index=Ragged(index, recent.offsets),
-            history_count=Ragged(recent.count, recent.offsets),
-            history_last_ms=Ragged(recent.last_ms, recent.offsets),
+            history_index=history[0],
+            history_count=history[1],
+            history_last_ms=history[2],
             category_activity=category_activity,
         )
 
@@ -231,6 +227,33 @@ class OnlineDecoder:
                 record.values.update(_named(e.pair_activity, values))
             records[f"{names.USER_CATEGORY_ACTIVITY}/{category}"] = record
         return records
+
+
+def _histories(
+    payloads: Sequence[bytes], vocabulary: Vocabulary, now_ms: int
+) -> tuple[Ragged, Ragged, Ragged]:
+    """Give rows, counts and latest times of the items of each user that have a row."""
+    row_of = vocabulary.index_of.get
+    rows: list[int] = []
+    counts: list[int] = []
+    last_ms: list[int] = []
+    ends = [0]
+    for payload in payloads:
+        if payload:
+            found = history_of(payload, now_ms)
+            for item_id, count, at_ms in zip(*found, strict=True):
+                row = row_of(item_id.decode())
+                if row is not None:
+                    rows.append(row)
+                    counts.append(count)
+                    last_ms.append(at_ms)
+        ends.append(len(rows))
+    offsets = np.array(ends, dtype=np.int64)
+    return (
+        Ragged(np.array(rows, dtype=np.int32), offsets),
+        Ragged(np.array(counts, dtype=np.float32), offsets),
+        Ragged(np.array(last_ms, dtype=np.int64), offsets),
+    )
 
 
 def _named(view: View, values: Float32s) -> dict[str, Value]:

@@ -10,6 +10,7 @@ varints take, at 1.6 times their bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +29,14 @@ _RELATIVE = ("first_ms", "last_ms")
 
 def dtype_of(view: View, number: int) -> np.dtype[np.void]:
     """Give the record of a tile of ``view`` in one format."""
+    return _dtype(view.components, number)
+
+
+@lru_cache(maxsize=256)
+def _dtype(components: tuple[Component, ...], number: int) -> np.dtype[np.void]:
     place, count, other = FORMATS[number]
     return np.dtype(
-        [("place", place), *((c, count if c == "count" else other) for c in view.components)]
+        [("place", place), *((c, count if c == "count" else other) for c in components)]
     )
 
 
@@ -82,29 +88,28 @@ def decode(
     Raises:
         FeatureError: when one is not a whole number of tiles of this view.
     """
-    formats = np.fromiter((blob[0] if blob else 255 for blob in blobs), np.uint8, len(blobs))
-    lengths = np.fromiter((len(blob) - 1 if blob else 0 for blob in blobs), np.int64, len(blobs))
-    unknown = (formats >= len(FORMATS)) & (formats != 255)
-    if unknown.any() or ((formats == 255) & (lengths > 0)).any():
-        raise _damaged(view, f"format {formats[unknown].tolist()[:1] or 255}")
-    present = np.unique(formats[formats != 255]).tolist()
+    filled = [(who, blob) for who, blob in enumerate(blobs) if blob]
+    formats = sorted({blob[0] for _, blob in filled})
+    if formats and formats[-1] >= len(FORMATS):
+        raise _damaged(view, f"format {formats[-1]}")
+    if not filled:
+        none = np.empty(0, dtype=np.int64)
+        return none, none.astype(np.uint8), none, dict.fromkeys(view.components, none)
     found = []
-    for number in present:
-        mine = np.flatnonzero(formats == number)
-        dtype = dtype_of(view, number)
-        wrong = lengths[mine] % dtype.itemsize != 0
-        if wrong.any():
-            raise _damaged(view, f"{lengths[mine][wrong][0]} bytes of {dtype.itemsize} each")
-        data = b"".join([blobs[who][1:] for who in mine.tolist()])  # type: ignore[index]
-        records = np.frombuffer(data, dtype=dtype)
-        owner = np.repeat(mine, lengths[mine] // dtype.itemsize)
+    for number in formats:
+        mine = filled if len(formats) == 1 else [one for one in filled if one[1][0] == number]
+        dtype = _dtype(view.components, number)
+        lengths = np.array([len(blob) - 1 for _, blob in mine])
+        counts = lengths // dtype.itemsize
+        if (counts * dtype.itemsize != lengths).any():
+            wrong = lengths[counts * dtype.itemsize != lengths][0]
+            raise _damaged(view, f"{wrong} bytes of {dtype.itemsize} each")
+        records = np.frombuffer(b"".join([blob[1:] for _, blob in mine]), dtype=dtype)
+        owner = np.array([who for who, _ in mine]).repeat(counts)
         place = records["place"].astype(np.int64)
         bits = _TILE_BITS[number]
         columns = [owner, place >> bits, place & ((1 << bits) - 1)]
         found.append([*columns, *(records[c].astype(np.int64) for c in view.components)])
-    if not found:
-        none = np.empty(0, dtype=np.int64)
-        return none, none.astype(np.uint8), none, dict.fromkeys(view.components, none)
     columns = found[0]
     if len(found) > 1:
         columns = [np.concatenate(column) for column in zip(*found, strict=True)]

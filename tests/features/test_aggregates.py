@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from recsys.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from recsys.errors import FeatureError
+from recsys.features import tile_ranges
 from recsys.features.aggregate_state import (
     _place_of_each,
     blobs_of_state,
@@ -164,6 +165,18 @@ def test_both_kernels_equal_the_definition(
             blobs = blobs_of_state(VIEW, trim(VIEW, tiles, newest), 3)
         online = finalise(VIEW, state_of_blobs(VIEW, blobs), np.full(3, t))
         np.testing.assert_array_equal(online, expected)
+
+
+def test_entities_whose_tiles_lie_too_far_apart_are_looked_up_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events = [(n % 7, Seen(T0 + n * HOUR_MS, "interaction", "click", float(n))) for n in range(200)]
+    state = merge(VIEW, state_of_rows(VIEW, rows_of(events)))
+    at = np.full(7, T0 + 200 * HOUR_MS)
+    together = finalise(VIEW, state, at)
+    monkeypatch.setattr(tile_ranges, "_MAX_KEY", 1)
+    np.testing.assert_array_equal(finalise(VIEW, state, at), together)
+    assert together.any(axis=1).all()
 
 
 @given(st.data())

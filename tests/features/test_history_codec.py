@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import FeatureError
-from recsys.features import history_codec
+from recsys.features import history_codec, one_history
 from recsys.features.history_codec import Interactions
 from tests.features.worlds import as_int64
 
@@ -33,6 +33,11 @@ def rows_of(found: Interactions) -> list[Row]:
     return [(o, t, found.ids[i].decode()) for o, t, i in zip(*columns, strict=True)]
 
 
+def rows_of_one(owner: int, blob: bytes) -> list[Row]:
+    items, times = one_history.interactions(blob)
+    return [(owner, t, item.decode()) for item, t in zip(items, times, strict=True)]
+
+
 @given(st.lists(st.tuples(EVENTS, st.integers(0, 12)), max_size=5))
 def test_what_is_written_is_read(users: list[tuple[list[tuple[int, str]], int]]) -> None:
     rows = [(n, *event) for n, (events, _) in enumerate(users) for event in sorted(events)]
@@ -40,6 +45,7 @@ def test_what_is_written_is_read(users: list[tuple[list[tuple[int, str]], int]])
     blobs = history_codec.encode(interactions(rows), np.array(in_tail, dtype=bool), len(users))
     assert [not blob for blob in blobs] == [not events for events, _ in users]
     assert rows_of(history_codec.decode([blob or None for blob in blobs])) == rows
+    assert [row for n, blob in enumerate(blobs) for row in rows_of_one(n, blob)] == rows
 
 
 @pytest.mark.parametrize("num_items", [1, 256, 257, 512])
@@ -52,6 +58,7 @@ def test_a_heavy_user_beside_a_light_one(num_items: int) -> None:
     assert len(blobs[0]) == 12 + body + 12 * (3 + 1 + 3)
     assert len(blobs[1]) == 12 + 3
     assert rows_of(history_codec.decode(blobs)) == rows
+    assert rows_of_one(0, blobs[0]) + rows_of_one(1, blobs[1]) == rows
 
 
 def test_damage_is_named() -> None:
@@ -75,6 +82,8 @@ def test_damage_is_named() -> None:
     ):
         with pytest.raises(FeatureError, match=r"state of a history: wanted .* found .* backfill"):
             history_codec.decode([None, damaged])
+        with pytest.raises(FeatureError, match=r"state of a history: wanted .* found .* backfill"):
+            one_history.interactions(damaged)
 
 
 @given(EVENTS, st.integers(0, 12), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255))))
@@ -88,5 +97,9 @@ def test_damage_is_an_error_of_ours_or_other_values(
     for at, value in flips:
         if at < len(damaged):
             damaged[at] = value
-    with contextlib.suppress(FeatureError):
-        history_codec.decode([bytes(damaged)])
+    found = []
+    for read in (lambda b: rows_of(history_codec.decode([b])), lambda b: rows_of_one(0, b)):
+        with contextlib.suppress(FeatureError, UnicodeDecodeError):
+            found.append(read(bytes(damaged)))
+    assert len(found) != 1, "both readers see the damage, or neither"
+    assert not found or found[0] == found[1]

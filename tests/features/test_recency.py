@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from recsys.features import history_updates, recency
+from recsys.features import history_updates, one_history, recency
 from recsys.features.history_codec import Interactions
 from recsys.features.history_updates import added
 from recsys.features.names import identity_hash
@@ -20,9 +20,9 @@ from tests.features.worlds import as_int64
 @pytest.mark.parametrize("seed", range(6))
 def test_both_kernels_equal_the_definition(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     events_kept, length = (12, 5) if seed % 2 else (20, 30)
-    for module in (recency, oracle, history_updates):
+    for module in (recency, oracle, history_updates, one_history):
         monkeypatch.setattr(module, "HISTORY_EVENTS", events_kept)
-    for module in (recency, oracle):
+    for module in (recency, oracle, one_history):
         monkeypatch.setattr(module, "HISTORY_LENGTH", length)
     monkeypatch.setattr(HistoryIndex, "_CHUNK", 50)
     rng = np.random.default_rng(seed)
@@ -64,6 +64,10 @@ def test_both_kernels_equal_the_definition(seed: int, monkeypatch: pytest.Monkey
                 assert answer.item[row].tolist() == [identity_hash(i) for i, _, _ in expected[o]]
                 assert answer.count[row].tolist() == [c for _, c, _ in expected[o]]
                 assert answer.last_ms[row].tolist() == [at for _, _, at in expected[o]]
+        for o, blob in enumerate(blobs):
+            alone = one_history.history_of(blob, int(t))
+            found = zip([i.decode() for i in alone.ids], alone.counts, alone.last_ms, strict=True)
+            assert list(found) == expected[o]
         assert offline.offsets[5] == offline.offsets[4], "an unknown user has no history"
         np.testing.assert_array_equal(
             index.last_ms(np.arange(4), np.full(4, t)),
