@@ -414,7 +414,7 @@ class Health(_Answer, frozen=True, kw_only=True):
 
 
 class Check(_Answer, frozen=True, kw_only=True):
-    """One part the API needs."""
+    """One part the API needs, and whether it answered at once."""
 
     ok: bool
     detail: str
@@ -422,11 +422,11 @@ class Check(_Answer, frozen=True, kw_only=True):
 
 
 class Readiness(_Answer, frozen=True, kw_only=True):
-    """Whether requests can be served, part by part."""
+    """Whether requests should come to this process, and how the parts are."""
 
     ready: bool
-    """False when a part is away. Features of another layout alone leave it true: ``checks`` says
-    so, and the rung ``similar`` or ``popular`` serves."""
+    """False while the process takes its first bundle up, when it cannot read it, and once it was
+    told to stop. Parts that are away leave it true: ``checks`` says so."""
     bundle: str | None
     """The live bundle; null while none is published, when only events are taken."""
     checks: dict[str, Check]

@@ -135,15 +135,12 @@ class ItemFollower:
             self._take_up(reader)
             if not self._targets:
                 return not self._stopped.wait(self._config.poll_ms / 1e3)
+            self._look_whether_caught_up(reader)  # before a poll, which waits where nothing comes
             records = reader.poll(
                 timeout_ms=self._config.poll_ms, max_records=self._config.max_records
             )
             if records:
                 self._tell(records)
-            if not self._caught_up.is_set() and not any(reader.lag().values()):
-                with self._lock:
-                    if not self._new:
-                        self._caught_up.set()
         except Exception as error:  # noqa: BLE001  any trouble of the log; serving goes on
             CATALOGUE_FOLLOW_FAILURES.inc()
             if not self._was_failing:
@@ -157,6 +154,12 @@ class ItemFollower:
             logger.info("the catalogue is followed again")
         self._was_failing = False
         return True
+
+    def _look_whether_caught_up(self, reader: EventReader) -> None:
+        if not self._caught_up.is_set() and not any(reader.lag().values()):
+            with self._lock:
+                if not self._new:
+                    self._caught_up.set()
 
     def _take_up(self, reader: EventReader) -> None:
         """Begin with new pictures, and forget those nobody holds any more."""

@@ -217,11 +217,12 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         handler=readyz,
         access="public",
         tag="operations",
-        summary="Whether requests can be served, part by part",
+        summary="Whether requests should come to this process, and how the parts are",
         description=(
-            "200 when Redis, Kafka, Triton and the live bundle answer; 503 otherwise. The check "
-            "`features` fails when the stream worker writes other features than the bundle reads; "
-            "then the rungs `similar` and `popular` serve, and the status stays 200. Where keys "
+            "503 while the process takes its first bundle up, when it cannot read it, and once it "
+            "was told to stop; 200 otherwise. `checks` says how Redis, Kafka, Triton, the spools, "
+            "the live bundle and the features are, and does not decide: a part that is away is "
+            "away for every process, and lower rungs and spools serve without it. Where keys "
             "are asked for, `detail` is told to the scope `admin` alone."
         ),
         answer=wire.Readiness,

@@ -109,6 +109,7 @@ class LiveBundles:
         """Served to the requests assigned to them, by id."""
         self.trouble = "the live bundle is being taken up"
         """Why the bundle the pointer names is not served; ``""`` when it is, or none is named."""
+        self._has_tried = False
         self._beside_trouble: dict[str, str] = {}
         self._before: LiveBundle | None = None
         """The live one before: going back to it costs nothing."""
@@ -123,6 +124,15 @@ class LiveBundles:
         self._announce = announce
         self._config = config or WatchConfig()
         self._seen: list[tuple[int, int] | None] | None = None
+
+    @property
+    def can_answer(self) -> bool:
+        """Whether requests should come here: not before the live bundle is taken up.
+
+        One whose model the server could not load when it was asked to is answered with from the
+        lower rungs: others would do no better.
+        """
+        return self._has_tried and (self.current is not None or not self.trouble)
 
     def serving(self, bundle_id: str) -> LiveBundle | None:
         """Give a bundle that is in service, the live one included; ``None`` when it is not."""
@@ -175,6 +185,8 @@ class LiveBundles:
                 logger.warning("the bundle to serve cannot be taken up: %s", error)
             self.trouble = str(error)
             return  # looked at again at the next turn
+        finally:
+            self._has_tried = True
         self.trouble = ""
         self._seen = seen
 

@@ -12,7 +12,7 @@ from recsys.features.redis.replies import ErrorReply
 from recsys.inference.triton import TritonServer
 from recsys.settings import Settings
 
-_TIMEOUT_S = 2.0
+_TIMEOUT_S = 0.7
 
 
 async def ask_redis(redis_url: str) -> str:

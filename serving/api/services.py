@@ -23,6 +23,10 @@ class HoldsLiveBundle(Protocol):
     current: LiveBundle | None
     trouble: str
 
+    @property
+    def can_answer(self) -> bool:
+        """Whether requests should come here."""
+
     def serving(self, bundle_id: str) -> LiveBundle | None:
         """Give a bundle in service by its id, the live one included."""
 

@@ -84,6 +84,8 @@ def triton_launch(settings: Settings, report: Report, config: TritonConfig | Non
         command=(
             str(installed / "pytriton" / "tritonserver" / "bin" / "tritonserver"),
             *(f"--{key}={value}" for key, value in options.items()),
+            # Ours say all there is to say. Asking the model would start its process twice.
+            "--disable-auto-complete-config",
             f"--backend-config=python,shm-region-prefix-name={_shared_memory_prefix(settings)}",
             f"--backend-config=python,shm-default-byte-size={config.shm_region_mib << 20}",
         ),

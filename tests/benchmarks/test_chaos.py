@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.loadtest.chaos.__main__ import judge, parse_args
@@ -30,6 +32,9 @@ def test_a_lower_rung_while_a_part_is_away_is_fine_and_after_that_counts_as_reco
     assert late == "full again 10.5 s after its return"
     turned_away = Seen(15.5, 0.01, "similar", "recommend: stage admission overloaded")
     assert problems("redis", [turned_away]) == [], "said apart"
+    assert problems("kafka", [turned_away]) == [], "whatever part is away"
+    (strange,) = problems("redis", [replace(turned_away, what="static")])
+    assert strange == "rungs ['static'] answered"
 
 
 def test_errors_strange_rungs_and_lost_events_are_problems() -> None:

@@ -135,6 +135,20 @@ def test_a_log_that_was_away_and_a_picture_that_failed_miss_nothing(
     assert len(log.readers) == 3  # anew after each failure
 
 
+def test_a_log_that_says_nothing_new_is_not_waited_for(log: Log) -> None:
+    picture = Picture()
+    log.say("a", available=False)
+    patient = ItemFollower(log.connect, config=FollowConfig(poll_ms=60_000))
+    patient.add(picture, log.ends())
+    patient.start()
+    try:
+        assert patient.wait(10), "its first poll ends after a minute"
+    finally:
+        log.say("a", available=True)  # ends the poll
+        wait_for(lambda: picture.said("a") == [True])
+        patient.stop()
+
+
 def test_what_is_no_event_of_an_item_is_passed_over(log: Log, follower: ItemFollower) -> None:
     picture = Picture()
     writer = log.log.writer()

@@ -45,6 +45,8 @@ DOCUMENTED: dict[str, frozenset[str]] = {
     "api-1": frozenset({"full", "similar", "popular", "static"}),
 }
 """Rungs that may answer while a part is away (docs/degradation.md)."""
+FROM_MEMORY = frozenset({"similar", "popular"})
+"""Rungs of requests that came above the limit, whatever part is away."""
 console = Console(stderr=True)
 
 
@@ -142,7 +144,10 @@ def judge(
     overloaded = [one for one in seen if _OVERLOADED in one.degraded]
     below = [one.due_s for one in seen if one.what != "full" and _OVERLOADED not in one.degraded]
     recovery_s = max(0.0, max(below, default=0.0) - back_s)
-    strange = set(rungs) - DOCUMENTED[part] - {one.what for one in errors}
+    failed = {one.what for one in errors}
+    strange = {one.what for one in seen if _OVERLOADED not in one.degraded}
+    strange = strange - failed - DOCUMENTED[part]
+    strange |= {one.what for one in overloaded} - FROM_MEMORY
     problems = []
     if len(errors) > MAX_ERRORS * len(seen):
         problems.append(f"{len(errors)} of {len(seen)} requests failed")

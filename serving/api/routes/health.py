@@ -18,8 +18,9 @@ from serving.api.routes.json_response import json_response
 from serving.api.services import Probe, Services
 from serving.api.shared_metrics import metrics_text
 
-_PROBE_TIMEOUT_S = 3.0
-"""A part that does not answer by then is not ready."""
+_PROBE_TIMEOUT_S = 0.8
+"""A part that does not answer by then is said not to. Kubernetes waits a second for a probe: a part
+that hangs must not make us look dead."""
 
 
 async def healthz(request: Request) -> Response:
@@ -28,11 +29,14 @@ async def healthz(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Answer ``GET /readyz``: 200 when every part answers, 503 otherwise.
+    """Answer ``GET /readyz``: 200 when requests should come to this process, 503 otherwise.
 
-    Before the first ``recsys publish`` no bundle is live; that is ready too, for events. Features
-    of another layout fail their check but leave the API ready: a lower rung is better than no
-    answer, and what ends it, publishing another bundle, wants a running system.
+    Only what is this process's own decides: whether it was told to stop, and whether it has a
+    bundle to answer with. Redis, Kafka and Triton are everybody's: were one of them to decide, a
+    load balancer would take all processes away at once, where each of them would have answered
+    from a lower rung or taken the events into its spool. ``checks`` says how they are.
+
+    Before the first ``recsys publish`` no bundle is live; that is ready too, for events.
     """
     services: Services = request.app.state.services
     if services.draining.is_draining:  # at once: who waits for a probe hears it too late
@@ -55,7 +59,7 @@ async def readyz(request: Request) -> Response:
     )
     checks["bundle"] = await _check(lambda: _bundle(services))
     live = services.bundles.current
-    ready = all(check.ok for check in checks.values())
+    ready = services.bundles.can_answer
     checks["features"] = await _check(lambda: _features(services))
     if not _may_see_details(request):
         checks = {name: structs.replace(check, detail="") for name, check in checks.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -29,7 +29,7 @@ from serving.api.exposure_log import ExposureLog
 from serving.api.gate import Gate
 from serving.api.grpc_server import serve_grpc
 from serving.api.overload import Overload
-from serving.api.services import Services
+from serving.api.services import Probe, Services
 from tests.inference.toy_bundle import BUNDLE_DIMENSIONS, UsersOfLog, toy_bundle
 from tests.inference.toy_model import ToyModel
 from tests.serving.api.asgi_client import AsgiClient
@@ -42,6 +42,11 @@ class OneBundle:
     current: LiveBundle | None
     trouble: str = ""
     beside: dict[str, LiveBundle] = field(default_factory=dict)
+
+    @property
+    def can_answer(self) -> bool:
+        """See ``HoldsLiveBundle.can_answer``."""
+        return self.current is not None or not self.trouble
 
     def serving(self, bundle_id: str) -> LiveBundle | None:
         """See ``HoldsLiveBundle.serving``."""
@@ -85,6 +90,7 @@ def memory_api(
     static: ServedBundle | None = None,
     overload: Overload | None = None,
     draining: Draining | None = None,
+    probes: Mapping[str, Probe] | None = None,
     grpc: Settings | None = None,
 ) -> Iterator[MemoryApi]:
     """Run the app. ``live=False``: nothing is published yet."""
@@ -117,6 +123,7 @@ def memory_api(
             topics=topics,
             static=static,
             draining=draining or Draining(),
+            probes=probes or {},
         )
         events.stop()
         exposures.stop()

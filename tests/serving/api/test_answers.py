@@ -12,7 +12,7 @@ import pytest
 
 from recsys.clock import now_ms
 from recsys.deadline import Deadline
-from recsys.errors import DeadlineExceededError, StageError
+from recsys.errors import DeadlineExceededError, ServerError, StageError
 from recsys.features.names import token_hash
 from recsys.inference.model import Arrays
 from tests.inference.toy_bundle import toy_bundle
@@ -285,8 +285,36 @@ def test_without_the_model_rank_falls_back_and_similar_says_so() -> None:
         assert similar.json()["error"]["code"] == "late"
         assert "retry-after" in similar.headers
         ready = api.client.get("/readyz")
-        assert ready.status_code == 503
+        assert ready.status_code == 200, "lower rungs serve"
         assert ready.json()["checks"]["bundle"]["ok"] is False
+
+
+def test_parts_that_are_away_or_hang_are_said_and_leave_the_process_in_service() -> None:
+    async def away() -> str:
+        raise ServerError("Kafka at nobody:9092 does not answer")
+
+    async def hangs() -> str:
+        await asyncio.sleep(60)
+        return "never"
+
+    with memory_api(probes={"kafka": away, "redis": hangs}) as api:
+        ready = api.client.get("/readyz")
+        assert (ready.status_code, ready.json()["ready"]) == (200, True)
+        checks = ready.json()["checks"]
+        assert {name: check["ok"] for name, check in checks.items()} == {
+            "kafka": False, "redis": False, "bundle": True, "features": True,
+        }  # fmt: skip
+        assert "nobody:9092" in checks["kafka"]["detail"]
+        assert "no answer within" in checks["redis"]["detail"]
+
+
+def test_a_process_that_cannot_read_its_bundle_is_not_in_service() -> None:
+    with memory_api(live=False) as api:
+        assert api.client.get("/readyz").status_code == 200, "nothing is published: events are"
+        api.bundles.trouble = "bundle x is damaged"
+        ready = api.client.get("/readyz")
+        assert ready.status_code == 503
+        assert ready.json()["checks"]["bundle"]["detail"] == "bundle x is damaged"
 
 
 def test_without_features_the_popular_rung_serves(api: MemoryApi) -> None:

@@ -115,9 +115,53 @@ def _replace(path: Path, document: object) -> None:
 
 def test_nothing_published_is_no_trouble(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
-    assert rig.bundles.trouble  # not looked yet: not ready
+    assert rig.bundles.trouble  # not looked yet
+    assert not rig.bundles.can_answer
     asyncio.run(rig.bundles.follow())
     assert (rig.serving, rig.bundles.trouble) == (None, "")
+    assert rig.bundles.can_answer
+
+
+def test_requests_are_asked_for_once_the_first_bundle_is_taken_up(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.point_at("a")
+
+    async def take_up() -> None:
+        loading, loaded = asyncio.Event(), asyncio.Event()
+        load = rig.server.load
+
+        async def slow(name: str) -> None:
+            loading.set()
+            await loaded.wait()
+            await load(name)
+
+        rig.server.load = slow  # type: ignore[method-assign]
+        following = asyncio.create_task(rig.bundles.follow())
+        await loading.wait()
+        assert rig.serving == "a"
+        assert not rig.bundles.can_answer, "in a moment it answers from the highest rung"
+        loaded.set()
+        await following
+        assert rig.bundles.can_answer
+
+    asyncio.run(take_up())
+    rig.server.is_up = False
+    rig.point_at("b")
+    asyncio.run(rig.bundles.follow())
+    assert rig.bundles.trouble
+    assert rig.bundles.can_answer, "with a"
+
+
+def test_a_model_server_that_is_away_does_not_keep_a_new_process_out(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.server.is_up = False
+    rig.point_at("a")
+    asyncio.run(rig.bundles.follow())
+    assert (rig.serving, rig.bundles.can_answer) == ("a", True)
+    rig = Rig(tmp_path)
+    rig.point_at("damaged")
+    asyncio.run(rig.bundles.follow())
+    assert (rig.serving, rig.bundles.can_answer) == (None, False)
 
 
 def test_a_moved_pointer_switches_the_whole_bundle(tmp_path: Path) -> None:
