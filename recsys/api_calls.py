@@ -23,6 +23,7 @@ from recsys.wire import (
     Readiness,
     RecommendRequest,
     RecommendResponse,
+    ReplayResponse,
     SimilarResponse,
     UserResponse,
 )
@@ -44,6 +45,8 @@ class Call(Generic[Answer]):
     body: bytes | None = None
     also_good: int = 0
     """A further status that carries the answer."""
+    takes_s: float = 0.0
+    """Longer than a caller's usual patience; 0: it does not."""
 
 
 def recommend_request(
@@ -96,8 +99,19 @@ def user(user_id: str) -> Call[UserResponse]:
     return Call("GET", f"/v1/users/{_segment(user_id)}", UserResponse)
 
 
+PAST_ANSWER_S = 60.0
+"""A past answer is computed by a process that loads the model first."""
+
+
+def past_answer(request_id: str, contributions: bool) -> Call[ReplayResponse]:
+    """Ask for a past answer, computed again."""
+    query = "?contributions=true" if contributions else ""
+    path = f"/v1/requests/{_segment(request_id)}{query}"
+    return Call("GET", path, ReplayResponse, takes_s=PAST_ANSWER_S)
+
+
 def ready() -> Call[Readiness]:
-    """Ask whether requests can be served; not being ready is an answer too."""
+    """Ask whether requests should come here; that they should not is an answer too."""
     return Call("GET", "/readyz", Readiness, also_good=503)
 
 

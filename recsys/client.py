@@ -46,6 +46,7 @@ from recsys.wire import (
     RankResponse,
     Readiness,
     RecommendResponse,
+    ReplayResponse,
     SimilarResponse,
     UserResponse,
 )
@@ -154,8 +155,16 @@ class Client:
         """Give what the system knows about a user now."""
         return self._send(api_calls.user(user_id))
 
+    def past_answer(self, request_id: str, *, contributions: bool = False) -> ReplayResponse:
+        """Give a past answer computed again (scope ``admin``), with any difference.
+
+        ``contributions``: say which features made the scores. Takes seconds. Raises NotFoundError
+        when no such answer is on record.
+        """
+        return self._send(api_calls.past_answer(request_id, contributions))
+
     def ready(self) -> Readiness:
-        """Give whether requests can be served, part by part."""
+        """Give whether requests should come to this process, and how the parts are."""
         return self._send(api_calls.ready())
 
     def close(self) -> None:
@@ -165,7 +174,12 @@ class Client:
     def _send(self, call: Call[Answer]) -> Answer:
         for pause_s in _pauses(self._config):
             try:
-                response = self._http.request(call.method, call.path, content=call.body)
+                response = self._http.request(
+                    call.method,
+                    call.path,
+                    content=call.body,
+                    timeout=_timeout_s(call, self._config),
+                )
             except httpx.TransportError as error:
                 if pause_s is None:
                     raise _unreachable(self._http, error) from error
@@ -231,6 +245,10 @@ class AsyncClient:
         """See ``Client.user``."""
         return await self._send(api_calls.user(user_id))
 
+    async def past_answer(self, request_id: str, *, contributions: bool = False) -> ReplayResponse:
+        """See ``Client.past_answer``."""
+        return await self._send(api_calls.past_answer(request_id, contributions))
+
     async def ready(self) -> Readiness:
         """See ``Client.ready``."""
         return await self._send(api_calls.ready())
@@ -242,7 +260,12 @@ class AsyncClient:
     async def _send(self, call: Call[Answer]) -> Answer:
         for pause_s in _pauses(self._config):
             try:
-                response = await self._http.request(call.method, call.path, content=call.body)
+                response = await self._http.request(
+                    call.method,
+                    call.path,
+                    content=call.body,
+                    timeout=_timeout_s(call, self._config),
+                )
             except httpx.TransportError as error:
                 if pause_s is None:
                     raise _unreachable(self._http, error) from error
@@ -276,6 +299,10 @@ def _tls(base_url: str, config: ClientConfig) -> ssl.SSLContext | bool:
         return True
     cafile = config.cafile or os.environ.get("RECSYS_API_CAFILE")
     return client_context(cafile, config.certfile or os.environ.get("RECSYS_API_CERTFILE"))
+
+
+def _timeout_s(call: Call[Any], config: ClientConfig) -> float:
+    return max(config.timeout_s, call.takes_s)
 
 
 def _pauses(config: ClientConfig) -> list[float | None]:

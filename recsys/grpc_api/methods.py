@@ -16,6 +16,7 @@ from recsys.wire import (
     RankResponse,
     RecommendRequest,
     RecommendResponse,
+    ReplayResponse,
     SimilarResponse,
     UserResponse,
 )
@@ -39,6 +40,14 @@ class UserRequest(_Asked, frozen=True, kw_only=True):
     """Asks what the system knows about a user."""
 
     user_id: Identifier
+
+
+class PastAnswerRequest(_Asked, frozen=True, kw_only=True):
+    """Asks for a past answer, computed again."""
+
+    request_id: Identifier
+    contributions: bool = False
+    """Say which features made the scores."""
 
 
 class EventsRequest(_Asked, frozen=True, kw_only=True):
@@ -100,5 +109,12 @@ METHODS: tuple[Method, ...] = (
         request=UserRequest,
         answer=UserResponse,
         about="What the system knows about a user.",
+    ),
+    Method(
+        name="GetPastAnswer",
+        route=("GET", "/v1/requests/{request_id}"),
+        request=PastAnswerRequest,
+        answer=ReplayResponse,
+        about="A past answer computed again, with any difference shown; takes seconds.",
     ),
 )

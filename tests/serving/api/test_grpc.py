@@ -178,11 +178,26 @@ def test_keys_open_the_same_doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 call(api, lambda c: c.send_events([click("ann", "k-1")]), config)
             assert scope in str(error.value)
         assert call(api, lambda c: c.recommend("ann"), GrpcConfig(api_key=serve)).items
+        with pytest.raises(AccessDeniedError, match="admin"):
+            call(api, lambda c: c.past_answer("r-1"), GrpcConfig(api_key=serve))
         monkeypatch.setenv("RECSYS_API_KEY", serve)
         assert call(api, lambda c: c.recommend("ann")).items
         monkeypatch.setenv("RECSYS_API_KEY", "two words")
         with pytest.raises(ConfigurationError, match="without spaces"):
             AsyncGrpcClient()
+
+
+def test_admin_methods_are_not_here_where_they_have_a_port_of_their_own(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    admin = GrpcConfig(api_key=file.create(("admin", "serve"), owner="test").text)
+    gate = Gate(Authenticator(KeyRing(file)), admin_port=free_ports(1))
+    with api_with_grpc(gate=gate) as api:
+        for ask in (lambda c: c.past_answer("r-1"), lambda c: c.user("ann")):
+            with pytest.raises(NotFoundError, match="is on the admin port"):
+                call(api, ask, admin)
+        assert call(api, lambda c: c.recommend("ann"), admin).items
+    with api_with_grpc(gate=Gate(Authenticator(KeyRing(file)))) as api:
+        assert call(api, lambda c: c.user("ann"), admin).user_id == "ann"
 
 
 def test_the_blocking_client_and_several_connections(api: MemoryApi) -> None:
@@ -262,9 +277,10 @@ def test_health_and_reflection(api: MemoryApi) -> None:
                 await health.Check(health_pb2.HealthCheckRequest(service="other"))
             watching = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
             assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
-            before, api.bundles.trouble = api.bundles.trouble, "away"
+            before = api.bundles.current
+            api.bundles.current, api.bundles.trouble = None, "damaged"
             assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-            api.bundles.trouble = before
+            api.bundles.current, api.bundles.trouble = before, ""
             watching.cancel()
             stub = reflection_pb2_grpc.ServerReflectionStub(channel)
             asked = [
@@ -300,6 +316,8 @@ def test_tls_with_certificates_of_both_ends(tmp_path: Path) -> None:
                 call(api, lambda c: c.recommend("ann"), stranger)
 
 
+WANTS_KAFKA = {"GetPastAnswer"}
+"""Here there is none: UNAVAILABLE is the documented answer, by a process of its own."""
 EXAMPLES = int(os.environ.get("RECSYS_TEST_EXAMPLES", "60"))
 ALLOWED = {
     grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND,
@@ -318,16 +336,20 @@ def test_whatever_is_sent_gets_a_documented_answer(api: MemoryApi, method: Any) 
     async def ask(data: bytes) -> tuple[Any, dict[str, Any]]:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{api.grpc_ports[0]}") as channel:
             try:
-                await channel.unary_unary(method.full_name)(data, timeout=10)
+                await channel.unary_unary(method.full_name)(data, timeout=60)
             except grpc.aio.AioRpcError as error:
                 return error.code(), dict(error.trailing_metadata())
         return grpc.StatusCode.OK, {}
 
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    examples, allowed = EXAMPLES, ALLOWED
+    if method.name in WANTS_KAFKA:
+        examples, allowed = max(2, EXAMPLES // 20), ALLOWED | {grpc.StatusCode.UNAVAILABLE}
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.one_of(messages, events))
     def check(data: bytes) -> None:
         status, said = api.client.run(ask(data))
-        assert status in ALLOWED, said
+        assert status in allowed, said
         if status is not grpc.StatusCode.OK:
             assert said[CODE_KEY] in STATUSES
 

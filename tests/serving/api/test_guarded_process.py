@@ -20,6 +20,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from recsys.bundle.pointer_files import replace_pointer
+from recsys.bundle.store import LIVE_FILE
 from recsys.client import AccessDeniedError, Client, ClientConfig
 from recsys.errors import ServerError
 from recsys.security.key_file import KeyFile
@@ -183,8 +185,17 @@ def test_supervisor_can_ask_whether_it_is_ready(
 ) -> None:
     monkeypatch.setattr("serving.supervisor.health._TIMEOUT_S", 60.0)  # on a busy machine
     url = f"https://127.0.0.1:{guarded.settings.api_port}"
-    missing = api_missing(url, guarded.settings)
-    assert missing is not None and missing.startswith("503: ")
+    assert api_missing(url, guarded.settings) is None, "events are taken"
+    pointer = guarded.settings.bundle_dir / LIVE_FILE
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    replace_pointer(pointer, {"bundle_id": "of-nobody"})
+    try:
+        until_s = time.monotonic() + 30.0
+        while (missing := api_missing(url, guarded.settings)) is None:
+            assert time.monotonic() < until_s
+        assert missing.startswith("503: ")
+    finally:
+        pointer.unlink()
 
 
 def test_new_and_revoked_keys_count_within_a_second(guarded: Guarded) -> None:

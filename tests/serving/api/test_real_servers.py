@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -29,9 +30,11 @@ from recsys.features import current_plan
 from recsys.features import plan as plans
 from recsys.features.progress import progress_key
 from recsys.feedback.exposure import decode_exposure
+from recsys.grpc_api.client import GrpcClient
 from recsys.inference.compute import answer as compute
 from recsys.inference.triton import model_name
 from recsys.settings import Settings
+from recsys.wire import ReplayResponse
 from serving.model_repository.item_reader import ItemReader
 from serving.model_repository.refresh import ItemRefresher
 from serving.model_repository.turns import Turns
@@ -72,6 +75,7 @@ def running(
         "RECSYS_NAMESPACE": f"t{uuid.uuid4().hex[:8]}",
         "RECSYS_PARTITIONS": "2",
         "RECSYS_API_PORT": str(free_ports(1)),
+        "RECSYS_GRPC_PORT": str(free_ports(1)),
     }
     settings = Settings.model_validate(variables)
     # The session's Triton looks into its own repository.
@@ -311,25 +315,23 @@ def test_the_model_server_leaves_its_ranker_out_when_there_is_no_time(running: R
 def test_a_past_answer_is_computed_again_and_explained(running: Running) -> None:
     publish_and_wait(running, running.bundles[0])
     served = running.client.recommend("replayed-user", k=10)
-    url = f"http://{running.settings.host}:{running.settings.api_port}/v1/requests"
-    answers: list[httpx.Response] = []
+    answers: list[ReplayResponse] = []
 
     def is_found() -> bool:  # an exposure is on its way to Kafka for a moment
-        answers.append(
-            httpx.get(f"{url}/{served.request_id}", params={"contributions": "true"}, timeout=90)
-        )
-        return answers[-1].status_code != 404
+        with contextlib.suppress(NotFoundError):
+            answers.append(running.client.past_answer(served.request_id, contributions=True))
+        return bool(answers)
 
     wait_for(is_found, "the exposure", timeout_s=60.0)
-    found = answers[-1].json()
-    assert answers[-1].status_code == 200, found
-    assert found["equal"], found["parts"]
-    assert [item["item_id"] for item in found["items"]] == [i.item_id for i in served.items]
-    assert [item["score"] for item in found["items"]] == [i.score for i in served.items]
-    assert all(item["contributions"] for item in found["items"])
-    unknown = httpx.get(f"{url}/no-such-request", timeout=90)
-    assert unknown.status_code == 404, unknown.text
-    assert "no exposure of request 'no-such-request'" in unknown.json()["error"]["message"]
+    (found,) = answers
+    assert found.equal, found.parts
+    assert [item.item_id for item in found.items] == [i.item_id for i in served.items]
+    assert [item.score for item in found.items] == [i.score for i in served.items]
+    assert all(item.contributions for item in found.items)
+    with GrpcClient(f"{running.settings.host}:{running.settings.grpc_port}") as twin:
+        assert twin.past_answer(served.request_id, contributions=True) == found
+        with pytest.raises(NotFoundError, match="no exposure of request 'no-such-request'"):
+            twin.past_answer("no-such-request")
 
 
 def test_model_server_that_forgot_its_models_is_reloaded(running: Running) -> None:
