@@ -26,6 +26,7 @@ BENCHMARKS = (
 
 RUN_ALONE = (
     "features.backfill_rate",
+    "features.item_feed",
     "features.state_bytes",
     "features.stream_quix",
     "features.stream_rate",

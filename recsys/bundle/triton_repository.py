@@ -42,8 +42,8 @@ class TritonModelConfig:
     """Candidates ranked when fewer answers are asked for."""
     num_threads: int = 1
     """torch threads. More would fight with the API and the server for the same cores."""
-    refresh_interval_ms: int = 1_000
-    """Between two reads of the moving item features; bounds their age."""
+    refresh_interval_ms: int = 250
+    """Between two looks at what changed among the moving item features; bounds their age."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ Source: ``key_encoding_utils.py`` and ``online_stores/helpers.py`` of Feast 0.67
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from recsys.features.view import View
@@ -46,6 +46,16 @@ class EntityKeys:
         """Give the values that ``of`` makes this key of; ``None`` for another entity's."""
         parsed = _parse(key) if key.startswith(self._prefix) else None
         return None if parsed is None else tuple(value.decode() for value in parsed.values)
+
+    def only_values(self, keys: Iterable[bytes]) -> list[str]:
+        """Give the value of each key that is ours, of one join key; others are left out."""
+        begin, ending = len(self._prefix) + 8, self._project
+        found = []
+        for key in keys:
+            end = begin + int.from_bytes(key[begin - 4 : begin], "little")
+            if key.startswith(self._prefix) and key[end:] == ending:
+                found.append(key[begin:end].decode())
+        return found
 
     def of_all(self, many: Sequence[tuple[str, ...]]) -> list[bytes]:
         """Give the keys of many entities; half the time of one after the other."""

@@ -17,12 +17,14 @@ import triton_python_backend_utils as pb_utils
 from torch import Tensor
 
 from recsys.bundle.load import load_serving_model
+from recsys.bundle.served import VOCABULARY_FILE
+from recsys.data.vocabulary_file import load_vocabulary
 from recsys.errors import RecsysError
 from recsys.inference.allocation import keep_freed_memory
 from recsys.inference.collate import split_rows
 from recsys.inference.compute import answer
 from recsys.inference.rank_time import RankTime
-from serving.model_repository.item_reader import ItemReader
+from serving.model_repository.item_reader import connect_items
 from serving.model_repository.live_items import follow_items
 from serving.model_repository.refresh import ItemRefresher
 from serving.model_repository.stacking import pad_and_stack
@@ -34,6 +36,9 @@ _CATCH_UP_S = 3.0
 """Longest wait for what the log has said of items since the bundle was made, before the first
 request. A log that does not answer is no reason not to serve, and of millions of changes the rest
 is taken in beside requests."""
+_FIRST_READ_S = 30.0
+"""Longest wait for the first read of all items. What is not read by then is read beside requests,
+and the age in the answers says so."""
 
 
 class ServedModel:
@@ -58,10 +63,12 @@ class ServedModel:
         self._turns = Turns()
         self._refresher = ItemRefresher(
             self._model,
-            lambda: ItemReader(bundle_path, Path(parameters["state_dir"])),
+            load_vocabulary(bundle_path / VOCABULARY_FILE),
+            lambda: connect_items(bundle_path, Path(parameters["state_dir"])),
             turns=self._turns,
             interval_s=int(parameters["refresh_interval_ms"]) / 1e3,
         )
+        self._refresher.read_before_requests(_FIRST_READ_S)
         self._items, self._follower = follow_items(
             self._model, bundle_path, Path(parameters["state_dir"]), self._turns
         )

@@ -1,8 +1,11 @@
-"""Keeps the item side of a served bundle fresh: moving item features, re-read in the background.
+"""Keeps the item side of a served bundle fresh: moving item features follow the online store.
 
-The age a request sees is at most the interval plus the time of one read. A store that cannot be
-reached leaves the last values in place, and the age that travels with every answer grows: old
-features are served openly, never in silence.
+All items are read once. From then on an item is read again when the store says that it was changed,
+or when one of its windows falls: after each look at the store, every item's features are what a
+read of all of them would have given at the moment before that look. That moment is the age that
+travels with every answer. A store that cannot be reached leaves the last values in place and the
+age grows: old features are served openly, never in silence. When it is back, all items are read
+again, since nobody knows what was missed.
 """
 
 from __future__ import annotations
@@ -10,40 +13,59 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from recsys.clock import Clock
 from recsys.clock import now_ms as present_ms
-from recsys.features.batch import Float32s, ItemActivity
+from recsys.data.vocabulary import Vocabulary
+from recsys.features.batch import Float32s, Int64s
+from recsys.features.item_feed import StoredItems
+from recsys.features.next_change import NO_CHANGE_MS
 from recsys.models.serving_model import ServingModel
 from serving.model_repository.turns import Turns
 
 logger = logging.getLogger(__name__)
 
 ITEMS_A_TURN = 200
-"""Read in one turn: about a millisecond, which is what a request may have to wait."""
+"""Finalised in one turn: about a millisecond, which is what a request may have to wait."""
+_ITEMS_BEFORE_REQUESTS = 2_000
+"""The same where no request can wait yet: larger arrays take less time for each item."""
+_ITEMS_A_LOOK = 10_000
+"""Read before the store is asked again what has changed."""
+_KEYS_A_TURN = 2_000
+_LONGEST_PAUSE_S = 2.0
+"""Between two tries of a store that is away, or of one whose items cannot be read."""
+_BACK_MS = 1_000
+"""A clock set back by less is waited for; by more, all items are as of another time."""
 
 
-class ReadsItems(Protocol):
-    """The items of a bundle in the online store, in vocabulary order."""
+class FollowsItems(Protocol):
+    """Items in the online store, and what changes among them. See ``ItemFeed``."""
 
-    @property
-    def num_items(self) -> int:
-        """N."""
+    def changed(self) -> set[bytes] | None:
+        """Give the keys changed before this call and not given yet; None: all may have been."""
 
-    def read(self, begin: int, end: int, now_ms: int) -> ItemActivity:
-        """Give items ``begin`` to ``end`` (from 0) as they are at ``now_ms``."""
+    def ids_of(self, keys: Iterable[bytes]) -> list[str]:
+        """Give the items that have these keys."""
+
+    def read(self, item_ids: Sequence[str]) -> StoredItems:
+        """Read items. It waits, and computes next to nothing."""
+
+    def activity(self, stored: StoredItems, now_ms: int) -> tuple[Float32s, Int64s]:
+        """Give the values at ``now_ms``, and when time alone may change them."""
 
     def close(self) -> None:
         """Let go of the connections."""
 
 
 class ItemRefresher:
-    """A thread that reads and swaps in item features every ``interval_s``.
+    """A thread that looks at the store every ``interval_s``.
 
     ``connect`` is called again after a failure, so that a store that came back at another address
     is found.
@@ -52,25 +74,39 @@ class ItemRefresher:
     def __init__(
         self,
         model: ServingModel,
-        connect: Callable[[], ReadsItems],
+        vocabulary: Vocabulary,
+        connect: Callable[[], FollowsItems],
         *,
         turns: Turns,
         interval_s: float,
         clock: Clock = present_ms,
     ) -> None:
+        """``vocabulary`` says which items the rows of ``model`` are."""
         self._model = model
+        self._vocabulary = vocabulary
+        self._more_ids: list[str] = []
+        self._row_of_more: dict[str, int] = {}
+        self._to_add: list[str] = []
+        self._lock = threading.Lock()
+        self._pending: NDArray[np.bool_] = np.zeros(vocabulary.num_items + 1, dtype=np.bool_)
+        """``[N + 1]``: to be read again."""
+        self._due_ms: Int64s = np.full(len(self._pending), NO_CHANGE_MS, dtype=np.int64)
+        """``[N + 1]``: when time alone may change an item's features."""
+        self._soonest_ms = NO_CHANGE_MS
+        """No item is due before."""
         self._connect = connect
         self._turns = turns
         self._interval_s = interval_s
         self._clock = clock
-        self._reader: ReadsItems | None = None
+        self._last_ms = 0
+        self._feed: FollowsItems | None = None
+        self._pause_s = interval_s
         self._was_failing = False
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="item-refresher", daemon=True)
 
     def start(self) -> None:
-        """Read once, so that the first request sees fresh features, then go on in the thread."""
-        self.refresh()
+        """Go on in a thread."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -78,42 +114,132 @@ class ItemRefresher:
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
+        if not self._thread.is_alive() and self._feed is not None:
+            self._feed.close()
+
+    def add(self, item_ids: Sequence[str]) -> None:
+        """Follow further items, whose rows come after the last one: the model has those by now.
+
+        From any thread; they are read at the next look at the store.
+        """
+        with self._lock:
+            self._to_add += item_ids
+
+    def read_before_requests(self, longest_s: float) -> bool:
+        """Do as ``refresh``, faster and for so long at most, while nobody waits for the model."""
+        start_s = time.monotonic()
+        done = self._try(_ITEMS_BEFORE_REQUESTS, start_s + longest_s)
+        left = int(self._pending.sum())
+        logger.info(
+            "read the features of %d of %d items in %.2f s",
+            self._vocabulary.num_items - left, self._vocabulary.num_items,
+            time.monotonic() - start_s,
+        )  # fmt: skip
+        return done
 
     def refresh(self) -> bool:
-        """Read and swap in once. Gives whether it worked; never raises."""
+        """Bring all items up to date. Gives whether they are; never raises."""
+        return self._try(ITEMS_A_TURN, None)
+
+    def _try(self, at_once: int, until_s: float | None) -> bool:
         try:
-            if self._reader is None:
-                self._reader = self._connect()
-            self._read(self._reader)
+            if self._feed is None:
+                self._feed = self._connect()
+                self._pending[1:] = True
+            while not self._look(self._feed, at_once):
+                if self._stopped.is_set() or (until_s and time.monotonic() > until_s):
+                    return False
         except Exception as error:  # noqa: BLE001  any trouble of the store; serving goes on
             if not self._was_failing:
                 logger.warning("item features cannot be refreshed: %s", error)
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
             self._was_failing = True
-            if self._reader is not None:
-                self._reader.close()
-            self._reader = None
+            if self._feed is not None:
+                self._feed.close()
+            self._feed = None
             return False
         if self._was_failing:
             logger.info("item features are refreshed again")
+        self._pause_s = self._interval_s
         self._was_failing = False
         return True
 
-    def _read(self, reader: ReadsItems) -> None:
-        """Read all items as they are at one moment, in turns, then swap them in at once."""
+    def _look(self, feed: FollowsItems, at_once: int) -> bool:
+        """See what has changed and read that; False when more is left than is read between looks.
+
+        Where nothing is left, every item was read after its last change and is not due: the
+        features are those of the moment at which this began.
+        """
+        self._take_in_added()
+        now_ms = self._now_ms()
+        self._mark(feed, feed.changed())
+        if now_ms >= self._soonest_ms:
+            self._pending |= self._due_ms <= now_ms
+            self._soonest_ms = int(np.where(self._pending, NO_CHANGE_MS, self._due_ms).min())
+        rows = np.flatnonzero(self._pending)
+        for begin in range(0, min(len(rows), _ITEMS_A_LOOK), at_once):
+            start_s = time.monotonic()
+            self._read(feed, rows[begin : begin + at_once], now_ms)
+            if at_once == ITEMS_A_TURN and len(rows) > _KEYS_A_TURN:
+                self._stopped.wait(time.monotonic() - start_s)  # half of a core at most
+        if len(rows) > _ITEMS_A_LOOK:
+            return False
+        self._model.confirm_item_activity(now_ms)
+        return True
+
+    def _now_ms(self) -> int:
         now_ms = self._clock()
-        parts: list[Float32s] = []
-        for begin in range(0, reader.num_items, ITEMS_A_TURN):
+        if now_ms < self._last_ms - _BACK_MS:
+            self._pending[1:] = True
+        elif now_ms < self._last_ms:
+            return self._last_ms
+        self._last_ms = now_ms
+        return now_ms
+
+    def _mark(self, feed: FollowsItems, keys: set[bytes] | None) -> None:
+        if keys is None:
+            self._pending[1:] = True
+            return
+        each = iter(keys)
+        row_of, row_of_more = self._vocabulary.index_of, self._row_of_more
+        while some := list(islice(each, _KEYS_A_TURN)):
             with self._turns.turn():
-                end = min(begin + ITEMS_A_TURN, reader.num_items)
-                parts.append(reader.read(begin, end, now_ms).activity)
-        with self._turns.turn():
-            padding = np.zeros_like(parts[0][:1])
-            activity = torch.from_numpy(np.concatenate([padding, *parts]))
-            with torch.inference_mode():
-                self._model.set_item_activity(activity, now_ms)
+                for item_id in feed.ids_of(some):
+                    row = row_of.get(item_id) or row_of_more.get(item_id)
+                    if row is not None:
+                        self._pending[row] = True
+
+    def _read(self, feed: FollowsItems, rows: Int64s, now_ms: int) -> None:
+        stored = feed.read(self._ids(rows))
+        with self._turns.turn(), torch.inference_mode():
+            values, until_ms = feed.activity(stored, now_ms)
+            index, activity = torch.from_numpy(rows), torch.from_numpy(values)
+            held = self._model.activity_of(index.unsqueeze(0))[0].cpu()
+            differs = (held != activity).any(dim=1)
+            if differs.any():
+                self._model.change_item_activity(index[differs], activity[differs])
+            self._due_ms[rows] = until_ms
+            self._pending[rows] = False
+        self._soonest_ms = min(self._soonest_ms, int(until_ms.min()))
+
+    def _ids(self, rows: Int64s) -> list[str]:
+        known, more = self._vocabulary.item_ids, self._more_ids
+        return [
+            known[row - 1] if row <= len(known) else more[row - 1 - len(known)]
+            for row in rows.tolist()
+        ]
+
+    def _take_in_added(self) -> None:
+        with self._lock:
+            added, self._to_add = self._to_add, []
+        if not added:
+            return
+        first = len(self._pending)
+        self._row_of_more |= {item_id: first + n for n, item_id in enumerate(added)}
+        self._more_ids += added
+        self._pending = np.append(self._pending, np.ones(len(added), dtype=np.bool_))
+        self._due_ms = np.append(self._due_ms, np.full(len(added), NO_CHANGE_MS, dtype=np.int64))
 
     def _run(self) -> None:
-        due_s = time.monotonic() + self._interval_s
-        while not self._stopped.wait(max(0.0, due_s - time.monotonic())):
+        while not self._stopped.wait(self._pause_s):
             self.refresh()
-            due_s = max(due_s + self._interval_s, time.monotonic())

@@ -74,7 +74,7 @@ class RedisClient:
         self.address = parse(url)
         self.topology = Topology(self.address)
         self._timeout_s = timeout_s
-        self._tls = self.address.tls.context() if self.address.tls else None
+        self.tls = self.address.tls.context() if self.address.tls else None
         self._idle: dict[tuple[Node, bool], list[Connection]] = {}
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -145,6 +145,16 @@ class RedisClient:
         """Give the positions of ``keys`` grouped by the node that holds them."""
         self._know()
         return list(self.topology.by_node(keys).values())
+
+    def masters(self) -> tuple[Node, ...]:
+        """Ask a cluster who has its slots now; gives the one server there is otherwise.
+
+        Raises:
+            ServerError: when no node answers.
+        """
+        self.topology.doubt()
+        self._know()
+        return self.topology.nodes
 
     def _know(self) -> None:
         if self.address.is_cluster and self.topology.is_stale:
@@ -251,7 +261,7 @@ class RedisClient:
             idle = self._idle.get((send.node, send.to_replica))
             if idle:
                 return idle.pop()
-        return Connection(self.address, send, self._tls, deadline)
+        return Connection(self.address, send, self.tls, deadline)
 
     def _forget(self, send: Send) -> None:
         """Close the idle connections of a node: what broke one broke them all."""

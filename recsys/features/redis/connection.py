@@ -32,7 +32,7 @@ class Connection:
     ) -> None:
         self.is_reused = False
         self.replies = Replies()
-        self._socket = _connected(send.node, tls, deadline)
+        self._socket = connected(send.node, tls, deadline)
         self._timeout_s = 0.0
         try:
             if hello := greeting(address, to_replica=send.to_replica):
@@ -49,7 +49,7 @@ class Connection:
         self._socket.sendall(data)
 
     def _limit(self, deadline: float) -> None:
-        left = _left(deadline)
+        left = time_left(deadline)
         if abs(left - self._timeout_s) > _SAME_TIMEOUT * self._timeout_s:
             self._timeout_s = left
             self._socket.settimeout(left)
@@ -73,24 +73,26 @@ class Connection:
             self._socket.close()
 
 
-def _left(deadline: float) -> float:
+def time_left(deadline: float) -> float:
+    """Give the seconds until ``deadline``. Raises TimeoutError when there are none."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError("timed out")
     return left
 
 
-def _connected(node: Node, tls: ssl.SSLContext | None, deadline: float) -> socket.socket:
+def connected(node: Node, tls: ssl.SSLContext | None, deadline: float) -> socket.socket:
+    """Give a socket to a node. Raises OSError when it cannot be reached in time."""
     if not node.port:
         local = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            local.settimeout(_left(deadline))
+            local.settimeout(time_left(deadline))
             local.connect(node.host)
         except BaseException:
             local.close()
             raise
         return local
-    plain = socket.create_connection((node.host, node.port), _left(deadline))
+    plain = socket.create_connection((node.host, node.port), time_left(deadline))
     try:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls is None:

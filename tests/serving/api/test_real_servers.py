@@ -20,9 +20,11 @@ from rich.console import Console
 
 from recsys import Client, endpoints
 from recsys.bundle.load import load_serving_model
+from recsys.bundle.served import VOCABULARY_FILE
 from recsys.bundle.store import BundleStore
 from recsys.client import ClientConfig, NotFoundError
 from recsys.clock import now_ms
+from recsys.data.vocabulary_file import load_vocabulary
 from recsys.endpoints import BrokerProfile, Endpoints
 from recsys.events.kafka import connect_reader, ensure_topics
 from recsys.events.topics import Topics
@@ -35,7 +37,7 @@ from recsys.inference.compute import answer as compute
 from recsys.inference.triton import model_name
 from recsys.settings import Settings
 from recsys.wire import ReplayResponse
-from serving.model_repository.item_reader import ItemReader
+from serving.model_repository.item_reader import connect_items
 from serving.model_repository.refresh import ItemRefresher
 from serving.model_repository.turns import Turns
 from serving.publish import publish, retire
@@ -263,9 +265,12 @@ def test_served_scores_are_those_of_the_bundle_itself(running: Running) -> None:
     # The exposure holds all it takes to compute the answer again, in another process.
     folder = BundleStore(running.settings.bundle_dir).path(bundle_id)
     model = load_serving_model(folder)
-    reader = ItemReader(folder, running.settings.state_dir)
-    ItemRefresher(model, lambda: reader, turns=Turns(), interval_s=1.0).refresh()
-    reader.close()
+    refresher = ItemRefresher(
+        model, load_vocabulary(folder / VOCABULARY_FILE),
+        lambda: connect_items(folder, running.settings.state_dir), turns=Turns(), interval_s=1.0,
+    )  # fmt: skip
+    assert refresher.refresh()
+    refresher.stop()
     inputs = {
         name: torch.from_numpy(record.array().copy()) for name, record in exposure.features.items()
     }
