@@ -38,6 +38,13 @@ class StoredItems(NamedTuple):
     expires_in_ms: list[int]
     """Until Redis deletes the hash; negative: never."""
 
+    def gone_ms(self, read_ms: int) -> Int64s:
+        """Give ``[I]``: until when nothing is deleted, where they were read at ``read_ms``."""
+        if max(self.expires_in_ms, default=-1) < 0:
+            return np.full(len(self.states), NO_CHANGE_MS, dtype=np.int64)
+        left = np.array(self.expires_in_ms, dtype=np.int64)
+        return np.where(left < 0, NO_CHANGE_MS, read_ms + left)
+
 
 class ItemFeed:
     """Reads items, and hears of changes from the moment it is made. Not thread-safe.
@@ -85,23 +92,19 @@ class ItemFeed:
         replies = checked(self._client, self._client.call(twice, commands))
         return StoredItems(replies[::2], replies[1::2])  # type: ignore[arg-type]
 
-    def activity(self, stored: StoredItems, now_ms: int) -> tuple[Float32s, Int64s]:
-        """Give ``[I, Fi]`` values at ``now_ms``, zeros of what is not there, and ``[I]`` moments.
+    def activity(self, stored: StoredItems, at_ms: Int64s) -> tuple[Float32s, Int64s]:
+        """Give ``[I, Fi]`` values at ``at_ms`` ``[I]``, zeros of what is not there, and moments.
 
-        At its moment a value may be another though nothing is written. ``now_ms`` is that of
-        before ``read``.
+        At its moment ``[I]`` a value may be another though nothing is written; that Redis may
+        delete the hash is not looked at.
 
         Raises:
             FeatureError: when a state is damaged.
         """
-        now = np.full(len(stored.states), now_ms, dtype=np.int64)
-        state = state_of_blobs(self._view, payloads_now(self._view, stored.states, now))
-        newest_ms = unframe(stored.states).newest_ms if self._view.expires else now
-        until = self._next_change.after(now, state, newest_ms)
-        if max(stored.expires_in_ms, default=-1) >= 0:
-            expires = np.array(stored.expires_in_ms, dtype=np.int64)
-            until = np.minimum(until, np.where(expires < 0, NO_CHANGE_MS, now_ms + expires))
-        return finalise(self._view, state, now), until
+        state = state_of_blobs(self._view, payloads_now(self._view, stored.states, at_ms))
+        newest_ms = unframe(stored.states).newest_ms if self._view.expires else at_ms
+        until_ms = self._next_change.after(at_ms, state, newest_ms)
+        return finalise(self._view, state, at_ms), until_ms
 
     def close(self) -> None:
         """Let go of the connections."""

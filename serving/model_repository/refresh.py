@@ -19,15 +19,14 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from recsys.clock import Clock
 from recsys.clock import now_ms as present_ms
 from recsys.data.vocabulary import Vocabulary
 from recsys.features.batch import Float32s, Int64s
 from recsys.features.item_feed import StoredItems
-from recsys.features.next_change import NO_CHANGE_MS
 from recsys.models.serving_model import ServingModel
+from serving.model_repository.due_items import DueItems
 from serving.model_repository.turns import Turns
 
 logger = logging.getLogger(__name__)
@@ -39,6 +38,9 @@ _ITEMS_BEFORE_REQUESTS = 2_000
 _ITEMS_A_LOOK = 10_000
 """Read before the store is asked again what has changed."""
 _KEYS_A_TURN = 2_000
+_AHEAD_A_LOOK = 2 * ITEMS_A_TURN
+"""Items whose next features are computed before they are due, after a look that found as few: some
+thousand a second, in a few hundredths of a core."""
 _LONGEST_PAUSE_S = 2.0
 """Between two tries of a store that is away, or of one whose items cannot be read."""
 _BACK_MS = 1_000
@@ -57,8 +59,8 @@ class FollowsItems(Protocol):
     def read(self, item_ids: Sequence[str]) -> StoredItems:
         """Read items. It waits, and computes next to nothing."""
 
-    def activity(self, stored: StoredItems, now_ms: int) -> tuple[Float32s, Int64s]:
-        """Give the values at ``now_ms``, and when time alone may change them."""
+    def activity(self, stored: StoredItems, at_ms: Int64s) -> tuple[Float32s, Int64s]:
+        """Give the values at ``at_ms``, and when time alone may change them."""
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -88,12 +90,8 @@ class ItemRefresher:
         self._row_of_more: dict[str, int] = {}
         self._to_add: list[str] = []
         self._lock = threading.Lock()
-        self._pending: NDArray[np.bool_] = np.zeros(vocabulary.num_items + 1, dtype=np.bool_)
-        """``[N + 1]``: to be read again."""
-        self._due_ms: Int64s = np.full(len(self._pending), NO_CHANGE_MS, dtype=np.int64)
-        """``[N + 1]``: when time alone may change an item's features."""
-        self._soonest_ms = NO_CHANGE_MS
-        """No item is due before."""
+        self._due = DueItems(vocabulary.num_items, model.dimensions.num_item_features)
+        self._is_gentle = False
         self._connect = connect
         self._turns = turns
         self._interval_s = interval_s
@@ -129,7 +127,7 @@ class ItemRefresher:
         """Do as ``refresh``, faster and for so long at most, while nobody waits for the model."""
         start_s = time.monotonic()
         done = self._try(_ITEMS_BEFORE_REQUESTS, start_s + longest_s)
-        left = int(self._pending.sum())
+        left = self._due.num_pending
         logger.info(
             "read the features of %d of %d items in %.2f s",
             self._vocabulary.num_items - left, self._vocabulary.num_items,
@@ -145,7 +143,7 @@ class ItemRefresher:
         try:
             if self._feed is None:
                 self._feed = self._connect()
-                self._pending[1:] = True
+                self._read_all_again()
             while not self._look(self._feed, at_once):
                 if self._stopped.is_set() or (until_s and time.monotonic() > until_s):
                     return False
@@ -173,54 +171,76 @@ class ItemRefresher:
         self._take_in_added()
         now_ms = self._now_ms()
         self._mark(feed, feed.changed())
-        if now_ms >= self._soonest_ms:
-            self._pending |= self._due_ms <= now_ms
-            self._soonest_ms = int(np.where(self._pending, NO_CHANGE_MS, self._due_ms).min())
-        rows = np.flatnonzero(self._pending)
-        for begin in range(0, min(len(rows), _ITEMS_A_LOOK), at_once):
+        pending, ready = self._due.see(now_ms)
+        for begin in range(0, len(ready), _KEYS_A_TURN):
+            with self._turns.turn(), torch.inference_mode():
+                rows = ready[begin : begin + _KEYS_A_TURN]
+                self._put(rows, *self._due.known_ahead(rows))
+        for begin in range(0, min(len(pending), _ITEMS_A_LOOK), at_once):
             start_s = time.monotonic()
-            self._read(feed, rows[begin : begin + at_once], now_ms)
-            if at_once == ITEMS_A_TURN and len(rows) > _KEYS_A_TURN:
-                self._stopped.wait(time.monotonic() - start_s)  # half of a core at most
-        if len(rows) > _ITEMS_A_LOOK:
+            self._read(feed, pending[begin : begin + at_once], now_ms)
+            if self._is_gentle and at_once == ITEMS_A_TURN:
+                self._stopped.wait(time.monotonic() - start_s)
+        if len(pending) > _ITEMS_A_LOOK:
             return False
+        self._is_gentle = False
         self._model.confirm_item_activity(now_ms)
+        if len(pending) <= _AHEAD_A_LOOK:
+            self._prepare(feed, now_ms)
         return True
 
     def _now_ms(self) -> int:
         now_ms = self._clock()
         if now_ms < self._last_ms - _BACK_MS:
-            self._pending[1:] = True
+            self._read_all_again()
         elif now_ms < self._last_ms:
             return self._last_ms
         self._last_ms = now_ms
         return now_ms
 
+    def _read_all_again(self) -> None:
+        """In half of a core at most: nobody knows that any has changed."""
+        self._due.mark_all()
+        self._is_gentle = True
+
     def _mark(self, feed: FollowsItems, keys: set[bytes] | None) -> None:
         if keys is None:
-            self._pending[1:] = True
+            self._read_all_again()
             return
         each = iter(keys)
         row_of, row_of_more = self._vocabulary.index_of, self._row_of_more
         while some := list(islice(each, _KEYS_A_TURN)):
             with self._turns.turn():
-                for item_id in feed.ids_of(some):
-                    row = row_of.get(item_id) or row_of_more.get(item_id)
-                    if row is not None:
-                        self._pending[row] = True
+                rows = [row_of.get(i) or row_of_more.get(i) for i in feed.ids_of(some)]
+                self._due.mark([row for row in rows if row is not None])
 
     def _read(self, feed: FollowsItems, rows: Int64s, now_ms: int) -> None:
         stored = feed.read(self._ids(rows))
         with self._turns.turn(), torch.inference_mode():
-            values, until_ms = feed.activity(stored, now_ms)
-            index, activity = torch.from_numpy(rows), torch.from_numpy(values)
-            held = self._model.activity_of(index.unsqueeze(0))[0].cpu()
-            differs = (held != activity).any(dim=1)
-            if differs.any():
-                self._model.change_item_activity(index[differs], activity[differs])
-            self._due_ms[rows] = until_ms
-            self._pending[rows] = False
-        self._soonest_ms = min(self._soonest_ms, int(until_ms.min()))
+            values, until_ms = feed.activity(stored, np.full(len(rows), now_ms, dtype=np.int64))
+            self._put(rows, values, np.minimum(until_ms, stored.gone_ms(now_ms)))
+
+    def _put(self, rows: Int64s, values: Float32s, until_ms: Int64s) -> None:
+        index, activity = torch.from_numpy(rows), torch.from_numpy(values)
+        held = self._model.activity_of(index.unsqueeze(0))[0].cpu()
+        differs = (held != activity).any(dim=1)
+        if differs.any():
+            self._model.change_item_activity(index[differs], activity[differs])
+        self._due.put(rows, until_ms)
+
+    def _prepare(self, feed: FollowsItems, now_ms: int) -> None:
+        """Find out what some items will be once time has changed them.
+
+        What is written to one meanwhile is heard of, and it is read again.
+        """
+        rows, due_ms = self._due.to_prepare(now_ms, _AHEAD_A_LOOK)
+        for begin in range(0, len(rows), ITEMS_A_TURN):
+            some = slice(begin, begin + ITEMS_A_TURN)
+            stored = feed.read(self._ids(rows[some]))
+            with self._turns.turn():
+                values, until_ms = feed.activity(stored, due_ms[some])
+                until_ms = np.minimum(until_ms, stored.gone_ms(now_ms))
+                self._due.prepare(rows[some], values, until_ms)
 
     def _ids(self, rows: Int64s) -> list[str]:
         known, more = self._vocabulary.item_ids, self._more_ids
@@ -234,11 +254,10 @@ class ItemRefresher:
             added, self._to_add = self._to_add, []
         if not added:
             return
-        first = len(self._pending)
+        first = self._due.num_items + 1
         self._row_of_more |= {item_id: first + n for n, item_id in enumerate(added)}
         self._more_ids += added
-        self._pending = np.append(self._pending, np.ones(len(added), dtype=np.bool_))
-        self._due_ms = np.append(self._due_ms, np.full(len(added), NO_CHANGE_MS, dtype=np.int64))
+        self._due.grow(len(added))
 
     def _run(self) -> None:
         while not self._stopped.wait(self._pause_s):

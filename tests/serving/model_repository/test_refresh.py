@@ -192,6 +192,34 @@ def test_nothing_is_read_while_nothing_changes(url: str) -> None:
 
 
 @pytest.mark.servers
+def test_what_time_changes_is_known_before_it_is_due(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with contextlib.closing(Store(url, np.random.default_rng(4))) as store:
+        store.now_ms = STARTS // HOUR_MS * HOUR_MS + 50 * MINUTE_MS + 100
+        store.write(60)
+        assert store.refresher.refresh()
+        held = store.model.item_activity.clone()
+
+        def reads() -> int:
+            return int(store.client.info("commandstats")["cmdstat_hget"]["calls"])
+
+        store.now_ms += 20_000
+        for _ in range(5):  # short windows fall; then nothing does, and what comes is read ahead
+            assert store.refresher.refresh()
+        before = reads()
+        for _ in range(3):
+            assert store.refresher.refresh()
+        assert reads() == before
+        store.now_ms = (store.now_ms // (5 * MINUTE_MS) + 1) * 5 * MINUTE_MS
+        monkeypatch.setattr("serving.model_repository.refresh._AHEAD_A_LOOK", 0)
+        assert store.refresher.refresh()
+        assert reads() == before
+        store.check()
+        assert not torch.equal(held, store.model.item_activity)
+
+
+@pytest.mark.servers
 def test_a_store_that_was_killed_is_read_anew_when_it_is_back(
     own_server: Starter, tmp_path: Path
 ) -> None:
@@ -257,10 +285,10 @@ class MemoryItems:
         self.sizes.append(len(item_ids))
         return StoredItems([item_id.encode() for item_id in item_ids], [])
 
-    def activity(self, stored: StoredItems, now_ms: int) -> tuple[Float32s, Int64s]:
+    def activity(self, stored: StoredItems, at_ms: Int64s) -> tuple[Float32s, Int64s]:
         rows = np.array(list(map(int, map(bytes.decode, stored.states))), dtype=np.float32)  # type: ignore[arg-type]
         until = np.full(len(rows), NO_CHANGE_MS, dtype=np.int64)
-        return np.stack([rows, np.full_like(rows, now_ms)], axis=1), until
+        return np.stack([rows, at_ms.astype(np.float32)], axis=1), until
 
     def close(self) -> None:
         self.closed = True
@@ -310,7 +338,7 @@ def test_a_store_that_is_away_leaves_the_last_values_and_is_connected_anew() -> 
     )  # fmt: skip
     assert refresher.refresh()
     first.failing = True
-    refresher._pending[1:] = True
+    refresher._due.mark_all()
     assert not refresher.refresh()
     assert first.closed
     assert model.item_activity_as_of_ms == 1_000
