@@ -151,14 +151,14 @@ class _Writes:
 
 
 def _write(plan: Plan, url: str, num_items: int, rate: int, seed: int) -> None:
-    """Write that many items a second, for ever; the newest tenth of the items most often."""
+    """Write that many items a second, for ever, each drawn from all."""
     writes, rng = _Writes(plan, url), np.random.default_rng(seed + 1)
     pool = writes.states(rng, 2_000)
     begin, done = time.monotonic(), 0
     while True:
         due = int((time.monotonic() - begin) * rate) - done
         if due:
-            rows = np.unique(np.minimum(rng.zipf(1.3, due), num_items))
+            rows = rng.integers(1, num_items + 1, due)
             writes.send(rows, [pool[n] for n in rng.integers(0, len(pool), len(rows))])
             done += due
         time.sleep(0.02)
