@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHON RECSYS_TORCH_INDEX
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test verify-accuracy verify-cold-start verify-degradation verify-equality verify-feast verify-fuzz verify-kuairand verify-memory verify-offline verify-pipeline verify-ranklens verify-resume verify-sequences verify-stream verify-tune bench lock clean
+.PHONY: help setup demo check test verify-accuracy verify-cold-start verify-degradation verify-equality verify-feast verify-fuzz verify-generator verify-kuairand verify-memory verify-offline verify-pipeline verify-ranklens verify-resume verify-sequences verify-stream verify-tune bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ verify-feast: setup  ## Feast's own universal tests on both plug-ins: FEAST_SOUR
 verify-fuzz: setup  ## fuzz the API by its OpenAPI document, and its gRPC twin (minutes)
 	@RECSYS_TEST_EXAMPLES=$${RECSYS_TEST_EXAMPLES:-1000} $(BIN)/python -m pytest -q \
 		tests/serving/api/test_fuzz.py tests/serving/api/test_grpc.py -k documented_answer $(ARGS)
+
+verify-generator: setup  ## hold the load generator to a queue whose latencies are known (minutes)
+	@$(BIN)/python -m benchmarks.loadtest.verify_generator $(ARGS)
 
 verify-kuairand: setup  ## train the ranker on KuaiRand's exposures and hold it to LightGBM's figures (minutes)
 	@$(BIN)/python -m training.verify_kuairand $(ARGS)

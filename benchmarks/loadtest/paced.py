@@ -2,9 +2,10 @@
 
 ``open_loop.run_open_loop`` waits for each due time to within microseconds and gives each request a
 task, which at a thousand requests a second is most of a core. This one is for the rates at which
-servers on the same two cores are at their limit: it wakes up when something is due, to the
-millisecond of the event loop's clock, and writes. Latency still runs from the intended send time,
-so what the generator is late by counts against the server, never for it.
+servers on the same two cores are at their limit: it wakes up when something is due
+(``precise_timer.py``) and writes. Latency still runs from the intended send time, so what the
+generator is late by counts against the server, never for it. ``verify_generator.py`` holds it to
+a queue whose latencies are known.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import cast
 import httptools
 import numpy as np
 from numpy.typing import NDArray
+
+from benchmarks.loadtest.precise_timer import PreciseTimer
 
 Floats = NDArray[np.float64]
 _NEVER = float("nan")
@@ -122,8 +125,10 @@ class _Run:
         # Enough for what may be on its way at once; opened beforehand.
         await asyncio.gather(*(self._open() for _ in range(min(64, self.max_waiting))))
         self.start = time.perf_counter() + 0.01
+        self.timer = PreciseTimer(self._tick)
         self._tick()
         await self.done
+        self.timer.close()
         elapsed_s = time.perf_counter() - self.start
         for connection in self.connections:
             assert connection.transport is not None
@@ -173,7 +178,7 @@ class _Run:
             self.given_up = True
             self.done.set_result(None)
         elif self.next < count:
-            self.loop.call_later(max(0.0, due[self.next] - now), self._tick)
+            self.timer.after(due[self.next] - (time.perf_counter() - self.start))
         else:
             self.loop.call_later(5.0, self._finish)
             self._look_done()
