@@ -19,7 +19,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from recsys.events.spool import LogRecord, Spool
+from recsys.events.spool import Spool
+from recsys.events.spool_groups import LogRecord
 
 _ROUNDS = 60
 _GROUPS = (("events", 1, 250), ("events", 20, 250), ("events", 500, 250),

@@ -1,9 +1,11 @@
 """Erasing one user: the order of the deeds, which may be cut off after any of them and done again.
 
-First a ``forget`` record goes to the behaviour topic, behind all that is there of the user. Whoever
-reads the log removes the user there, now and in every replay. Then we wait until the workers have
-applied it and the event log on disk is past it: from then on nobody writes anything older any more,
-so what is removed stays removed. Then the files go, and everything is searched once more.
+What of the user waits on this machine's disk for Kafka comes first: it is sent, or removed where
+nobody is there to send it. Then a ``forget`` record goes to the behaviour topic, behind all that is
+there of the user. Whoever reads the log removes the user there, now and in every replay. Then we
+wait until the workers have applied it and the event log on disk is past it: from then on nobody
+writes anything older any more, so what is removed stays removed. Then the files go, and everything
+is searched once more.
 
 What the user does after that record is new: it stays, and features begin anew from it. Run again,
 the command sends another such record, so what came in between goes, too.
@@ -30,6 +32,7 @@ from recsys.erasure.files import (
 from recsys.erasure.online import OnlineStore
 from recsys.erasure.proof import Place, Proof
 from recsys.erasure.search import Search, compared, log_name
+from recsys.erasure.spools import SpoolsFound, UserSpools
 from recsys.errors import ConfigurationError, InputError, ServerError
 from recsys.events.codec import decode_logged, encode
 from recsys.events.dead_letters import withdraw
@@ -96,6 +99,7 @@ class Forgetting:
             settings.namespace,
             is_cluster=parse(endpoints.require_redis()).is_cluster,
         )
+        self._spools = UserSpools(settings.spool_path, self._topics)
         self._search = Search(settings, self._topics, self._online)
         self._deadline = 0.0
 
@@ -115,6 +119,7 @@ class Forgetting:
         places = (
             *self._search.places(user_id, self._search.logged_topics(), None),
             self._letters(user_id, dry_run=True),
+            _spools_place(self._spools.look(user_id), num_removed=0),
         )
         return Proof(
             user_id=user_id, dry_run=True, event_id=None, topic=None, partition=None, offset=None,
@@ -135,6 +140,7 @@ class Forgetting:
         self._say("looking for what there is")
         logged = self._search.logged_topics()
         before = self._search.places(user_id, logged, None)
+        unsent = self._empty_spools(user_id)
         ends = self._publish(event)
         # The patience is for others; what we searched ourselves does not count.
         self._deadline = time.monotonic() + self._config.timeout_s
@@ -163,11 +169,34 @@ class Forgetting:
             for one, other in zip(before, after, strict=True)
         ]
         places[0] = replace(self._told_apart(places[0], user_id, until), note=note)
+        spools = _spools_place(self._spools.look(user_id), num_removed=unsent)
         return Proof(
             user_id=user_id, dry_run=False, event_id=event.event_id, topic=until.topic,
-            partition=until.partition, offset=until.offset, places=(*places, letters),
+            partition=until.partition, offset=until.offset, places=(*places, letters, spools),
             kafka=self._retention(),
         )  # fmt: skip
+
+    def _empty_spools(self, user_id: str) -> int:
+        """Return once nothing older than the record can come after it; gives what was removed."""
+        # Without Kafka they would be waited for in vain.
+        latest_positions(self._settings, self._endpoints, [self._topics.behaviour])
+        self._say("waiting for the spools to be sent")
+        self._deadline = time.monotonic() + self._config.timeout_s
+        num_removed = 0
+        while True:
+            found = self._spools.erase(user_id)
+            num_removed += found.num_records
+            if not found.busy:
+                return num_removed
+            if time.monotonic() > self._deadline:
+                raise ServerError(
+                    f"wanted what waits for Kafka on this machine sent within "
+                    f"{self._config.timeout_s:g} s, found that {found.busy[0]} still holds "
+                    "something; see `recsys_spool_records`. Records that Kafka has refused are "
+                    "looked into once its API process is stopped. The forget record was not sent; "
+                    "run this command again"
+                )
+            time.sleep(_POLL_S)
 
     def _publish(self, event: ForgetEvent) -> dict[TopicPartition, int]:
         """Send the record; gives up to where what is older than it may lie."""
@@ -281,6 +310,21 @@ class Forgetting:
             return tuple(retention_of(self._settings, self._endpoints, topics))
         except ServerError:
             return None
+
+
+def _spools_place(found: SpoolsFound, *, num_removed: int) -> Place:
+    note = "of API processes on this machine; others have their own: see `recsys_spool_records`"
+    if found.busy:
+        note += f"; not looked into, being sent: {', '.join(map(str, found.busy))}"
+    return Place(
+        name="spools",
+        searched=f"{found.num_files} files",
+        unit="records",
+        num_found=num_removed + found.num_records,
+        num_removed=num_removed,
+        num_left=found.num_records,
+        note=note,
+    )
 
 
 def _event_of(user_id: str) -> ForgetEvent:

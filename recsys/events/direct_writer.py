@@ -8,7 +8,7 @@ from typing import Protocol
 
 from recsys.errors import ServerError
 from recsys.events.log import EventWriter
-from recsys.events.spool import LogRecord
+from recsys.events.spool_groups import LogRecord
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """Records kept on disk while the log is away: fsynced before they count as taken, and checked.
 
-A spool is one SQLite file (WAL, ``synchronous=FULL``) of *groups*: records that were added together
-are one row, so that a busy process pays one fsync for many callers. A group leaves the file once
-the log has acknowledged all of it; a process killed between the two sends it again.
+Records that were added together are one *group* of the spool's file, so that a busy process pays
+one fsync for many callers. A group leaves the file once the log has acknowledged all of it; a
+process killed between the two sends it again.
 
 Nothing that was taken is dropped to make room. A spool that is full, or whose oldest record has
 waited too long, refuses new ones instead.
@@ -13,35 +13,24 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-import uuid
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from recsys.clock import Clock, now_ms
 from recsys.errors import ConfigurationError, SpoolRefusalError
-from recsys.events.durable_files import make_directory, sync_directory
+from recsys.events.spool_file import SpoolFile
+from recsys.events.spool_groups import (
+    GROUP_BYTES,
+    GROUP_RECORDS,
+    LogRecord,
+    grouped,
+    packed,
+    size_of,
+)
 
 logger = logging.getLogger(__name__)
-
-LogRecord = tuple[str, bytes, bytes]
-"""Topic, key, value."""
-
-GROUP_RECORDS, GROUP_BYTES = 1_000, 1_000_000
-"""Longest group: what is sent at once, and what is sent again after a kill. A sender that is told
-nothing repeats a group at most a few times, which stays well inside the 10,000 records over which
-an event sent twice counts once (``features/duplicates.py``)."""
-_FORMAT = 1
-_PAGE_BYTES = 4_096
-_SHRINK_BYTES = 8 * 1024 * 1024
-"""An empty file larger than this is made small again."""
-
-_pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(list[LogRecord]).decode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +57,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Records that were added together, in order."""
+    """Records that travel together, in order."""
 
     number: int
     records: list[LogRecord]
@@ -80,7 +69,7 @@ class Spool:
     def __init__(
         self, path: Path, bounds: SpoolBounds = SpoolBounds(), *, clock: Clock = now_ms
     ) -> None:
-        """Open the file, or make it; what an earlier process left in it waits.
+        """Take over what an earlier process left in the file, if anything.
 
         A file that cannot be read at all is moved aside, under a name that says so, and an ERROR
         names it: what can be saved from it, ``sqlite3 FILE .recover`` saves.
@@ -92,18 +81,17 @@ class Spool:
         self._bounds = bounds
         self._clock = clock
         self._lock = threading.Lock()
-        self._db: sqlite3.Connection
+        self._file = SpoolFile(path)
         self._num_records, self._num_bytes = 0, 0
         self._oldest_ms: int | None = None
         self._sent_to = 0
         """Groups up to this number are sent, whether or not they could be removed."""
         try:
-            make_directory(path.parent)
-            try:
-                self._open()
-            except sqlite3.DatabaseError as error:
-                self._begin_anew(error)
+            self._file.open()
+            self._count()
+            self._file.remove_if_empty()
         except (sqlite3.Error, OSError) as error:
+            self._file.close()
             raise ConfigurationError(
                 f"{path}: wanted a spool for records the event log cannot take, found: {error}; "
                 "free some space there, or set RECSYS_SPOOL_DIR to another folder"
@@ -135,22 +123,13 @@ class Spool:
         Raises:
             SpoolRefusalError: when there is no room, or the oldest waits for too long.
         """
-        num_bytes = _size(records)
+        num_bytes = size_of(records)
         with self._lock:
             self._check(num_bytes)
             added_ms = self._clock()
-            rows = []
-            for group in _groups(records):
-                data = _pack(group)
-                rows.append((zlib.crc32(data), len(group), _size(group), added_ms, data))
             try:
-                with self._written(durably=True):
-                    self._db.executemany(
-                        "INSERT INTO groups (crc, num_records, num_bytes, added_ms, data) "
-                        "VALUES (?, ?, ?, ?, ?)",
-                        rows,
-                    )
-            except sqlite3.Error as error:
+                self._file.insert([packed(group) for group in grouped(records)], added_ms)
+            except (sqlite3.Error, OSError) as error:
                 raise SpoolRefusalError(
                     f"{self.path}: wanted room for {num_bytes} bytes, found: {error}; free some "
                     "space there", reason="disk",
@@ -170,11 +149,14 @@ class Spool:
             SpoolRefusalError: when the file cannot be read now.
         """
         with self._lock:
+            if self.is_empty:
+                return None
             try:
                 return self._first()
             except sqlite3.DatabaseError as error:
                 try:
-                    self._begin_anew(error)
+                    self._file.begin_anew(error)
+                    self._count()
                 except (sqlite3.Error, OSError):
                     raise SpoolRefusalError(
                         f"{self.path}: wanted to read what waits, found: {error}", reason="disk"
@@ -190,17 +172,18 @@ class Spool:
         with self._lock:
             self._sent_to = group.number
             self._num_records -= len(group.records)
-            self._num_bytes -= _size(group.records)
+            self._num_bytes -= size_of(group.records)
             try:
-                with self._written(durably=False):
-                    self._db.execute("DELETE FROM groups WHERE number <= ?", (group.number,))
+                self._file.delete(group.number)
+                self._oldest_ms = self._file.oldest_ms(self._sent_to)
                 if not self._num_records:
-                    self._shrink()
-                self._oldest_ms = self._find_oldest()
-            except sqlite3.Error as error:
+                    self._file.remove_if_empty()
+            except (sqlite3.Error, OSError) as error:
                 logger.warning("%s: sent records could not be removed: %s", self.path, error)
                 if not self._num_records:
                     self._oldest_ms = None
+            if not self._file.is_there:
+                self._sent_to = 0  # the next file counts from the beginning
 
     def keep_refused(self, record: LogRecord, reason: str) -> None:
         """Keep a record that the log will never take, out of the way of the others.
@@ -210,123 +193,91 @@ class Spool:
         """
         with self._lock:
             try:
-                with self._written(durably=True):
-                    self._insert_refused(_pack([record]), reason)
-            except sqlite3.Error as error:
+                self._file.insert_refused(record, reason, self._clock())
+            except (sqlite3.Error, OSError) as error:
                 raise SpoolRefusalError(f"{self.path}: {error}", reason="disk") from error
 
     def refused(self) -> list[tuple[str, bytes]]:
         """Give reason and bytes of what was set aside: msgpack of ``[topic, key, value]`` each."""
         with self._lock:
-            return list(self._db.execute("SELECT reason, data FROM refused ORDER BY number"))
+            return self._file.refused()
+
+    def count(self, is_meant: Callable[[LogRecord], bool]) -> int:
+        """Count the records that are meant, waiting or set aside.
+
+        Raises:
+            ConfigurationError: when some of them are damaged, so that nobody can say.
+        """
+        num, damaged = 0, 0
+        with self._lock:
+            for records in self._file.everything():
+                damaged += records is None
+                num += sum(map(is_meant, records or ()))
+        if damaged:
+            raise ConfigurationError(
+                f"{self.path}: wanted to look for records in it, found {damaged} damaged groups; "
+                "save what can be saved of its table `refused`, remove them there and run the "
+                "command again"
+            )
+        return num
+
+    def erase(self, is_meant: Callable[[LogRecord], bool]) -> int:
+        """Remove the records that are meant, waiting or set aside; gives how many.
+
+        Raises:
+            ConfigurationError: when the disk has no room for it.
+        """
+        with self._lock:
+            try:
+                num_erased = self._file.erase(is_meant)
+                self._count()
+                self._file.remove_if_empty()
+            except (sqlite3.Error, OSError) as error:
+                raise ConfigurationError(
+                    f"{self.path}: wanted to remove records from it, found: {error}"
+                ) from error
+        return num_erased
 
     def close(self) -> None:
-        """Let go of the file; without records it is removed."""
+        """Let go of the file; when it holds nothing it is removed."""
         with self._lock:
-            kept = self._db.execute("SELECT count(*) FROM refused").fetchone()[0]
-            empty = not self._num_records and not kept
-            with suppress(sqlite3.Error):
-                self._db.close()
-            if empty:
-                for suffix in ("", "-wal", "-shm"):
-                    self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+            with suppress(sqlite3.Error, OSError):
+                if not self._num_records:
+                    self._file.remove_if_empty()
+            self._file.close()
 
-    def _open(self) -> None:
-        self._db = sqlite3.connect(
-            self.path, isolation_level=None, check_same_thread=False, timeout=0.0
-        )
-        try:
-            # Alone on the file: no shared memory beside it, and a second process is refused.
-            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute(f"PRAGMA journal_size_limit = {_SHRINK_BYTES}")
-            found = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if found not in (0, _FORMAT):
-                raise sqlite3.OperationalError(f"a spool of format {found}, wanted {_FORMAT}")
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS groups (number INTEGER PRIMARY KEY AUTOINCREMENT, "
-                "crc INTEGER NOT NULL, num_records INTEGER NOT NULL, num_bytes INTEGER NOT NULL, "
-                "added_ms INTEGER NOT NULL, data BLOB NOT NULL)"  # last: counting reads no blobs
-            )
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS refused (number INTEGER PRIMARY KEY AUTOINCREMENT, "
-                "data BLOB NOT NULL, reason TEXT NOT NULL, added_ms INTEGER NOT NULL)"
-            )
-            self._db.execute(f"PRAGMA user_version = {_FORMAT}")
-            self._db.execute("COMMIT")
-            self._num_records, self._num_bytes = self._db.execute(
-                "SELECT coalesce(sum(num_records), 0), coalesce(sum(num_bytes), 0) FROM groups"
-            ).fetchone()
-            self._sent_to = 0
-            self._oldest_ms = self._find_oldest()
-        except BaseException:
-            self._db.close()
-            raise
-        sync_directory(self.path.parent)
+    def _count(self) -> None:
+        self._sent_to = 0
+        self._num_records, self._num_bytes = self._file.totals()
+        self._oldest_ms = self._file.oldest_ms(0)
 
     def _first(self) -> Group | None:
         taken: list[LogRecord] = []
         num_bytes, last = 0, 0
-        rows = self._db.execute(
-            "SELECT number, data, crc, num_records, num_bytes FROM groups WHERE number > ? "
-            "ORDER BY number LIMIT ?",
-            (self._sent_to, GROUP_RECORDS),
-        )
         damaged = []
-        for number, data, crc, count, size in rows:
-            if taken and (len(taken) + count > GROUP_RECORDS or num_bytes + size > GROUP_BYTES):
+        for group in self._file.groups(self._sent_to, GROUP_RECORDS):
+            if taken and (
+                len(taken) + group.num_records > GROUP_RECORDS
+                or num_bytes + group.num_bytes > GROUP_BYTES
+            ):
                 break
-            records = _checked(data, crc)
-            if records is None:
-                damaged.append((number, data, count, size))
+            if group.records is None:
+                damaged.append(group)
                 continue
-            last = number
-            taken += records
-            num_bytes += size
-        rows.close()
-        for number, data, count, size in damaged:
-            self._set_aside(number, data, count, size)
+            last = group.number
+            taken += group.records
+            num_bytes += group.num_bytes
+        for group in damaged:
+            logger.error(
+                "%s: group %d of %d records is damaged and cannot be sent; it is kept in the table "
+                "`refused`", self.path, group.number, group.num_records,
+            )  # fmt: skip
+            self._file.set_aside(group, self._clock())
+            self._num_records -= group.num_records
+            self._num_bytes -= group.num_bytes
+        if damaged:
+            self._oldest_ms = self._file.oldest_ms(self._sent_to)
         return Group(last, taken) if last else None
-
-    def _set_aside(self, number: int, data: bytes, count: int, size: int) -> None:
-        logger.error(
-            "%s: group %d of %d records is damaged and cannot be sent; it is kept in the table "
-            "`refused`", self.path, number, count,
-        )  # fmt: skip
-        with self._written(durably=True):
-            self._insert_refused(data, "damaged")
-            self._db.execute("DELETE FROM groups WHERE number = ?", (number,))
-        self._num_records -= count
-        self._num_bytes -= size
-        self._oldest_ms = self._find_oldest()
-
-    def _find_oldest(self) -> int | None:
-        row = self._db.execute(
-            "SELECT added_ms FROM groups WHERE number > ? ORDER BY number LIMIT 1",
-            (self._sent_to,),
-        ).fetchone()
-        return None if row is None else int(row[0])
-
-    def _begin_anew(self, error: sqlite3.DatabaseError) -> None:
-        """Put a file that is damaged, as opposed to locked or without room, out of the way."""
-        if isinstance(error, sqlite3.OperationalError):
-            raise error
-        with suppress(sqlite3.Error):
-            self._db.close()
-        name = f"{self.path.name}.damaged-{uuid.uuid4().hex[:8]}"
-        for suffix in ("", "-wal"):
-            with suppress(FileNotFoundError):
-                self.path.with_name(self.path.name + suffix).rename(
-                    self.path.with_name(name + suffix)
-                )
-        sync_directory(self.path.parent)
-        logger.error(
-            "%s cannot be read (%s) and was moved to %s; `sqlite3 %s .recover` saves what can be",
-            self.path, error, name, name,
-        )  # fmt: skip
-        self._open()
 
     def _check(self, num_bytes: int) -> None:
         if self._num_bytes + num_bytes > self._bounds.max_bytes:
@@ -343,55 +294,3 @@ class Spool:
                     f"{self._bounds.max_age_s:g}; bring the event log back, or raise the bound",
                     reason="old",
                 )
-
-    def _insert_refused(self, data: bytes, reason: str) -> None:
-        self._db.execute(
-            "INSERT INTO refused (data, reason, added_ms) VALUES (?, ?, ?)",
-            (data, reason, self._clock()),
-        )
-
-    @contextmanager
-    def _written(self, *, durably: bool) -> Iterator[None]:
-        """One transaction; ``durably``: on the disk at its end, with all before it."""
-        self._db.execute(f"PRAGMA synchronous = {'FULL' if durably else 'NORMAL'}")
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):  # some failures have rolled back already
-                self._db.execute("ROLLBACK")
-            raise
-
-    def _shrink(self) -> None:
-        pages = self._db.execute("PRAGMA page_count").fetchone()[0]
-        if pages * _PAGE_BYTES > _SHRINK_BYTES:
-            self._db.execute("VACUUM")
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def _size(records: Sequence[LogRecord]) -> int:
-    return sum(len(key) + len(value) for _, key, value in records)
-
-
-def _groups(records: Sequence[LogRecord]) -> Iterator[list[LogRecord]]:
-    group: list[LogRecord] = []
-    size = 0
-    for record in records:
-        own = len(record[1]) + len(record[2])
-        if group and (len(group) == GROUP_RECORDS or size + own > GROUP_BYTES):
-            yield group
-            group, size = [], 0
-        group.append(record)
-        size += own
-    if group:
-        yield group
-
-
-def _checked(data: bytes, crc: int) -> list[LogRecord] | None:
-    if zlib.crc32(data) != crc:
-        return None
-    try:
-        return _unpack(data)
-    except (msgspec.MsgspecError, ValueError):
-        return None

@@ -21,6 +21,9 @@ from pathlib import Path
 from recsys.errors import ConfigurationError
 from recsys.events.durable_files import make_directory
 
+EVENTS_FILE, EXPOSURES_FILE = "events.sqlite", "exposures.sqlite"
+SPOOLS = (EVENTS_FILE, EXPOSURES_FILE)
+"""In each folder, where something waits."""
 _LOCK = "lock"
 _MOST = 1_000
 

@@ -22,8 +22,9 @@ from pathlib import Path
 from recsys.clock import Clock, now_ms
 from recsys.errors import ConfigurationError, RecordRefusedError, ServerError, SpoolRefusalError
 from recsys.events.log import EventWriter
-from recsys.events.spool import LogRecord, Spool
+from recsys.events.spool import Spool
 from recsys.events.spool_folder import orphans
+from recsys.events.spool_groups import LogRecord
 from recsys.telemetry import (
     SPOOL_BYTES,
     SPOOL_OLDEST_SECONDS,

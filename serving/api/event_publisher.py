@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from recsys.errors import OverloadedError, RecsysError, ServerError
 from recsys.events.direct_writer import Appender
-from recsys.events.spool import LogRecord
+from recsys.events.spool_groups import LogRecord
 
 _STOP_S = 10.0
 """How long stopping waits for the batch under way."""

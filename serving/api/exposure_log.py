@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from recsys.errors import RecsysError
 from recsys.events.direct_writer import Appender
-from recsys.events.spool import LogRecord
+from recsys.events.spool_groups import LogRecord
 from recsys.feedback.exposure import Exposure, encode_exposure
 from recsys.telemetry import EXPOSURES_DROPPED
 

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from recsys.events.direct_writer import Appender, DirectWriter
 from recsys.events.log import EventWriter
 from recsys.events.spool import Spool, SpoolBounds
-from recsys.events.spool_folder import SpoolFolder, take_folder
+from recsys.events.spool_folder import SPOOLS, SpoolFolder, take_folder
 from recsys.events.spooled_writer import SpooledWriter
 from recsys.settings import Settings
-
-EVENTS_FILE, EXPOSURES_FILE = "events.sqlite", "exposures.sqlite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +48,6 @@ def open_spools(settings: Settings, connect: Callable[[], EventWriter]) -> Spool
     folder = take_folder(settings.spool_path)
     events, exposures = (
         SpooledWriter(connect, Spool(folder.path / name, bounds), adopt_from=settings.spool_path)
-        for name in (EVENTS_FILE, EXPOSURES_FILE)
+        for name in SPOOLS
     )
     return Spools(events=events, exposures=exposures, folder=folder)

@@ -23,6 +23,10 @@ from recsys.events.kafka import connect_reader, latest_positions
 from recsys.events.log import Record
 from recsys.events.log_verify import verify
 from recsys.events.schema import Event, InteractionEvent, ItemEvent, UserEvent
+from recsys.events.spool import Spool
+from recsys.events.spool_folder import EVENTS_FILE, take_folder
+from recsys.events.spool_groups import LogRecord
+from recsys.events.spooled_writer import SpooledWriter
 from recsys.features.key_layout import ending_of_user, is_keyed_by_user
 from recsys.features.worker_files import exposures_ready_file
 from recsys.feedback.exposure import encode_exposure
@@ -245,6 +249,43 @@ def test_what_comes_after_stays_and_a_look_changes_nothing(
     assert "nothing is left here" in capsys.readouterr().out
     assert of_user(world, "ada") == {}
     writer.close()
+
+
+def test_what_waits_for_kafka_is_sent_before_the_record_or_removed(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worker = world.start_worker()
+    world.wait_ready(worker)
+    folder = take_folder(world.settings.spool_path)
+
+    def kept(event: Event) -> LogRecord:
+        return (*world.topics.route(event), encode(event))
+
+    spool = Spool(folder.path / EVENTS_FILE)
+    spool.add([kept(event) for event in some_events()])
+    assert cli.main(["--user", "ada", "--timeout", "1"]) == 2
+    assert f"{spool.path} still holds" in capsys.readouterr().err
+    ends = latest_positions(world.settings, world.endpoints, [world.topics.behaviour])
+    assert not any(ends.values()), "no record is sent while something older waits"
+    sender = SpooledWriter(world.writer, spool)
+    sender.start()  # Kafka is back
+    assert cli.main(["--user", "ada"]) == 0
+    assert "nothing is left here" in capsys.readouterr().out
+    sender.close()
+    folder.close()
+    assert of_user(world, "ada") == {}
+    assert of_user(world, "bob")
+
+    nobodys = Spool(folder.path / EVENTS_FILE)
+    nobodys.add([kept(click(200, "ada")), kept(click(200, "bob"))])
+    nobodys.close()
+    assert cli.main(["--user", "ada", "--json"]) == 0
+    proof = proof_of(capsys.readouterr().out.encode())
+    (place,) = [p for p in proof["places"] if p["name"] == "spools"]  # type: ignore[attr-defined]
+    assert (place["num_found"], place["num_removed"], place["num_left"]) == (1, 1, 0)
+    left = Spool(nobodys.path).first()
+    assert left is not None
+    assert [key for _, key, _ in left.records] == [b"bob"]
 
 
 @pytest.mark.parametrize("user", ["", "a\nb", "x" * 2000])

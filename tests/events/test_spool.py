@@ -13,8 +13,10 @@ import pytest
 
 from recsys.errors import ConfigurationError, SpoolRefusalError
 from recsys.events import spool as spool_module
-from recsys.events.spool import LogRecord, Spool, SpoolBounds
+from recsys.events import spool_file
+from recsys.events.spool import Spool, SpoolBounds
 from recsys.events.spool_folder import orphans, take_folder
+from recsys.events.spool_groups import LogRecord
 from tests.killed_at_line import killed_at_line
 
 
@@ -104,7 +106,7 @@ def test_killed_at_any_line_what_was_acknowledged_is_there_in_order(tmp_path: Pa
     while was_killed:
         for path in tmp_path.iterdir():
             path.unlink()
-        was_killed = killed_at_line(work, {spool_module.__file__}, line)
+        was_killed = killed_at_line(work, {spool_module.__file__, spool_file.__file__}, line)
         acknowledged = [int(n) for n in told.read_text().split()] if told.exists() else []
         arrived = [int(n) for n in sent.read_text().split()] if sent.exists() else []
         spool = Spool(tmp_path / "s.sqlite")

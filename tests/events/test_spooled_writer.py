@@ -18,7 +18,8 @@ from recsys.endpoints import Endpoints
 from recsys.errors import RecordRefusedError, ServerError, SpoolRefusalError
 from recsys.events.kafka import connect_reader, connect_writer, ensure_topics
 from recsys.events.memory import MemoryEventLog
-from recsys.events.spool import LogRecord, Spool, SpoolBounds
+from recsys.events.spool import Spool, SpoolBounds
+from recsys.events.spool_groups import LogRecord
 from recsys.events.spooled_writer import SpooledWriter, SpoolingConfig
 from recsys.features.duplicates import DuplicateWindow
 from recsys.settings import Settings
