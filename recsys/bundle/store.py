@@ -17,29 +17,24 @@ from __future__ import annotations
 
 import builtins
 import fcntl
-import json
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from recsys.bundle.live_pointer import LivePointer
 from recsys.bundle.manifest import MANIFEST_FILE, Manifest, read_manifest, verify_files
 from recsys.bundle.pointer_files import read_pointer, replace_pointer
 from recsys.clock import HOUR_MS, now_ms
 from recsys.errors import BundleError
 from recsys.events.durable_files import sync
 
-LIVE_FILE = "live.json"
 BESIDE_FILE = "beside.json"
 CHALLENGER_FILE = "challenger.json"
-HISTORY_FILE = "activations.json"
-"""Where stores of before kept what ``live.json`` holds as ``before``; still read, not written."""
 CHAMPION, CHALLENGER = "champion", "challenger"
 ALIASES = (CHAMPION, CHALLENGER)
 _INCOMING = ".incoming-"
-_MAX_HISTORY = 100
 MAX_BESIDE = 4
 """Bundles served beside the live one: each costs the model server its memory."""
 
@@ -49,6 +44,7 @@ class BundleStore:
 
     def __init__(self, bundle_dir: Path) -> None:
         self.bundle_dir = bundle_dir
+        self._pointer = LivePointer(bundle_dir)
 
     def list(self) -> list[Manifest]:
         """Give the manifests of all readable bundles, newest first; a damaged one is left out."""
@@ -82,12 +78,11 @@ class BundleStore:
         Raises:
             BundleError: when the pointer is damaged.
         """
-        pointer = self._pointer()
-        return None if pointer is None else str(pointer["bundle_id"])
+        return self._pointer.bundle_id()
 
     def before(self) -> str | None:
         """Give what was in force before the live bundle: what `rollback` would go back to."""
-        activated = self._activated()
+        activated = self._pointer.activated()
         others = [bundle_id for bundle_id in activated if bundle_id != activated[-1]]
         return others[-1] if others else None
 
@@ -106,14 +101,14 @@ class BundleStore:
         folder = self.path(bundle_id)
         verify_files(folder, read_manifest(folder))
         with self._alone():
-            before = self._activated()
-            latest = self._fence()
+            before = self._pointer.activated()
+            latest = self._pointer.fence()
             if fence is not None and fence < latest:
                 raise BundleError(
                     f"wanted to make {bundle_id} live for run {fence}, found that run {latest}, "
                     "which began later, has been here; nothing was changed"
                 )
-            self._point_at([*before, bundle_id], latest if fence is None else fence)
+            self._pointer.write([*before, bundle_id], latest if fence is None else fence)
             self._clear_beside()
 
     def rollback(self) -> str:
@@ -123,7 +118,7 @@ class BundleStore:
             BundleError: when there was none, or it is gone or damaged.
         """
         with self._alone():
-            live, before = self.live(), self._activated()
+            live, before = self.live(), self._pointer.activated()
             while before and before[-1] == live:
                 before.pop()
             if not before:
@@ -132,7 +127,7 @@ class BundleStore:
                 )
             folder = self.path(before[-1])
             verify_files(folder, read_manifest(folder))
-            self._point_at(before, self._fence())
+            self._pointer.write(before, self._pointer.fence())
             self._clear_beside()
             return before[-1]
 
@@ -286,40 +281,3 @@ class BundleStore:
         with (self.bundle_dir / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
-
-    def _point_at(self, activated: builtins.list[str], fence: int) -> None:
-        """Replace the pointer; ``activated`` ends with what is to be live."""
-        document = {
-            "bundle_id": activated[-1], "before": activated[:-1][-_MAX_HISTORY:], "fence": fence,
-        }  # fmt: skip
-        replace_pointer(self.bundle_dir / LIVE_FILE, document)
-
-    def _pointer(self) -> dict[str, Any] | None:
-        return read_pointer(self.bundle_dir / LIVE_FILE)
-
-    def _fence(self) -> int:
-        try:
-            pointer = self._pointer()
-        except BundleError:  # damaged: only a person can put it right, by activating
-            return 0
-        return 0 if pointer is None else int(pointer.get("fence", 0))
-
-    def _activated(self) -> builtins.list[str]:
-        """Give all that was made live, oldest first; the last one is live."""
-        try:
-            pointer = self._pointer()
-        except BundleError:
-            pointer = None
-        if pointer is not None and "before" in pointer:
-            return [*map(str, pointer["before"]), str(pointer["bundle_id"])]
-        try:
-            found = json.loads((self.bundle_dir / HISTORY_FILE).read_bytes())
-        except (FileNotFoundError, ValueError):
-            found = []
-        history = [str(bundle_id) for bundle_id in found]
-        if pointer is not None:
-            # The history was written first: a kill in between left one in it that never was live.
-            while history and history[-1] != pointer["bundle_id"]:
-                history.pop()
-            history = history or [str(pointer["bundle_id"])]
-        return history

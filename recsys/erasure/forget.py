@@ -29,17 +29,16 @@ from recsys.erasure.files import (
     remove_folder,
     work_folders,
 )
+from recsys.erasure.letters import withdrawn_letters
 from recsys.erasure.online import OnlineStore
 from recsys.erasure.proof import Place, Proof
 from recsys.erasure.search import Search, compared, log_name
-from recsys.erasure.spools import SpoolsFound, UserSpools
+from recsys.erasure.spools import UserSpools, spools_place
 from recsys.errors import ConfigurationError, InputError, ServerError
 from recsys.events.codec import decode_logged, encode
-from recsys.events.dead_letters import withdraw
 from recsys.events.event_log import scan
 from recsys.events.kafka import (
     Retention,
-    connect_reader,
     connect_writer,
     latest_positions,
     retention_of,
@@ -118,8 +117,8 @@ class Forgetting:
         _event_of(user_id)
         places = (
             *self._search.places(user_id, self._search.logged_topics(), None),
-            self._letters(user_id, dry_run=True),
-            _spools_place(self._spools.look(user_id), num_removed=0),
+            withdrawn_letters(self._settings, self._endpoints, user_id, dry_run=True),
+            spools_place(self._spools.look(user_id), num_removed=0),
         )
         return Proof(
             user_id=user_id, dry_run=True, event_id=None, topic=None, partition=None, offset=None,
@@ -158,7 +157,7 @@ class Forgetting:
                 "folder the workers write to?"
             )
         erased = self._erase_log(user_id, logged, until)
-        letters = self._letters(user_id, dry_run=False)
+        letters = withdrawn_letters(self._settings, self._endpoints, user_id, dry_run=False)
         self._remove_folders()
         erase_from_tables(self._settings.state_dir, user_id)
         note = self._online.rewrite_file(timeout_s=self._config.timeout_s)
@@ -169,7 +168,7 @@ class Forgetting:
             for one, other in zip(before, after, strict=True)
         ]
         places[0] = replace(self._told_apart(places[0], user_id, until), note=note)
-        spools = _spools_place(self._spools.look(user_id), num_removed=unsent)
+        spools = spools_place(self._spools.look(user_id), num_removed=unsent)
         return Proof(
             user_id=user_id, dry_run=False, event_id=event.event_id, topic=until.topic,
             partition=until.partition, offset=until.offset, places=(*places, letters, spools),
@@ -260,27 +259,6 @@ class Forgetting:
         finally:
             lease.release()
 
-    def _letters(self, user_id: str, *, dry_run: bool) -> Place:
-        topic = self._topics.dead_letters
-        ends = latest_positions(self._settings, self._endpoints, [topic])
-        group = f"{self._settings.namespace}.forget"  # never commits, so it reads from the start
-        reader = connect_reader(self._settings, self._endpoints, topics=[topic], group=group)
-        writer = connect_writer(self._settings, self._endpoints)
-        try:
-            found = withdraw(reader, writer, ends, user_id, dry_run=dry_run)
-        finally:
-            reader.close()
-            writer.close()
-        return Place(
-            name="dead letters",
-            searched=f"{found.num_letters} letters",
-            unit="letters",
-            num_found=found.num_withdrawn,
-            num_removed=0 if dry_run else found.num_withdrawn,
-            num_left=found.num_withdrawn if dry_run else 0,
-            note="marked, so that no replay sends them; their bytes stay while Kafka keeps them",
-        )
-
     def _told_apart(self, online: Place, user_id: str, until: Until) -> Place:
         """Say whether hashes that are there again come from what the user did since."""
         if not online.num_left:
@@ -310,21 +288,6 @@ class Forgetting:
             return tuple(retention_of(self._settings, self._endpoints, topics))
         except ServerError:
             return None
-
-
-def _spools_place(found: SpoolsFound, *, num_removed: int) -> Place:
-    note = "of API processes on this machine; others have their own: see `recsys_spool_records`"
-    if found.busy:
-        note += f"; not looked into, being sent: {', '.join(map(str, found.busy))}"
-    return Place(
-        name="spools",
-        searched=f"{found.num_files} files",
-        unit="records",
-        num_found=num_removed + found.num_records,
-        num_removed=num_removed,
-        num_left=found.num_records,
-        note=note,
-    )
 
 
 def _event_of(user_id: str) -> ForgetEvent:

@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from recsys.erasure.proof import Place
 from recsys.errors import ConfigurationError
 from recsys.events.spool import Spool
 from recsys.events.spool_folder import SPOOLS, orphans
@@ -91,3 +92,19 @@ class UserSpools:
                 "was moved aside because it is damaged; save what can be saved "
                 "(`sqlite3 FILE .recover`), remove it and run the command again"
             )
+
+
+def spools_place(found: SpoolsFound, *, num_removed: int) -> Place:
+    """Give the line of the proof."""
+    note = "of API processes on this machine; others have their own: see `recsys_spool_records`"
+    if found.busy:
+        note += f"; not looked into, being sent: {', '.join(map(str, found.busy))}"
+    return Place(
+        name="spools",
+        searched=f"{found.num_files} files",
+        unit="records",
+        num_found=num_removed + found.num_records,
+        num_removed=num_removed,
+        num_left=found.num_records,
+        note=note,
+    )

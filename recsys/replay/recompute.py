@@ -6,7 +6,6 @@ equal to the last bit.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import msgspec
@@ -17,20 +16,18 @@ from numpy.typing import NDArray
 from recsys.bundle.manifest import read_manifest
 from recsys.bundle.served import ServedBundle, load_served_bundle
 from recsys.bundle.store import BundleStore
-from recsys.compression.int8_linear import Int8Linear
 from recsys.errors import BundleError, ConfigurationError
 from recsys.features.plan import PLAN_FILE
 from recsys.features.plan import load as load_plan
 from recsys.feedback.exposure import Exposure
 from recsys.ranking.blending import blend
 from recsys.ranking.rules_history import read_rules_version
-from recsys.replay.contributions import Attributed, RankerInputs, attribute, names_of_crosses
+from recsys.replay.explained import add_contributions
 from recsys.replay.kept import MAX_KEPT, OBJECTIVE_SCORE, SOURCE_SCORE
 from recsys.replay.listed import list_again
-from recsys.replay.scores import PastInputs, Scored, missing, past_inputs, score_again
+from recsys.replay.scores import Scored, missing, past_inputs, score_again
 from recsys.settings import Settings
 from recsys.wire import (
-    Contribution,
     RankRequest,
     RecommendRequest,
     ReplayedItem,
@@ -38,7 +35,6 @@ from recsys.wire import (
     ReplayResponse,
 )
 
-_STRONGEST = 10
 _Part = Literal["sources", "objectives", "scores", "list", "propensities"]
 _PARTS: tuple[_Part, ...] = ("sources", "objectives", "scores", "list", "propensities")
 _REQUESTS: dict[str, type[RecommendRequest | RankRequest]] = {
@@ -74,7 +70,7 @@ def replay(
             parts |= _compare_scores(exposure, bundle, scored)
             items = _with_scores(items, bundle, scored, exposure)
             if with_contributions:
-                items = _with_contributions(items, bundle, past, load_plan(folder / PLAN_FILE))
+                items = add_contributions(items, bundle, past, load_plan(folder / PLAN_FILE))
         if exposure.route == "recommendations":
             parts |= _compare_list(settings, exposure, bundle, rows)
     except (BundleError, OSError) as error:
@@ -204,65 +200,3 @@ def _with_scores(
         )
     ]  # fmt: skip
     return done + items[len(done) :]
-
-
-def _with_contributions(
-    items: list[ReplayedItem], bundle: ServedBundle, past: PastInputs, plan: Any
-) -> list[ReplayedItem]:
-    found = explain(past, bundle, plan)
-    done = []
-    for place, item in enumerate(items[: len(found.score)]):
-        order = found.contribution[place].abs().argsort(descending=True)[:_STRONGEST].tolist()
-        strongest = [
-            Contribution(
-                feature=found.names[column],
-                contribution=float(found.contribution[place, column]),
-                value=None if math.isnan(value) else value,
-            )
-            for column in order
-            if found.contribution[place, column] != 0.0
-            for value in [float(found.value[place, column])]
-        ]
-        total = float(found.contribution[place].sum())
-        done.append(
-            msgspec.structs.replace(
-                item,
-                base=float(found.base[place]),
-                contributions=strongest,
-                other_contributions=total - sum(one.contribution for one in strongest),
-                unexplained=float(found.unexplained[place]),
-            )
-        )
-    return done + items[len(done) :]
-
-
-def explain(past: PastInputs, bundle: ServedBundle, plan: Any) -> Attributed:
-    """Attribute the scores of the shown items to features.
-
-    Raises:
-        BundleError: when the ranker's weights are whole numbers, which have no gradient.
-    """
-    model = past.model
-    if any(isinstance(module, Int8Linear) for module in model.ranker.modules()):
-        raise BundleError(
-            f"bundle {bundle.bundle_id}: wanted a ranker in floating point, found int8, through "
-            "which no gradient goes; ask for an answer of the bundle it was made from"
-        )
-    with torch.inference_mode():
-        candidates = model.score_sources(past.user, past.index.unsqueeze(0))
-        user_vectors = model.user_vectors(past.user)
-        vectors = model.item_vectors()
-    names = names_of_crosses(
-        model.ranker, bundle.dimensions.sources, bundle.encoding.user_category_activity
-    )
-    return attribute(
-        model.ranker,
-        model.objective_weights,
-        RankerInputs(
-            user=past.user, user_vectors=user_vectors, item_vectors=vectors,
-            item_activity=past.activity, candidates=candidates,
-        ),
-        user_names=bundle.encoding.dense_names,
-        item_names=plan.item_activity_names,
-        cross_names=names,
-    )  # fmt: skip

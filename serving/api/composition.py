@@ -16,9 +16,10 @@ from importlib import import_module
 
 from recsys.bundle.announced import Announcements
 from recsys.bundle.live_items import LiveItems
+from recsys.bundle.live_pointer import LIVE_FILE
 from recsys.bundle.served import ServedBundle, load_served_bundle
 from recsys.bundle.static_list import read_static_list, write_static_list
-from recsys.bundle.store import BESIDE_FILE, LIVE_FILE, BundleStore
+from recsys.bundle.store import BESIDE_FILE, BundleStore
 from recsys.clock import now_ms
 from recsys.endpoints import Endpoints
 from recsys.errors import BundleError, ConfigurationError, RecsysError

@@ -14,7 +14,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from types import FrameType
 
 from recsys.clock import now_ms
@@ -23,13 +22,12 @@ from recsys.endpoints import write as write_endpoints
 from recsys.errors import RecsysError
 from recsys.settings import Settings
 from recsys.telemetry import CHILD_RESTARTS
-from serving.embedded.launch import Launch, Missing, kill_group, spawn, stop, wait_ready
+from serving.embedded.launch import kill_group, spawn, stop
 from serving.embedded.machine import require_free_port
+from serving.supervisor.child import Child, RestartPolicy, ask, how_it_ended, state_of
 from serving.supervisor.leftovers import MARK, mark_of
-from serving.supervisor.plan import Member
+from serving.supervisor.members import Member
 from serving.supervisor.state import (
-    ServerPhase,
-    ServerState,
     SupervisorPhase,
     SupervisorState,
     log_file,
@@ -44,43 +42,6 @@ _TICK_S = 0.1
 _NEVER_STARTED_LIMIT = 3
 """Times a server may end before it was ever ready; then ``up`` has failed."""
 _LAST_LINES = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class RestartPolicy:
-    """When a server that ended by itself is started again."""
-
-    initial_s: float = 0.5
-    factor: float = 2.0
-    cap_s: float = 30.0
-    """Seldom enough to cost nothing, often enough to be there soon after the cause is gone."""
-    stable_s: float = 60.0
-    """Ready for this long, the next crash counts as the first."""
-    log_limit_bytes: int = 64 << 20
-    """A server's log beyond this begins anew; its last part is kept in ``<server>.log.1``."""
-
-    def delay_s(self, failures: int) -> float:
-        """Give the pause before the next start after ``failures`` (≥ 1) in a row."""
-        return min(self.cap_s, self.initial_s * self.factor ** (failures - 1))
-
-
-@dataclass
-class _Child:
-    member: Member
-    launch: Launch
-    phase: ServerPhase = "waiting"
-    process: subprocess.Popen[bytes] | None = None
-    pid_started_s: float | None = None
-    began: float = 0.0
-    ready_at: float | None = None
-    took_s: float | None = None
-    answer: list[Missing | None] = field(default_factory=list)
-    """What the asking thread found: empty while it asks."""
-    failures: int = 0
-    restarts: int = 0
-    start_at: float = 0.0
-    was_ready: bool = False
-    problem: str = ""
 
 
 class Supervisor:
@@ -100,7 +61,7 @@ class Supervisor:
         self._policy = policy or RestartPolicy()
         self._on_change = on_change
         self._children = [
-            _Child(member=member, launch=member.launch) for member in plan if member.launch
+            Child(member=member, launch=member.launch) for member in plan if member.launch
         ]
         self._endpoints = Endpoints()
         self._phase: SupervisorPhase = "starting"
@@ -137,12 +98,12 @@ class Supervisor:
         self._stopping = True
         self._wake.set()
 
-    def _step(self, child: _Child) -> None:
+    def _step(self, child: Child) -> None:
         now = time.monotonic()
         if child.phase in ("starting", "ready") and child.process is not None:
             code = child.process.poll()
             if code is not None:
-                self._failed(child, _how_it_ended(code))
+                self._failed(child, how_it_ended(code))
             elif child.phase == "starting" and child.answer:
                 missing = child.answer[0]
                 if missing is None:
@@ -158,11 +119,11 @@ class Supervisor:
         ):
             self._start(child, now)
 
-    def _needs_are_ready(self, child: _Child) -> bool:
+    def _needs_are_ready(self, child: Child) -> bool:
         ours = {other.member.name: other for other in self._children}
         return all(need not in ours or ours[need].phase == "ready" for need in child.member.needs)
 
-    def _start(self, child: _Child, now: float) -> None:
+    def _start(self, child: Child, now: float) -> None:
         launch = child.launch
         child.began, child.answer, child.phase = now, [], "starting"
         try:
@@ -176,17 +137,15 @@ class Supervisor:
             self._failed(child, str(error))
             return
         child.pid_started_s = process_started_s(child.process.pid)
-        threading.Thread(
-            target=_ask, args=(child, child.process, child.answer), daemon=True
-        ).start()
+        threading.Thread(target=ask, args=(child, child.process, child.answer), daemon=True).start()
         self._publish()
 
-    def _ports_beside(self, child: _Child) -> set[int]:
+    def _ports_beside(self, child: Child) -> set[int]:
         """Give the ports of other children that run: workers of one server share theirs."""
         running = [c for c in self._children if c is not child and c.process is not None]
         return {port for other in running for port in other.launch.ports}
 
-    def _became_ready(self, child: _Child, now: float) -> None:
+    def _became_ready(self, child: Child, now: float) -> None:
         child.phase, child.ready_at, child.was_ready = "ready", now, True
         child.took_s, child.problem = now - child.began, ""
         self._endpoints = self._endpoints.model_copy(update=child.member.publishes)
@@ -197,7 +156,7 @@ class Supervisor:
         )
         self._publish()
 
-    def _failed(self, child: _Child, problem: str) -> None:
+    def _failed(self, child: Child, problem: str) -> None:
         if child.process is not None:
             if child.process.poll() is None:
                 stop(child.process, child.launch.stop_grace_s)
@@ -221,7 +180,7 @@ class Supervisor:
         )
         self._publish()
 
-    def _explain(self, child: _Child) -> str:
+    def _explain(self, child: Child) -> str:
         path = log_file(self._settings.run_dir, child.launch.name)
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         said = "".join(f"\n  {line}" for line in lines[-_LAST_LINES:])
@@ -242,7 +201,7 @@ class Supervisor:
             self._publish()
         endpoints_file(self._settings).unlink(missing_ok=True)
 
-    def _watch_log(self, child: _Child) -> None:
+    def _watch_log(self, child: Child) -> None:
         path = log_file(self._settings.run_dir, child.launch.name)
         with contextlib.suppress(OSError):
             if path.stat().st_size > self._policy.log_limit_bytes:
@@ -254,7 +213,7 @@ class Supervisor:
 
     def _publish(self) -> None:
         children = {child.member.name: child for child in self._children}
-        servers = [_state_of(member, children.get(member.name)) for member in self._plan]
+        servers = [state_of(member, children.get(member.name)) for member in self._plan]
         state = SupervisorState(
             pid=os.getpid(),
             phase=self._phase,
@@ -265,45 +224,3 @@ class Supervisor:
         write_state(self._settings.run_dir, state)
         if self._on_change is not None:
             self._on_change(state)
-
-
-def _state_of(member: Member, child: _Child | None) -> ServerState:
-    if child is None:
-        return ServerState(
-            name=member.name, version="your own", address=member.address, external=True,
-            phase="ready",
-        )  # fmt: skip
-    return ServerState(
-        name=member.name,
-        version=child.launch.version,
-        address=member.address,
-        phase=child.phase,
-        pid=child.process.pid if child.process else None,
-        pid_started_s=child.pid_started_s,
-        took_s=child.took_s,
-        restarts=child.restarts,
-        note=child.launch.note,
-        problem=child.problem,
-    )
-
-
-def _ask(child: _Child, process: subprocess.Popen[bytes], answer: list[Missing | None]) -> None:
-    """Wait for ready and finish the start (topics); the main thread alone reaps the process."""
-
-    def is_alive() -> bool:
-        return child.process is process and process.returncode is None
-
-    missing: Missing | None
-    try:
-        missing = wait_ready(child.launch, is_alive)
-        if missing is None:
-            child.launch.after_ready()
-    except Exception as error:  # noqa: BLE001  whatever it is, the start has failed
-        missing = str(error) or type(error).__name__
-    answer.append(missing)
-
-
-def _how_it_ended(code: int) -> str:
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from urllib.parse import urlsplit
 
-from recsys.endpoints import BrokerProfile, Endpoints
-from recsys.errors import ConfigurationError, ServerError
-from recsys.events.kafka import ensure_topics
-from recsys.events.topics import Topics
-from recsys.features.worker_files import api_ready_file, exposures_ready_file, ready_file
-from recsys.security.listening import is_loopback, require_callers_known
-from recsys.security.tls import server_context
+from recsys.errors import ConfigurationError
+from recsys.security.listening import is_loopback
 from recsys.settings import Settings
-from serving.embedded.broker import broker_launch
 from serving.embedded.folder import Report
-from serving.embedded.launch import Launch
 from serving.embedded.machine import require_free_port
-from serving.embedded.redis import redis_launch
-from serving.embedded.triton import metrics_url, triton_launch
-from serving.supervisor import health
+from serving.supervisor.members import (
+    Member,
+    api_member,
+    api_workers,
+    exposures_member,
+    kafka_member,
+    redis_member,
+    stream_member,
+    triton_member,
+)
 
 SERVERS = ("redis", "kafka", "triton", "stream", "exposures", "api")
 """In order of starting; stopped in reverse."""
@@ -33,20 +28,6 @@ _NEEDS = {
     "exposures": ("kafka",),
     "api": ("redis", "kafka", "triton"),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """One server of the plan: ours to run (``launch``) or the user's own."""
-
-    name: str
-    address: str
-    """Fit for the screen: without password."""
-    launch: Launch | None = None
-    needs: tuple[str, ...] = ()
-    """Servers that must be ready before this one is started."""
-    publishes: dict[str, str] = field(default_factory=dict)
-    """Fields of :class:`recsys.endpoints.Endpoints` that hold once it is ready."""
 
 
 def make_plan(settings: Settings, only: Sequence[str], report: Report) -> list[Member]:
@@ -61,19 +42,20 @@ def make_plan(settings: Settings, only: Sequence[str], report: Report) -> list[M
     names = _selected(settings, only)
     _refuse_open_servers(settings, names)
     makers: dict[str, Callable[[Settings, Report], Member]] = {
-        "redis": _redis,
-        "kafka": _kafka,
-        "triton": _triton,
-        "stream": _stream,
-        "exposures": _exposures,
-        "api": lambda settings, _report: _api(settings),
+        "redis": redis_member,
+        "kafka": kafka_member,
+        "triton": triton_member,
+        "stream": stream_member,
+        "exposures": exposures_member,
+        "api": lambda settings, _report: api_member(settings),
     }
     plan: list[Member] = []
     for name in names:
         needs = tuple(need for need in _NEEDS.get(name, ()) if need in names)
         members = [makers[name](settings, report)]
         if name == "stream":
-            members += [_stream(settings, report, n) for n in range(1, settings.stream_workers)]
+            more = range(1, settings.stream_workers)
+            members += [stream_member(settings, report, number) for number in more]
         if name == "api":
             members = api_workers(settings)
         plan += [dataclasses.replace(member, needs=needs) for member in members]
@@ -122,193 +104,3 @@ def _selected(settings: Settings, only: Sequence[str]) -> list[str]:
                     f"add {need} to --only"
                 )
     return names
-
-
-def _own(name: str, address: str, settings: Settings, variable: str) -> Member:
-    lacks = health.missing(name, address, settings)
-    shown = _without_password(address)
-    if lacks is not None:
-        raise ServerError(
-            f"{variable} wanted a {name} server at {shown}, found: {lacks}; start it, correct "
-            f"{variable}, or unset it to have one started here"
-        )
-    return Member(name=name, address=shown)
-
-
-def _without_password(address: str) -> str:
-    parts = urlsplit(address)
-    if "://" not in address or "@" not in parts.netloc:
-        return address
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def _redis(settings: Settings, _report: Report) -> Member:
-    if settings.redis_url:
-        return _own("redis", settings.redis_url, settings, "REDIS_URL")
-    launch = redis_launch(settings)
-    return Member(
-        name="redis",
-        address=launch.address,
-        launch=launch,
-        publishes={"redis_url": launch.address},
-    )
-
-
-def _kafka(settings: Settings, report: Report) -> Member:
-    if settings.kafka_bootstrap_servers:
-        servers = settings.kafka_bootstrap_servers
-        member = _own("kafka", servers, settings, "KAFKA_BOOTSTRAP_SERVERS")
-        profile: BrokerProfile = "tansu" if settings.broker == "tansu" else "external"
-        _create_topics(settings, servers, profile)
-        return member
-    launch, profile = broker_launch(settings, report)
-    address = launch.address
-    return Member(
-        name="kafka",
-        address=address,
-        launch=dataclasses.replace(
-            launch, after_ready=lambda: _create_topics(settings, address, profile)
-        ),
-        publishes={"kafka_bootstrap_servers": address, "broker_profile": profile},
-    )
-
-
-def _create_topics(settings: Settings, servers: str, profile: BrokerProfile) -> None:
-    endpoints = Endpoints(kafka_bootstrap_servers=servers, broker_profile=profile)
-    ensure_topics(settings, endpoints, Topics(namespace=settings.namespace).all())
-
-
-def _triton(settings: Settings, report: Report) -> Member:
-    if settings.triton_grpc_url:
-        return _own("triton", settings.triton_grpc_url, settings, "TRITON_GRPC_URL")
-    launch = triton_launch(settings, report)
-    return Member(
-        name="triton",
-        address=launch.address,
-        launch=launch,
-        publishes={
-            "triton_grpc_url": launch.address,
-            "triton_metrics_url": metrics_url(settings),
-        },
-    )
-
-
-def _stream(settings: Settings, _report: Report, number: int = 0) -> Member:
-    path = ready_file(settings, number)
-    name = f"stream-{number}" if number else "stream"
-    return Member(
-        name=name,
-        address="-",
-        launch=Launch(
-            name=name,
-            version="stream worker",
-            command=(sys.executable, "-m", "serving.stream_worker", "--number", str(number)),
-            address="-",
-            work_dir=Path.cwd(),
-            environment=_python_environment(settings),
-            missing=lambda: health.worker_missing(path),
-            before_start=lambda: path.unlink(missing_ok=True),
-            ready_timeout_s=90.0,  # it first reads what was logged while nobody listened
-            stop_grace_s=15.0,
-        ),
-    )
-
-
-def _exposures(settings: Settings, _report: Report) -> Member:
-    path = exposures_ready_file(settings)
-    return Member(
-        name="exposures",
-        address="-",
-        launch=Launch(
-            name="exposures",
-            version="exposure log",
-            command=(sys.executable, "-m", "serving.exposure_worker"),
-            address="-",
-            work_dir=Path.cwd(),
-            environment=_python_environment(settings),
-            missing=lambda: health.worker_missing(path),
-            before_start=lambda: path.unlink(missing_ok=True),
-            ready_timeout_s=90.0,
-            stop_grace_s=15.0,
-        ),
-    )
-
-
-def api_workers(settings: Settings) -> list[Member]:
-    """Give the API processes: they share a port, and a folder in which metrics add up."""
-    first = _api(settings)
-    if settings.api_workers == 1:
-        return [first]
-    folder = settings.run_dir.absolute() / "api_metrics"
-    is_fresh = False
-
-    def make_fresh() -> None:
-        """Empty the folder before the first start of any; a restart goes on counting."""
-        nonlocal is_fresh
-        if not is_fresh:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            is_fresh = True
-
-    return [_api_worker(settings, first, number, folder, make_fresh)
-            for number in range(settings.api_workers)]  # fmt: skip
-
-
-def _api_worker(
-    settings: Settings, first: Member, number: int, folder: Path, make_fresh: Callable[[], None]
-) -> Member:
-    assert first.launch is not None
-    path = api_ready_file(settings, number)
-
-    def before_start() -> None:
-        make_fresh()
-        path.unlink(missing_ok=True)
-
-    name = f"api-{number}" if number else "api"
-    launch = dataclasses.replace(
-        first.launch,
-        name=name,
-        version=f"HTTP API, worker {number + 1} of {settings.api_workers}",
-        command=(*first.launch.command, "--number", str(number)),
-        environment={**first.launch.environment, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
-        # Any of them answers on the port: which one serves is in its file.
-        missing=lambda: health.worker_missing(path) or health.api_missing(first.address, settings),
-        before_start=before_start,
-    )
-    return dataclasses.replace(first, name=name, launch=launch)
-
-
-def _api(settings: Settings) -> Member:
-    require_callers_known(settings)  # the API would say so too, three starts later
-    host = settings.api_host_in_force
-    scheme = "http" if server_context(settings) is None else "https"
-    url = f"{scheme}://{host}:{settings.api_port}"
-    ports = {settings.api_port: "RECSYS_API_PORT"}
-    if settings.grpc_port:
-        ports[settings.grpc_port] = "RECSYS_GRPC_PORT"
-    return Member(
-        name="api",
-        address=url,
-        launch=Launch(
-            name="api",
-            version="HTTP API",
-            command=(sys.executable, "-m", "serving.api"),
-            address=url,
-            work_dir=Path.cwd(),
-            environment=_python_environment(settings),
-            host=host,
-            ports=ports,
-            missing=lambda: health.api_missing(url, settings),
-            ready_timeout_s=90.0,
-            stop_grace_s=15.0,
-        ),
-        publishes={"api_url": url},
-    )
-
-
-def _python_environment(settings: Settings) -> dict[str, str]:
-    return {
-        "RECSYS_STATE_DIR": str(settings.state_dir.absolute()),
-        "RECSYS_DATA_DIR": str(settings.data_dir.absolute()),
-        "PYTHONUNBUFFERED": "1",
-    }

@@ -23,7 +23,7 @@ from recsys.inference.model import NUMPY_DTYPES, Arrays, Model
 from recsys.inference.triton import TritonModel, TritonServer, model_name
 from recsys.models.signature import Dimensions, user_context
 from serving.embedded.triton import triton_launch
-from serving.publish import render_bundle
+from serving.publishing import render_bundle
 from tests import servers
 from tests.serving.untrained_bundle import add_untrained_bundle
 

@@ -40,7 +40,7 @@ from recsys.wire import ReplayResponse
 from serving.model_repository.item_reader import connect_items
 from serving.model_repository.refresh import ItemRefresher
 from serving.model_repository.turns import Turns
-from serving.publish import publish, retire
+from serving.publishing import publish, retire
 from tests.servers import TritonServer, free_ports
 from tests.serving.untrained_bundle import add_untrained_bundle, item_id
 

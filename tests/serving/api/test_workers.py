@@ -18,7 +18,7 @@ import pytest
 
 from recsys.features.worker_files import api_ready_file
 from recsys.settings import Settings
-from serving.supervisor.plan import api_workers
+from serving.supervisor.members import api_workers
 from tests.servers import free_ports
 
 NUMBERS = (0, 1)

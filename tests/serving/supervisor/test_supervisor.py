@@ -19,7 +19,7 @@ import redis
 
 from recsys.endpoints import endpoints_file, resolve
 from recsys.settings import Settings
-from serving.supervisor.daemon import RestartPolicy
+from serving.supervisor.child import RestartPolicy
 from serving.supervisor.leftovers import is_running
 from serving.supervisor.state import ServerState, read_state, running_supervisor, take_lock
 
