@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.loadtest.arrivals import poisson_arrivals_s, zipf_users
 from benchmarks.loadtest.chaos.system import System
-from benchmarks.loadtest.chaos.watch import Watch, send_open_loop
+from benchmarks.loadtest.chaos.watch import SPIN_S, Watch, send_open_loop
 from benchmarks.loadtest.connection import ConnectionPool, prepare_post
 from recsys.events.event_log import scan
 from recsys.events.topics import Topics
@@ -43,12 +43,21 @@ def requests(
 
 
 async def open_loop(
-    port: int, users: list[str], rate: float, duration_s: float, **how: int
+    port: int,
+    users: list[str],
+    rate: float,
+    duration_s: float,
+    *,
+    seed: int,
+    spin_s: float = SPIN_S,
 ) -> Watch:
     """Send at ``rate`` for ``duration_s`` and give what came."""
     watch, pool = Watch(), ConnectionPool(HOST, port)
-    prepared, due_s = requests(port, users, rate, duration_s, k=how.get("k", 10), seed=how["seed"])
-    await send_open_loop(prepared, due_s, pool, watch, timeout_s=5.0, start_s=time.perf_counter())
+    prepared, due_s = requests(port, users, rate, duration_s, k=10, seed=seed)
+    start_s = time.perf_counter()
+    await send_open_loop(
+        prepared, due_s, pool, watch, timeout_s=5.0, start_s=start_s, spin_s=spin_s
+    )
     pool.close()
     return watch
 
