@@ -20,8 +20,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from recsys.bundle.live_pointer import LIVE_FILE
 from recsys.bundle.pointer_files import replace_pointer
-from recsys.bundle.store import LIVE_FILE
 from recsys.client import AccessDeniedError, Client, ClientConfig
 from recsys.errors import ServerError
 from recsys.security.key_file import KeyFile
