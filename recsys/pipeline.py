@@ -69,7 +69,7 @@ from recsys.telemetry import (
     RULES_UNKNOWN_NAMES,
     SERVED_BY_RUNG,
     STAGE_FAILURES,
-    STAGE_SECONDS,
+    stage_seconds,
 )
 from recsys.wire import RankRequest, RecommendRequest, Rung
 
@@ -330,7 +330,7 @@ class Pipeline:
             STAGE_FAILURES.labels("rerank", "late").inc()
             late = "recommend: stage rerank late: no diversity, no exploration"
             degraded = f"{degraded}; {late}" if degraded else late
-        with STAGE_SECONDS.labels("rerank").time():
+        with stage_seconds("rerank").time():
             shown = rerank(
                 ranked,
                 asked.bundle,

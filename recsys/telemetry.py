@@ -5,6 +5,8 @@ Created on import in prometheus_client's default registry; processes expose them
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from recsys.histograms import BulkHistogram
@@ -29,6 +31,18 @@ STAGE_SECONDS = Histogram(
     "recsys_stage_seconds", "Time one stage of a request took.", ["stage"],
     buckets=_LATENCY_BUCKETS_S,
 )  # fmt: skip
+MODEL_CALL_USERS = Histogram(
+    "recsys_model_call_users", "Users put together in one call of the model server.", ["call"],
+    buckets=(1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64),
+)  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def stage_seconds(stage: str) -> Histogram:
+    """Give the histogram of one stage: looked up once, not with a lock for each request."""
+    return STAGE_SECONDS.labels(stage)
+
+
 SERVED_BY_RUNG = Counter(
     "recsys_served_by_rung_total", "Answers by the rung that served them (`recsys/wire.py`).",
     ["rung"],

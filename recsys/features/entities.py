@@ -161,8 +161,12 @@ class DefaultViews:
         self.layout = layout_of([plan])
         self.user_key = EntityKeys(self.user_activity.join_keys, plan.project).of
         self.item_key = EntityKeys(self.item_activity.join_keys, plan.project).of
-        self._pair_key = EntityKeys(self.pair_activity.join_keys, plan.project).of
+        self._pair_keys = EntityKeys(self.pair_activity.join_keys, plan.project)
 
-    def pair_key(self, user_id: str, category: str) -> bytes:
-        """Give the key of a user in a category."""
-        return self._pair_key(category, user_id)  # join keys are sorted
+    def pair_heads(self, categories: Sequence[str]) -> list[bytes]:
+        """Give how the keys of any user in these categories begin: join keys are sorted."""
+        return [self._pair_keys.head(category) for category in categories]
+
+    def pair_tail(self, user_id: str) -> bytes:
+        """Give how the keys of a user in any category end."""
+        return self._pair_keys.tail(user_id)

@@ -34,13 +34,15 @@ class EntityKeys:
 
     def of(self, *values: str) -> bytes:
         """Give the key of an entity; ``values`` in the order of ``View.join_keys``."""
-        parts = [self._prefix]
-        for value in values:
-            encoded = value.encode()
-            parts.append(struct.pack("<II", _STRING_TYPE, len(encoded)))
-            parts.append(encoded)
-        parts.append(self._project)
-        return b"".join(parts)
+        return b"".join([self._prefix, *map(_packed, values), self._project])
+
+    def head(self, *values: str) -> bytes:
+        """Give how the keys of all entities begin whose first values are these."""
+        return b"".join([self._prefix, *map(_packed, values)])
+
+    def tail(self, value: str) -> bytes:
+        """Give how the keys of all entities end whose last value is this one."""
+        return _packed(value) + self._project
 
     def values_of(self, key: bytes) -> tuple[str, ...] | None:
         """Give the values that ``of`` makes this key of; ``None`` for another entity's."""
@@ -75,14 +77,18 @@ class EntityKeys:
         return [prefix + b"".join(parts) + project for parts in zip(*columns, strict=True)]
 
 
+def _packed(value: str) -> bytes:
+    encoded = value.encode()
+    return struct.pack("<II", _STRING_TYPE, len(encoded)) + encoded
+
+
 def ending_of_user(user_id: str, project: str) -> bytes:
     """Give how the names of all hashes of a user end, whatever else they are keyed by.
 
     Join keys are sorted and ``user_id`` comes last. An item of the same id ends so, too:
     ``is_keyed_by_user`` tells them apart.
     """
-    encoded = user_id.encode()
-    return struct.pack("<II", _STRING_TYPE, len(encoded)) + encoded + project.encode()
+    return _packed(user_id) + project.encode()
 
 
 def is_keyed_by_user(key: bytes) -> bool:

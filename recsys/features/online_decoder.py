@@ -53,6 +53,8 @@ class OnlineDecoder:
         )
         self._pair_fields = (e.pair_activity.state_field,)
         self._item_fields = (e.item_activity.state_field, e.item_profile.timestamp_field)
+        self._categories: tuple[str, ...] = ()
+        self._heads: list[bytes] = []
         self._profile_fields = tuple(f.field_bytes for f in e.user_profile.features)
 
     def wanted_users(self, user_ids: Sequence[str], vocabulary: Vocabulary) -> Wanted:
@@ -61,14 +63,17 @@ class OnlineDecoder:
         wanted: list[tuple[bytes, Sequence[bytes]]] = [
             (e.user_key(user_id), self._user_fields) for user_id in user_ids
         ]
-        pair_fields = self._pair_fields
-        wanted += [
-            (e.pair_key(user_id, category), pair_fields)
-            for user_id in user_ids
-            for category in vocabulary.categories
-            if category
-        ]
+        heads, pair_fields = self._heads_of(vocabulary), self._pair_fields
+        for user_id in user_ids:
+            tail = e.pair_tail(user_id)
+            wanted += [(head + tail, pair_fields) for head in heads]
         return wanted
+
+    def _heads_of(self, vocabulary: Vocabulary) -> list[bytes]:
+        if vocabulary.categories is not self._categories:  # one decoder reads for one bundle
+            self._categories = vocabulary.categories
+            self._heads = self._entities.pair_heads([c for c in self._categories if c])
+        return self._heads
 
     def users(
         self, found: Found, num_users: int, vocabulary: Vocabulary, now_ms: int

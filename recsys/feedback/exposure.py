@@ -22,6 +22,9 @@ GREEDY = "greedy"
 """Policy without chance: the best item at every place."""
 
 
+_DTYPE_OF = {np.dtype(name).char: name for name in ("int32", "int64", "float32", "bool")}
+
+
 class TensorRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One tensor, row-major, little-endian."""
 
@@ -33,7 +36,8 @@ class TensorRecord(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, array: NDArray[Any]) -> TensorRecord:
         """Record an array."""
-        return cls(dtype=array.dtype.name, shape=array.shape, data=array.tobytes())  # type: ignore[arg-type]
+        name = _DTYPE_OF.get(array.dtype.char) or array.dtype.name  # the latter takes 10 µs
+        return cls(dtype=name, shape=array.shape, data=array.tobytes())  # type: ignore[arg-type]
 
     def array(self) -> NDArray[Any]:
         """Give the array back, read-only."""

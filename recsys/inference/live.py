@@ -41,7 +41,7 @@ from recsys.ranking.ranked import RankedItems
 from recsys.resilience.breaker import BreakerConfig, CircuitBreaker
 from recsys.resilience.hedge import Hedge
 from recsys.resilience.recent_users import RecentUsers, UserPast
-from recsys.telemetry import STAGE_SECONDS
+from recsys.telemetry import MODEL_CALL_USERS, stage_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -166,10 +166,11 @@ class LiveBundle:
             reading,
         )
         self._recommend_batch: AdaptiveBatcher[_ModelCall, Arrays] = AdaptiveBatcher(
-            _guarded(_together(model.recommend), self._model_breaker, "recommend"), computing
+            _guarded(_together("recommend", model.recommend), self._model_breaker, "recommend"),
+            computing,
         )
         self._rank_batch: AdaptiveBatcher[_ModelCall, Arrays] = AdaptiveBatcher(
-            _guarded(_together(model.rank), self._model_breaker, "rank"), computing
+            _guarded(_together("rank", model.rank), self._model_breaker, "rank"), computing
         )
 
     async def check_features(self) -> None:
@@ -339,8 +340,10 @@ def _reader(
 
 
 def _together(
-    run: Callable[[Arrays, Deadline], Awaitable[Arrays]],
+    name: str, run: Callable[[Arrays, Deadline], Awaitable[Arrays]]
 ) -> Callable[[Sequence[_ModelCall]], Awaitable[Sequence[Arrays]]]:
+    num_users = MODEL_CALL_USERS.labels(name)
+
     async def run_together(calls: Sequence[_ModelCall]) -> Sequence[Arrays]:
         inputs = [
             {**call.inputs, "budget_ms": _budget_ms(call.deadline)}
@@ -348,6 +351,7 @@ def _together(
             else call.inputs
             for call in calls
         ]
+        num_users.observe(len(calls))
         deadline = Deadline.latest(*(call.deadline for call in calls))
         return list(split_rows(await run(stack_arrays(inputs), deadline), inputs))
 
@@ -384,4 +388,4 @@ def _stage(stage: str) -> Iterator[None]:
     try:
         yield
     finally:
-        STAGE_SECONDS.labels(stage).observe(perf_counter() - start)
+        stage_seconds(stage).observe(perf_counter() - start)

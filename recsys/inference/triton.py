@@ -1,13 +1,15 @@
 """The one home of Triton's client: calls of a bundle's model, and loading models.
 
 Everything travels over gRPC. Loading over Triton's HTTP port blocks the requests beside it.
-Messages are built directly on the generated protocol classes: the client library's ``InferInput``
-objects cost more CPU per call than the rest of the request.
+The message of a call is put together as bytes: what says the names and shapes of its tensors is the
+same as a call or so before. The generated classes take thrice as long for it, and the client
+library's ``InferInput`` objects more than the rest of the request.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +19,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from recsys.deadline import Deadline
 from recsys.errors import DeadlineExceededError, ServerError, StageError
+from recsys.features.protobuf_wire import varint
 from recsys.inference.model import NUMPY_DTYPES, Array, Arrays
 from recsys.inference.triton_address import open_channel, parse
 
@@ -27,6 +30,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
+_RAW_INPUT = b"\x3a"
+"""Tag of ``ModelInferRequest.raw_input_contents``: field 7, bytes."""
 _TRITON_DTYPE = {np.dtype(dtype): name for name, dtype in NUMPY_DTYPES.items()}
 
 
@@ -45,6 +50,11 @@ class TritonServer:
         self.address = parse(address).target
         self._channel = open_channel(address, _CHANNEL_OPTIONS)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        # As the stub's, but for a message that is bytes already.
+        self._infer: Any = self._channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            response_deserializer=service_pb2.ModelInferResponse.FromString,
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -123,17 +133,9 @@ class TritonServer:
             DeadlineExceededError: when the deadline passed first.
             StageError: with Triton's reason otherwise.
         """
-        request = service_pb2.ModelInferRequest(model_name=name)
-        contents = request.raw_input_contents
-        for input_name, array in inputs.items():
-            request.inputs.add(
-                name=input_name, datatype=_TRITON_DTYPE[array.dtype], shape=array.shape
-            )
-            contents.append(array.tobytes())
-        for output_name in outputs:
-            request.outputs.add(name=output_name)
+        message = request_bytes(name, inputs, tuple(outputs))
         try:
-            answer = await self._stub.ModelInfer(request, timeout=deadline.remaining_s())
+            answer = await self._infer(message, timeout=deadline.remaining_s())
         except grpc.RpcError as error:
             raise _stage_error(stage, name, self.address, error) from error
         try:
@@ -155,6 +157,32 @@ class TritonServer:
             f"Triton at {self.address}: wanted to {wanted}, found {_code(error)}: "
             f"{_details(error)}; see `recsys status` and `recsys logs triton`"
         )
+
+
+def request_bytes(name: str, inputs: Arrays, outputs: tuple[str, ...]) -> bytes:
+    """Give a ``ModelInferRequest``: what names and shapes the tensors as last time, then tensors.
+
+    A message of protobuf is its fields one after the other, so parts can be put together.
+    """
+    shapes = tuple([(key, array.dtype.char, array.shape) for key, array in inputs.items()])
+    parts = [_request_head(name, shapes, outputs)]
+    for array in inputs.values():
+        data = array.tobytes()
+        parts += (_RAW_INPUT, varint(len(data)), data)
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=512)
+def _request_head(
+    name: str, shapes: tuple[tuple[str, str, tuple[int, ...]], ...], outputs: tuple[str, ...]
+) -> bytes:
+    request = service_pb2.ModelInferRequest(model_name=name)
+    for key, char, shape in shapes:
+        request.inputs.add(name=key, datatype=_TRITON_DTYPE[np.dtype(char)], shape=shape)
+    for key in outputs:
+        request.outputs.add(name=key)
+    head: bytes = request.SerializeToString()
+    return head
 
 
 _RECOMMEND_OUTPUTS = (

@@ -26,7 +26,7 @@ class ExposureLogConfig:
 
     max_waiting: int = 10_000
     """Exposures in memory, some 50 MB: those of the seconds before the log counts as away."""
-    linger_s: float = 0.05
+    linger_s: float = 0.2
     """How long the first waits for others to travel with: what is in memory dies with the process,
     and an append for each exposure costs more than the exposure."""
     max_records: int = 1_000

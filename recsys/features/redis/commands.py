@@ -142,8 +142,12 @@ def _hmget_row(fields: tuple[bytes, ...], width: int) -> tuple[Bytes, int]:
 def pack_wanted(wanted: Wanted) -> list[bytes]:
     """Pack an HMGET for each ``(key, fields)``."""
     packed = []
+    known: Sequence[bytes] | None = None
+    head = tail = b""
     for key, fields in wanted:
-        head, tail = _hmget_frame(fields if type(fields) is tuple else tuple(fields))
+        if fields is not known:  # as a rule many in a row want the same
+            known = fields
+            head, tail = _hmget_frame(tuple(fields))
         packed.append(head + bulk_head(len(key)) + key + tail)
     return packed
 
