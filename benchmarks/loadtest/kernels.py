@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from recsys.inference.compute import answer
 from recsys.models import signature
 from recsys.models.signature import Dimensions
 
-BATCHES = (1, 4, 8, 16, 32)
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _USERS = 256
 """In each timing of a batch size."""
 _TORCH: dict[str, torch.dtype] = {
@@ -49,6 +50,19 @@ def kernel_times(bundle: Path, *, threads: int = 1, rounds: int = 3) -> dict[str
         return times
     finally:
         torch.set_num_threads(before)
+
+
+def kernel_ms_of_calls(kernel_ms: Mapping[str, float], calls: Mapping[float, float]) -> float:
+    """Give CPU milliseconds a user had the kernels alone answered calls of these sizes.
+
+    ``calls``: how many there were by users in each. Between two measured sizes the time of a call
+    is drawn as a line.
+    """
+    sizes = sorted(map(int, kernel_ms))
+    whole = [size * kernel_ms[str(size)] for size in sizes]
+    users_ = sum(size * count for size, count in calls.items())
+    spent = sum(count * float(np.interp(size, sizes, whole)) for size, count in calls.items())
+    return spent / users_ if users_ else float("nan")
 
 
 def users(dimensions: Dimensions, num_items: int, size: int, seed: int = 0) -> dict[str, Tensor]:

@@ -1,14 +1,24 @@
-"""What a request costs around the model at low load: whole requests beside calls of Triton alone.
+"""What a request costs around the model at low load: ``python -m benchmarks.loadtest.overhead``.
 
-One caller asks in turn; between whole requests the model server is asked directly, with the same
-kind of inputs, over a connection of our own. The difference of the medians is what the API, Redis
-and HTTP add. Both are also read from the API's own histogram, which knows the very calls.
+Usage::
+
+    python -m benchmarks.loadtest.overhead --state DIR [--calls 300] [--seed 0]
+
+on the system that ``throughput prepare`` made. One caller asks in turn; between whole requests the
+model server is asked directly, with the same kind of inputs, over a connection of our own. Both are
+measured in one run, call by call in turn, so that a machine that slows down slows both. The
+difference of the medians is what the API, Redis and HTTP add.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import json
+import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +26,11 @@ import numpy as np
 from benchmarks.loadtest.connection import ConnectionPool
 from benchmarks.loadtest.greatest_rate import Asking, prepared
 from benchmarks.loadtest.kernels import users
-from benchmarks.loadtest.system import System
+from benchmarks.loadtest.system import System, find_system, user_id
 from recsys.bundle.manifest import read_manifest
 from recsys.bundle.store import BundleStore
 from recsys.deadline import Deadline
+from recsys.errors import RecsysError, ServerError
 from recsys.inference.triton import TritonModel, TritonServer
 
 _WARM_UP, _CALLS = 30, 300
@@ -27,22 +38,50 @@ _PAUSE_S = 0.01
 """Between calls: low load, not as fast as it goes."""
 
 
-def overhead(asking: Asking, system: System) -> dict[str, float]:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print one JSON result; 1 with one line when that cannot be."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loadtest.overhead")
+    parser.add_argument("--state", type=Path, required=True, help="folder of the system")
+    parser.add_argument("--calls", type=int, default=_CALLS, help="of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
+    try:
+        system = find_system(options.state)
+        record = json.loads((options.state / "prepared.json").read_text())
+        asking = Asking(
+            host="127.0.0.1",
+            port=system.settings.api_port,
+            user_ids=tuple(user_id(n) for n in range(record["users"])),
+            seed=options.seed,
+        )
+        result = overhead(asking, system, calls=options.calls)
+    except (RecsysError, OSError) as error:
+        sys.stderr.write(f"overhead: {error}\n")
+        return 1
+    sys.stdout.write(json.dumps(result | {"calls": options.calls, "seed": options.seed}) + "\n")
+    return 0
+
+
+def overhead(asking: Asking, system: System, *, calls: int = _CALLS) -> dict[str, float]:
     """Give medians in milliseconds: ``whole_p50``, ``triton_p50`` and their difference."""
-    return asyncio.run(_overhead(asking, system))
+    return asyncio.run(_overhead(asking, system, calls))
 
 
-async def _overhead(asking: Asking, system: System) -> dict[str, float]:
+async def _overhead(asking: Asking, system: System, calls: int) -> dict[str, float]:
     store = BundleStore(system.settings.bundle_dir)
     live = store.live()
-    assert live is not None, "published just before"
+    if live is None:
+        raise ServerError(
+            f"wanted a live bundle in {system.settings.bundle_dir}, found none; publish one of "
+            "those that `python -m benchmarks.loadtest.throughput prepare` made"
+        )
     manifest = read_manifest(store.path(live))
     made: Any = users(manifest.dimensions, manifest.num_items, 1)
     inputs = {name: tensor.numpy() for name, tensor in made.items()}
     pool = ConnectionPool(asking.host, asking.port)
     whole: list[float] = []
     alone: list[float] = []
-    requests = prepared(asking, _WARM_UP + _CALLS, np.random.default_rng(asking.seed))
+    requests = prepared(asking, _WARM_UP + calls, np.random.default_rng(asking.seed))
     async with TritonServer(system.endpoints.require_triton()) as server:
         model = TritonModel(server, live)
         for request in requests:
@@ -61,3 +100,7 @@ async def _overhead(asking: Asking, system: System) -> dict[str, float]:
         "triton_p50_ms": round(medians[1], 3),
         "overhead_ms": round(medians[0] - medians[1], 3),
     }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

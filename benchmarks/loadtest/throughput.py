@@ -24,7 +24,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ from benchmarks.loadtest.greatest_rate import (
     greatest,
     measure_step,
 )
-from benchmarks.loadtest.kernels import kernel_times
+from benchmarks.loadtest.kernels import kernel_ms_of_calls, kernel_times
+from benchmarks.loadtest.model_calls import between, model_calls
 from benchmarks.loadtest.overhead import overhead
 from benchmarks.loadtest.system import (
     SERVERS,
@@ -155,17 +156,24 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     system.find_processes()
     asking = _asking(options, record, system.settings.api_port)
     result: dict[str, Any] = {"overhead": overhead(asking, system)}
-    steps = _steps(options, asking, system.cpu_s, start=options.start or 100.0)
-    best = greatest(steps)
-    if best is not None:
-        result["cpu_ms_a_request"] = _cost(best)
+    calls: dict[float, dict[float, float]] = {}
+
+    def measure(rate: float, limit: Limit) -> Step:
+        before = model_calls(system.url)
+        step = measure_step(asking, rate, limit, system.cpu_s)
+        calls[step.rate] = between(before, model_calls(system.url))
+        return step
+
+    steps = _steps(options, measure, start=options.start or 100.0)
+    result["cpu_ms_a_request"] = {str(step.rate): _cost(step) for step in steps}
+    result["model_calls_by_users"] = {str(rate): found for rate, found in calls.items()}
     if not options.no_kernels:
         kernels = kernel_times(system.settings.bundle_dir / bundle_id)
         result["kernel_ms_a_user"] = kernels
-        if best is not None:
-            result["cpu_over_kernels"] = round(
-                result["cpu_ms_a_request"]["all"] / min(kernels.values()), 2
-            )
+        result["cpu_over_kernels"] = {
+            str(step.rate): _over_kernels(_cost(step)["all"], kernels, calls[step.rate])
+            for step in steps
+        }
     return _report(options, record, steps, result | {"sources": options.sources})
 
 
@@ -181,7 +189,12 @@ def peer(options: argparse.Namespace) -> dict[str, Any]:
             times = process.cpu_times()
             return {"peer": times.user + times.system}
 
-        steps = _steps(options, _asking(options, record, port), cpu_s, start=options.start or 8.0)
+        asking = _asking(options, record, port)
+        steps = _steps(
+            options,
+            lambda rate, limit: measure_step(asking, rate, limit, cpu_s),
+            start=options.start or 8.0,
+        )
     return _report(options, record, steps, {"store": options.store, "threads": options.threads})
 
 
@@ -220,16 +233,12 @@ def _peer_process(
 
 
 def _steps(
-    options: argparse.Namespace,
-    asking: Asking,
-    cpu_s: Callable[[], dict[str, float]],
-    *,
-    start: float,
+    options: argparse.Namespace, measure_rate: Callable[[float, Limit], Step], *, start: float
 ) -> list[Step]:
     limit = Limit(p99_ms=options.p99, step_s=options.step)
 
     def measure(rate: float) -> Step:
-        return measure_step(asking, rate, limit, cpu_s)
+        return measure_rate(rate, limit)
 
     def report(step: Step) -> None:
         said = "kept" if step.kept else step.refused
@@ -252,6 +261,17 @@ def _cost(step: Step) -> dict[str, float]:
     cost["all"] = round(sum(cost.values()), 3)
     cost["generator"] = round(1e3 * step.generator_cpu_s / step.sent, 3)
     return cost
+
+
+def _over_kernels(
+    cpu_ms: float, kernels: Mapping[str, float], calls: Mapping[float, float]
+) -> dict[str, float]:
+    """Give CPU a request as a multiple of the kernels': in calls as they were, alone, at best."""
+    return {
+        "in_calls_as_they_were": round(cpu_ms / kernel_ms_of_calls(kernels, calls), 2),
+        "alone": round(cpu_ms / kernels["1"], 2),
+        "in_the_best_calls": round(cpu_ms / min(kernels.values()), 2),
+    }
 
 
 def _report(
