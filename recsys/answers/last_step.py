@@ -1,0 +1,67 @@
+"""From what may be shown to what is: re-ranking within the time that is left, and counting."""
+
+from __future__ import annotations
+
+from recsys.answers.answer import Answer
+from recsys.answers.asked import Asked
+from recsys.feedback.exposure import GREEDY
+from recsys.inference.live import UserContext
+from recsys.ranking.exploration import Policy
+from recsys.ranking.ranked import RankedItems
+from recsys.ranking.request_rules import Applying
+from recsys.ranking.reranking import NO_DIVERSITY, Diversity, Exploring, rerank
+from recsys.telemetry import ANSWERS_EXPLORED, SERVED_BY_RUNG, STAGE_FAILURES, stage_seconds
+from recsys.wire import Rung
+
+
+def reranked_answer(
+    asked: Asked,
+    ranked: RankedItems,
+    rung: Rung,
+    degraded: str,
+    rules: Applying,
+    *,
+    user: UserContext | None,
+    policy: Policy | None,
+) -> Answer:
+    """Re-rank what may be shown, and count.
+
+    Where the time is used up, the list goes out without diversity and exploration, and says so.
+    """
+    request = asked.request
+    diversity = Diversity(
+        amount=request.diversity, method=request.diversity_method, by=request.diversity_by
+    )
+    if asked.deadline.remaining_s() <= 0 and (diversity.amount or policy is not None):
+        diversity, policy = NO_DIVERSITY, None
+        STAGE_FAILURES.labels("rerank", "late").inc()
+        late = "recommend: stage rerank late: no diversity, no exploration"
+        degraded = f"{degraded}; {late}" if degraded else late
+    with stage_seconds("rerank").time():
+        shown = rerank(
+            ranked,
+            asked.bundle,
+            k=request.k,
+            are_probabilities=rung == "full" and bool(request.objective_weights),
+            diversity=diversity,
+            applying=rules,
+            exploring=None if policy is None else Exploring(
+                policy=policy, user_id=request.user_id, request_id=asked.request_id
+            ),
+            now_ms=asked.now_ms,
+        )  # fmt: skip
+    SERVED_BY_RUNG.labels(rung).inc()
+    if policy is not None:
+        ANSWERS_EXPLORED.labels(type(policy).__name__.lower()).inc()
+    return Answer(
+        ranked=shown.ranked,
+        user=user,
+        rung=rung,
+        degraded=degraded,
+        now_ms=asked.now_ms,
+        policy=GREEDY if policy is None else policy.described(),
+        propensities=() if policy is None else shown.propensities.tolist(),
+        applying=rules,
+        rules_version=asked.bound.operator.version,
+        candidates=ranked,
+    )
