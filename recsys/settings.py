@@ -105,6 +105,10 @@ class Settings(BaseSettings):
     """The most a caller may name."""
     target_ms: float = Field(50.0, alias="RECSYS_TARGET_MS", ge=0, le=60_000)
     """Time of the 95th percentile above which requests are turned away; 0: none ever is."""
+    item_features_max_age_ms: int = Field(
+        2_000, alias="RECSYS_ITEM_FEATURES_MAX_AGE_MS", ge=1, le=86_400_000
+    )
+    """Answers ranked by older moving features of items are counted, and said in the log."""
     drain_s: float = Field(0.0, alias="RECSYS_DRAIN_S", ge=0, le=600)
     """From SIGTERM, when the API stops being ready, to when it takes no more connections."""
     api_workers: int = Field(1, alias="RECSYS_API_WORKERS", ge=1, le=64)

@@ -185,6 +185,10 @@ ITEM_FEATURES_AGE_SECONDS = Gauge(
     "recsys_item_features_age_seconds", "Age of the moving item features in the latest answer.",
     multiprocess_mode="livemax",
 )  # fmt: skip
+ITEM_FEATURES_LATE = Counter(
+    "recsys_item_features_late_total",
+    "Answers ranked by moving item features older than RECSYS_ITEM_FEATURES_MAX_AGE_MS.",
+)
 ANSWERS_EXPLORED = Counter(
     "recsys_answers_explored_total", "Recommendations drawn by a policy of exploration.", ["policy"]
 )

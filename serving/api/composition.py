@@ -46,6 +46,7 @@ from serving.api.draining import Draining
 from serving.api.event_publisher import EventPublisher
 from serving.api.exposure_log import ExposureLog
 from serving.api.gate import Gate
+from serving.api.item_age import ItemAge
 from serving.api.live_bundles import LiveBundles
 from serving.api.overload import Overload
 from serving.api.probes import ask_kafka, ask_redis, ask_triton
@@ -144,6 +145,7 @@ async def open_services(
                 operator=lambda: rules.current,
             ),
             draining=draining or Draining(),
+            item_age=ItemAge(settings.item_features_max_age_ms),
             events=events,
             exposures=exposures,
             topics=topics,

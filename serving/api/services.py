@@ -14,6 +14,7 @@ from recsys.pipeline import Pipeline
 from serving.api.draining import Draining
 from serving.api.event_publisher import EventPublisher
 from serving.api.exposure_log import ExposureLog
+from serving.api.item_age import ItemAge
 from serving.api.problems import Problem, no_bundle
 
 
@@ -47,6 +48,8 @@ class Services:
     static: ServedBundle | None = None
     """The static list, as a bundle of its items; ``None`` when no bundle was ever taken up."""
     draining: Draining = field(default_factory=Draining)
+    item_age: ItemAge = field(default_factory=lambda: ItemAge(2_000))
+    """Watches how old the item features of answers are."""
     probes: Mapping[str, Probe] = field(default_factory=dict)
     """Checks of ``/readyz`` by part: redis, kafka, triton."""
     clock: Clock = now_ms

@@ -15,7 +15,6 @@ from recsys.feedback.exposure import Exposure
 from recsys.feedback.request_ids import new_request_id
 from recsys.pipeline import Answer
 from recsys.replay.kept import kept
-from recsys.telemetry import ITEM_FEATURES_AGE_SECONDS
 from recsys.wire import (
     RankedItem,
     RankRequest,
@@ -190,8 +189,7 @@ def _expose(
 ) -> None:
     user = answer.user
     age_ms = answer.ranked.item_age_ms
-    if age_ms is not None:
-        ITEM_FEATURES_AGE_SECONDS.set(age_ms / 1e3)
+    services.item_age.seen(age_ms)
     services.exposures.offer(
         Exposure(
             request_id=request_id,
