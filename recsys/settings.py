@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     """Prefix of topics and consumer groups, and Feast's project name."""
     num_partitions: int = Field(4, alias="RECSYS_PARTITIONS", ge=1, le=1024)
     """Partitions of a topic we create."""
+    max_created_items: int = Field(100_000, alias="RECSYS_MAX_CREATED_ITEMS", ge=0, le=100_000_000)
+    """Most items that a bundle is served with beside its own, which came after it was made; the
+    model server's is that of ``recsys publish``."""
     host: str = Field("127.0.0.1", alias="RECSYS_HOST")
     """Address every embedded server and the API listen on."""
     api_host: str | None = Field(None, alias="RECSYS_API_HOST")

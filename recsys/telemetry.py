@@ -62,6 +62,14 @@ CATALOGUE_CHANGE_AGE_SECONDS = Histogram(
 CATALOGUE_CHANGES_LATE = Counter(
     "recsys_catalogue_changes_late_total", "Item events taken in more than 2 seconds after that."
 )
+CATALOGUE_CREATED = Counter(
+    "recsys_catalogue_created_total",
+    "Items that came after a bundle was made and were given a row beside its own.",
+)
+CATALOGUE_NOT_CREATED = Counter(
+    "recsys_catalogue_not_created_total",
+    "Events of items for which there was no row left (`RECSYS_MAX_CREATED_ITEMS`).",
+)
 CATALOGUE_FOLLOW_FAILURES = Counter(
     "recsys_catalogue_follow_failures_total", "Times the item topic could not be read."
 )

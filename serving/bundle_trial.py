@@ -12,7 +12,7 @@ from recsys.errors import BundleError
 from recsys.inference.model import NUMPY_DTYPES, Array, Arrays
 from recsys.inference.triton import TritonModel
 from recsys.models import signature
-from recsys.models.signature import RANKED, Dimensions
+from recsys.models.signature import CREATED_KEYS, RANKED, Dimensions
 
 _BUDGET_MS = 60_000
 """Told to the model: enough for the first ranking of each size, which is the slowest."""
@@ -58,6 +58,8 @@ def _request(dimensions: Dimensions, num_users: int, *, k: int) -> dict[str, Arr
     inputs: dict[str, Array] = {}
     for spec in signature.recommend_inputs(dimensions):
         shape = tuple(1 if size == -1 else size for size in spec.shape)
+        if spec.name == CREATED_KEYS:
+            continue  # the bundle's own items are looked at
         inputs[spec.name] = np.zeros((num_users, *shape), dtype=NUMPY_DTYPES[spec.dtype])
     inputs["k"][:] = k
     inputs["budget_ms"][:] = _BUDGET_MS

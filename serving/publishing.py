@@ -232,7 +232,9 @@ def render_bundle(settings: Settings, store: BundleStore, manifest: Manifest, na
             dict.fromkeys([checkout, Path(paths["purelib"]), Path(paths["platlib"])])
         ),
         state_dir=settings.state_dir,
-        config=TritonModelConfig(num_candidates=manifest.num_candidates),
+        config=TritonModelConfig(
+            num_candidates=manifest.num_candidates, max_created_items=settings.max_created_items
+        ),
     )
 
 

@@ -37,7 +37,12 @@ class ItemEmbeddings:
         return len(self._vectors)
 
     def rows(self, item_index: Int32s) -> Float32s:
-        """Give ``[C, D]`` vectors of items ``1 … N``."""
+        """Give ``[C, D]`` vectors of items; zeros, which are like no other, of those after N."""
+        later = item_index >= len(self)
+        if later.any():
+            found = self.rows(np.where(later, np.int32(0), item_index))
+            found[later] = 0.0
+            return found
         taken = self._vectors[item_index]
         if self._books is not None and self._rotation is not None:
             parts = np.arange(taken.shape[1])

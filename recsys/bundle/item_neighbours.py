@@ -38,6 +38,10 @@ class ItemNeighbours:
         As the source ``item_to_item`` (``retrieval/item_to_item.py``). ``history_index`` ``[H]``
         are rows, ``last_ms`` ``[H]`` when each was last acted on. Only positive sums come back.
         """
+        # Items that came after the table was made have no neighbours yet.
+        history_index = np.where(history_index < len(self._index), history_index, 0).astype(
+            np.int32
+        )
         age_ms = np.maximum(now_ms - last_ms, 0)
         decay = np.exp2(-age_ms / self._half_life_ms).astype(np.float32)
         near = np.asarray(self._index[history_index]).ravel()

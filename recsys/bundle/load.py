@@ -37,12 +37,13 @@ ITEMS_FILE = "items.safetensors"
 ``neighbour_weight``, ``popular_weights``, ``activity_as_of_ms``."""
 
 
-def load_serving_model(path: Path, device: str = "cpu") -> ServingModel:
+def load_serving_model(path: Path, device: str = "cpu", *, room: int = 0) -> ServingModel:
     """Give the model of the bundle in folder ``path``, its files verified.
 
     Args:
         path: ``<bundle_dir>/<bundle_id>``.
         device: ``"cpu"`` or ``"cuda"`` (``"cuda:1"`` …).
+        room: How many items may be added while it is served.
 
     Raises:
         BundleError: when the bundle is missing, damaged or of another version.
@@ -51,14 +52,14 @@ def load_serving_model(path: Path, device: str = "cpu") -> ServingModel:
     manifest = read_manifest(path)
     verify_files(path, manifest)
     try:
-        return _build(path, manifest, torch.device(device))
+        return _build(path, manifest, torch.device(device), room)
     except (SafetensorError, KeyError, RuntimeError) as error:
         raise BundleError(
             f"bundle {manifest.bundle_id} cannot be loaded on {device}: {error}"
         ) from error
 
 
-def _build(path: Path, manifest: Manifest, device: torch.device) -> TorchServingModel:
+def _build(path: Path, manifest: Manifest, device: torch.device, room: int) -> TorchServingModel:
     items = load_file(path / ITEMS_FILE, device=str(device))
     dimensions = manifest.dimensions
     table = ItemTable.empty(
@@ -95,6 +96,7 @@ def _build(path: Path, manifest: Manifest, device: torch.device) -> TorchServing
         item_activity=items["activity"],
         item_activity_as_of_ms=int(items["activity_as_of_ms"]),
         item_filters=ItemFilters(_tags(path), num_items=manifest.num_items, device=device),
+        room=room,
     )
 
 

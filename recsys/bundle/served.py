@@ -8,24 +8,27 @@ one may already be live.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from recsys.bundle.item_embeddings import ITEMS_FILE, ItemEmbeddings, map_item_embeddings
 from recsys.bundle.item_neighbours import ItemNeighbours, map_item_neighbours
 from recsys.bundle.item_tags import NO_TAGS, ItemTags
 from recsys.bundle.manifest import read_manifest, verify_files
 from recsys.bundle.segments import NO_SEGMENTS, SEGMENTS_FILE, Segments, load_segments
-from recsys.data.vocabulary import Vocabulary
+from recsys.data.vocabulary import GrowingVocabulary, Vocabulary
 from recsys.data.vocabulary_file import load_vocabulary
 from recsys.errors import BundleError
 from recsys.features.batch import Bools, Float32s, Int32s, Int64s
 from recsys.features.plan import PLAN_FILE
+from recsys.models.created_items import CreatedItems, created_key
 from recsys.models.encode import UserEncoding
 from recsys.models.signature import Dimensions
 
@@ -40,9 +43,11 @@ class ServedBundle:
     """What answering a request needs of a bundle, outside the model server.
 
     What the catalogue has said since the bundle was made is written into ``title``,
-    ``category_index``, ``available`` and ``tags`` (``live_items.py``); nothing else moves.
+    ``category_index``, ``available`` and ``tags`` (``live_items.py``), and items that came since
+    have rows behind the bundle's own (``add_item``), for which arrays have room; nothing else
+    moves.
 
-    Axes: ``N`` items; row 0 is padding everywhere.
+    Axes: ``N`` items, the room behind them counted; row 0 is padding everywhere.
     """
 
     bundle_id: str
@@ -72,6 +77,31 @@ class ServedBundle:
     """What goes with what; ``None`` where nobody can say."""
     segments: Segments = NO_SEGMENTS
     """Popular items by profile token; none in bundles from before they were kept."""
+    created: CreatedItems = field(init=False)
+    """Items that came since the bundle was made, by key."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "created", CreatedItems(self.vocabulary.num_items))
+
+    @property
+    def room(self) -> int:
+        """Items that can still be added."""
+        if not isinstance(self.vocabulary, GrowingVocabulary):
+            return 0
+        return len(self.available) - 1 - self.vocabulary.num_items
+
+    def add_item(self, item_id: str, *, title: str, category: str, born_ms: int) -> int:
+        """Give a new item a row, where there is ``room``; it is not available yet.
+
+        Its identity is known last, so that whoever finds the row finds all of it.
+        """
+        assert isinstance(self.vocabulary, GrowingVocabulary) and self.room > 0
+        row = self.created.add(created_key(item_id))
+        self.title.append(title)
+        self.category_index[row] = self.vocabulary.category_index_of.get(category, NO_CATEGORY)
+        self.born_ms[row] = born_ms
+        assert self.vocabulary.add(item_id) == row == len(self.title) - 1
+        return row
 
     def category(self, row: int) -> str:
         """Give the category of an item, ``""`` for none."""
@@ -81,7 +111,8 @@ class ServedBundle:
     @property
     def num_withdrawn(self) -> int:
         """Items that may not be shown."""
-        return self.vocabulary.num_items - int(np.count_nonzero(self.available[1:]))
+        num_items = self.vocabulary.num_items
+        return num_items - int(np.count_nonzero(self.available[1 : num_items + 1]))
 
     @cached_property
     def popular_order(self) -> Int32s:
@@ -92,7 +123,7 @@ class ServedBundle:
     @cached_property
     def popular_score_by_row(self) -> Float32s:
         """``[N + 1]`` score of the fallback list by row, 0 outside the list."""
-        scores = np.zeros(self.vocabulary.num_items + 1, dtype=np.float32)
+        scores = np.zeros(len(self.available), dtype=np.float32)
         scores[self.popular_index] = self.popular_score
         return scores
 
@@ -104,8 +135,10 @@ class _Popular(msgspec.Struct):
     score: float
 
 
-def load_served_bundle(folder: Path) -> ServedBundle:
+def load_served_bundle(folder: Path, *, room: int = 0) -> ServedBundle:
     """Give the names, filters and fallback list of the bundle in ``folder``.
+
+    ``room``: how many items may be added while it is served.
 
     Raises:
         BundleError: when it is missing, damaged or of another version.
@@ -136,15 +169,15 @@ def load_served_bundle(folder: Path) -> ServedBundle:
     bundle = ServedBundle(
         bundle_id=manifest.bundle_id,
         dimensions=manifest.dimensions,
-        vocabulary=vocabulary,
+        vocabulary=GrowingVocabulary(vocabulary) if room else vocabulary,
         title=["", *frame["title"]],
-        category_index=np.array([NO_CATEGORY, *columns], dtype=np.int32),
-        available=np.array([False, *frame["available"]], dtype=np.bool_),
+        category_index=_with_room([NO_CATEGORY, *columns], np.int32, room),
+        available=_with_room([False, *frame["available"]], np.bool_, room),
         popular_index=vocabulary.indexes(entry.item_id for entry in popular),
         popular_score=np.array([entry.score for entry in popular], dtype=np.float32),
         encoding=manifest.encoding,
         log_positions=manifest.lineage.log_positions,
-        born_ms=np.array([0, *frame["born_ms"]], dtype=np.int64),
+        born_ms=_with_room([0, *frame["born_ms"]], np.int64, room),
         embeddings=map_item_embeddings(folder, num_items=vocabulary.num_items),
         tags=ItemTags.of_catalogue(frame),
         neighbours=map_item_neighbours(
@@ -157,3 +190,10 @@ def load_served_bundle(folder: Path) -> ServedBundle:
     # Sorted here, in the thread that loads, and not under the first request that needs it.
     _ = bundle.popular_order, bundle.popular_score_by_row
     return bundle
+
+
+def _with_room(values: Sequence[object], dtype: type[np.generic], room: int) -> NDArray[Any]:
+    """Give an array of the values with zeros behind them, which take no memory until written."""
+    array: NDArray[Any] = np.zeros(len(values) + room, dtype=dtype)
+    array[: len(values)] = values
+    return array

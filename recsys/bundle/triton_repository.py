@@ -44,6 +44,8 @@ class TritonModelConfig:
     """torch threads. More would fight with the API and the server for the same cores."""
     refresh_interval_ms: int = 250
     """Between two looks at what changed among the moving item features; bounds their age."""
+    max_created_items: int = 100_000
+    """Items beside the bundle's own that may be added while it is served."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +133,7 @@ def render(
         "num_candidates": str(config.num_candidates),
         "num_threads": str(config.num_threads),
         "refresh_interval_ms": str(config.refresh_interval_ms),
+        "max_created_items": str(config.max_created_items),
     }
     source = template.read_text()
     placeholder = "PYTHON_PATHS: tuple[str, ...] = ()"

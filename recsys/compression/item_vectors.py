@@ -24,6 +24,7 @@ from recsys.compression.product_quantised import (
 from recsys.compression.rowwise import decode_rows, encode_rows, product
 from recsys.errors import BundleError
 from recsys.models.config import VectorPrecision
+from recsys.models.growing_rows import GrowingRows
 
 _STORED_TYPE: dict[VectorPrecision, torch.dtype] = {
     "float32": torch.float32, "float16": torch.float16, "int8": torch.int8, "pq": torch.uint8,
@@ -52,13 +53,27 @@ class ItemVectors(Protocol):
     def tensors(self) -> dict[str, Tensor]:
         """Give what a bundle's file keeps; ``of_tensors`` reads it."""
 
+    def make_room(self, room: int) -> None:
+        """Let so many items be added; once."""
+
+    def put(self, index: Tensor, vectors: Tensor) -> None:
+        """Take ``[M, D]`` as the vectors of the items ``[M]``; those from N + 1 on are added.
+
+        Raises:
+            InputError: when there is no room for them (``make_room``).
+        """
+
 
 class Float32Vectors:
     """As trained."""
 
     def __init__(self, vectors: Tensor) -> None:
         """Take ``[N + 1, D]``."""
-        self._vectors = vectors
+        self._growing = GrowingRows(vectors, room=0)
+
+    @property
+    def _vectors(self) -> Tensor:
+        return self._growing.rows
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -84,13 +99,25 @@ class Float32Vectors:
         """Give ``vectors`` float32."""
         return {"vectors": self._vectors}
 
+    def make_room(self, room: int) -> None:
+        """Let so many items be added."""
+        self._growing = GrowingRows(self._vectors, room=room)
+
+    def put(self, index: Tensor, vectors: Tensor) -> None:
+        """Take ``[M, D]`` at ``[M]`` rows."""
+        self._growing.put(index, vectors)
+
 
 class Float16Vectors:
     """Half the bytes, rounded to eleven significant bits."""
 
     def __init__(self, vectors: Tensor) -> None:
         """Take ``[N + 1, D]`` of any float type."""
-        self._vectors = vectors.half()
+        self._growing = GrowingRows(vectors.half(), room=0)
+
+    @property
+    def _vectors(self) -> Tensor:
+        return self._growing.rows
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -117,14 +144,29 @@ class Float16Vectors:
         """Give ``vectors`` float16."""
         return {"vectors": self._vectors}
 
+    def make_room(self, room: int) -> None:
+        """Let so many items be added."""
+        self._growing = GrowingRows(self._vectors, room=room)
+
+    def put(self, index: Tensor, vectors: Tensor) -> None:
+        """Take ``[M, D]`` at ``[M]`` rows."""
+        self._growing.put(index, vectors)
+
 
 class Int8Vectors:
     """A quarter of the bytes, and one scale a row."""
 
     def __init__(self, rows: Tensor, scale: Tensor) -> None:
         """Take ``encode_rows``'s ``[N + 1, D]`` rows and ``[N + 1]`` scales."""
-        self._rows = rows
-        self._scale = scale
+        self._growing = GrowingRows(rows, room=0), GrowingRows(scale, room=0)
+
+    @property
+    def _rows(self) -> Tensor:
+        return self._growing[0].rows
+
+    @property
+    def _scale(self) -> Tensor:
+        return self._growing[1].rows
 
     @classmethod
     def encode(cls, vectors: Tensor) -> Int8Vectors:
@@ -155,6 +197,16 @@ class Int8Vectors:
     def tensors(self) -> dict[str, Tensor]:
         """Give ``vectors`` int8 and ``vector_scale`` float32."""
         return {"vectors": self._rows, "vector_scale": self._scale}
+
+    def make_room(self, room: int) -> None:
+        """Let so many items be added."""
+        rows, scale = self._growing
+        self._growing = GrowingRows(rows.rows, room=room), GrowingRows(scale.rows, room=room)
+
+    def put(self, index: Tensor, vectors: Tensor) -> None:
+        """Take ``[M, D]``, encoded, at ``[M]`` rows."""
+        for growing, part in zip(self._growing, encode_rows(vectors), strict=True):
+            growing.put(index, part)
 
 
 def in_precision(vectors: Tensor, precision: VectorPrecision) -> ItemVectors:

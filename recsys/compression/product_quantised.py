@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from recsys.compression.local_vectors import LocalVectors, appearing
 from recsys.errors import InputError
+from recsys.models.growing_rows import GrowingRows
 
 PART_SIZE = 4
 """Elements that share a byte."""
@@ -38,9 +39,13 @@ class ProductQuantisedVectors:
 
         ``rotation @ x`` is what the books describe.
         """
-        self._codes = codes
+        self._growing = GrowingRows(codes, room=0)
         self._books = books
         self._rotation = rotation
+
+    @property
+    def _codes(self) -> Tensor:
+        return self._growing.rows
 
     def __len__(self) -> int:
         return len(self._codes)
@@ -78,6 +83,16 @@ class ProductQuantisedVectors:
             "vector_books": self._books,
             "vector_rotation": self._rotation,
         }
+
+    def make_room(self, room: int) -> None:
+        """Let so many items be added."""
+        self._growing = GrowingRows(self._codes, room=room)
+
+    def put(self, index: Tensor, vectors: Tensor) -> None:
+        """Take ``[M, D]`` at ``[M]`` rows, each part as the nearest point of its book."""
+        parts = (vectors @ self._rotation.T).view(len(vectors), len(self._books), -1)
+        distance = torch.cdist(parts.transpose(0, 1), self._books)
+        self._growing.put(index, distance.argmin(dim=2).T.to(self._codes.dtype))
 
     def _decode(self, codes: Tensor) -> Tensor:
         parts = [

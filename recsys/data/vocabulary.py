@@ -1,7 +1,7 @@
 """Outside identities to table rows and back. Row 0 is always padding: "nothing here".
 
-A vocabulary is frozen with the bundle that was trained on it: an item it lacks has no row until
-a bundle that knows it is live.
+A vocabulary is frozen with the bundle that was trained on it. What serves may give further rows to
+items that came since (``GrowingVocabulary``); those mean something in its own process alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PADDING_INDEX = 0
 class Vocabulary:
     """Items ``1 … N`` and categories ``0 … G - 1`` of one bundle."""
 
-    item_ids: tuple[str, ...]
+    item_ids: Sequence[str]
     """``item_ids[i - 1]`` is the identity of row ``i``."""
     categories: tuple[str, ...]
 
@@ -54,3 +54,18 @@ class Vocabulary:
     def ids(self, indexes: Iterable[int]) -> Sequence[str]:
         """Give the identities of rows ``1 … N``; padding rows are skipped."""
         return [self.item_ids[i - 1] for i in indexes if i != PADDING_INDEX]
+
+
+class GrowingVocabulary(Vocabulary):
+    """One that takes in further items at its end; categories stay."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        super().__init__(list(vocabulary.item_ids), vocabulary.categories)
+
+    def add(self, item_id: str) -> int:
+        """Give a new item its row. Whoever finds the row finds its identity as well."""
+        index_of, item_ids = self.index_of, self.item_ids
+        assert isinstance(item_ids, list) and item_id not in index_of
+        item_ids.append(item_id)
+        index_of[item_id] = row = len(item_ids)
+        return row

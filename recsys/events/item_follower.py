@@ -193,7 +193,7 @@ class ItemFollower:
             reader.seek({at: min(_of(target)[at] for target in targets) for at in bounds})
 
     def _tell(self, records: Sequence[Record]) -> None:
-        changes = _changes(records)
+        changes = item_changes(records)
         ends = {TopicPartition(r.topic, r.partition): r.offset + 1 for r in records}
         for target in self._targets:
             positions, follows = _of(target), target.follows()
@@ -216,7 +216,7 @@ def _of(target: _Target) -> dict[TopicPartition, int]:
     return target.positions
 
 
-def _changes(records: Sequence[Record]) -> list[ItemChange]:
+def item_changes(records: Sequence[Record]) -> list[ItemChange]:
     """Give what is readable; the stream worker puts the rest among the dead letters."""
     events: list[LoggedEvent | None] = []
     try:

@@ -68,7 +68,8 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     scores: list[float | None]
     """Aligned with ``item_ids``; null for an item that could not be scored."""
     features: dict[str, TensorRecord] = {}
-    """``signature.user_context`` of this request, batch axis 1; empty when they were not read."""
+    """``signature.user_context`` of this request, batch axis 1; empty when they were not read.
+    Items that came after the bundle are left out of the history."""
     features_as_of_ms: int | None = None
     """The moment the features speak of."""
     item_features_age_ms: int | None = None

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from recsys.clock import Clock, now_ms
 from recsys.errors import InputError
+from recsys.inference.created_keys import OF_ITEMS, to_keys, to_rows
 from recsys.inference.rank_time import RankTime
 from recsys.models.serving_model import Candidates, Ranked, ServingModel, UserContext
-from recsys.models.signature import RANK_FAILED, RANK_LATE, RANKED
+from recsys.models.signature import CREATED_KEYS, RANK_FAILED, RANK_LATE, RANKED
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ def answer(
     """
     start_s = perf_counter()
     with torch.inference_mode():
+        if CREATED_KEYS in inputs:
+            inputs = _in_rows(model, inputs)
         if "candidate_index" in inputs:
             return _rank(model, inputs, clock)
         if "exclude_index" in inputs:
@@ -81,7 +84,11 @@ def _recommend(
     budget_s = _budget_s(inputs)
     left_s = None if budget_s is None else budget_s - (perf_counter() - start_s)
     outcome, ranked = _ranked(model, user, candidates, left_s, rank_time)
-    score, order = ranked.score.topk(min(k, ranked.score.shape[1]), dim=1)
+    shown = ranked.score
+    if len(model.created) and CREATED_KEYS not in inputs:
+        later = candidates.item_index > model.created.num_items
+        shown = shown.masked_fill(later, -torch.inf)
+    score, order = shown.topk(min(k, shown.shape[1]), dim=1)
 
     def best(values: Tensor) -> Tensor:
         return values.gather(1, order.unsqueeze(2).expand(-1, -1, values.shape[2]))
@@ -89,15 +96,42 @@ def _recommend(
     item_index = candidates.item_index.gather(1, order)
     # A row with fewer candidates than K ends in padding, whatever the ranker said of it.
     item_index = item_index.masked_fill(score == -torch.inf, 0)
+    item_index = item_index.to(torch.int32)
+    named, keys = _named(model, inputs, item_index)
     return {
-        "item_index": item_index.to(torch.int32),
+        "item_index": named,
         "rank_outcome": torch.full((len(score), 1), outcome, dtype=torch.int32),
         "score": score.float(),
         "objective_score": best(ranked.objective_score).float(),
         "source_score": best(candidates.source_score).float(),
         "item_activity": model.activity_of(item_index),
         "item_age_ms": _item_age(model, len(score), clock),
+        **keys,
     }
+
+
+def _in_rows(model: ServingModel, inputs: Tensors) -> Tensors:
+    """Give the inputs with created items by the rows they have here."""
+    keys = inputs[CREATED_KEYS].cpu().numpy()
+    found = {
+        name: torch.from_numpy(to_rows(inputs[name].cpu().numpy(), keys, model.created))
+        for name in OF_ITEMS
+        if name in inputs
+    }
+    return {**inputs, **found}
+
+
+def _named(
+    model: ServingModel, inputs: Tensors, item_index: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Give the items of an answer, created ones by key where the caller knows of such."""
+    if CREATED_KEYS not in inputs:
+        return item_index, {}
+    named = to_keys({"item_index": item_index.cpu().numpy()}, model.created)
+    return (
+        torch.from_numpy(named["item_index"]),
+        {CREATED_KEYS: torch.from_numpy(named[CREATED_KEYS])},
+    )
 
 
 def _ranked(
@@ -163,7 +197,15 @@ def _rank(model: ServingModel, inputs: Tensors, clock: Clock) -> dict[str, Tenso
 def _similar(model: ServingModel, inputs: Tensors) -> dict[str, Tensor]:
     k = min(_widest_k(inputs), model.num_items)
     similar_index, score = model.similar(inputs["item_index"].reshape(-1), k=k)
-    return {"similar_index": similar_index.to(torch.int32), "score": score.float()}
+    similar_index = similar_index.to(torch.int32)
+    if len(model.created) and CREATED_KEYS not in inputs:
+        later = similar_index > model.created.num_items
+        similar_index, score = (
+            similar_index.masked_fill(later, 0),
+            score.masked_fill(later, -torch.inf),
+        )
+    named, keys = _named(model, inputs, similar_index)
+    return {"similar_index": named, "score": score.float(), **keys}
 
 
 def _widest_k(inputs: Tensors) -> int:

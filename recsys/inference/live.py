@@ -33,10 +33,12 @@ from recsys.features.batch import Int32s, UserFeatures
 from recsys.features.view_record import ViewRecord
 from recsys.inference.batching import AdaptiveBatcher, BatchingConfig
 from recsys.inference.collate import split_rows, stack_arrays
+from recsys.inference.created_keys import to_keys, to_rows
 from recsys.inference.model import Array, Arrays, Model
 from recsys.models.encode import encode_users
 from recsys.models.filter_tokens import ALL_PASS, ItemFilter
 from recsys.models.request_tokens import REQUEST_TOKENS, request_tokens
+from recsys.models.signature import CREATED_KEYS
 from recsys.ranking.ranked import RankedItems
 from recsys.resilience.breaker import BreakerConfig, CircuitBreaker
 from recsys.resilience.hedge import Hedge
@@ -54,6 +56,7 @@ COMPUTING = BatchingConfig(max_in_flight=1)
 MODEL_BREAKER = BreakerConfig(failures_in_a_row=2)
 """The model computes one batch at a time, so each one that hangs holds up everybody behind it."""
 _NOTHING = np.zeros((1, 1), dtype=np.int32)
+_NO_KEYS = np.zeros((1, 1), dtype=np.int64)
 _NO_FILTERS = ALL_PASS.pairs()[np.newaxis]
 NO_CONTEXT: Mapping[str, str] = MappingProxyType({})
 
@@ -249,9 +252,9 @@ class LiveBundle:
         }
         self._model_breaker.require("recommend")
         with _stage("recommend"):
-            call = self._recommend_batch(_ModelCall(inputs, deadline))
+            call = self._recommend_batch(_ModelCall(self._named(inputs), deadline))
             outputs = await _within(deadline, "recommend", call)
-        return RankedItems.of(outputs["item_index"][0], outputs).first(k)
+        return RankedItems.of(self._rows(outputs, "item_index"), outputs).first(k)
 
     async def rank(
         self, user: UserContext, candidate_index: Int32s, *, deadline: Deadline
@@ -260,7 +263,7 @@ class LiveBundle:
         inputs = {**user.arrays, "candidate_index": candidate_index[np.newaxis]}
         self._model_breaker.require("rank")
         with _stage("rank"):
-            call = self._rank_batch(_ModelCall(inputs, deadline))
+            call = self._rank_batch(_ModelCall(self._named(inputs), deadline))
             outputs = await _within(deadline, "rank", call)
         num_candidates = len(candidate_index)
         outputs = {
@@ -276,9 +279,23 @@ class LiveBundle:
             "k": np.array([[k]], dtype=np.int32),
         }
         with _stage("similar"):
-            outputs = await _within(deadline, "similar", self.model.similar(inputs, deadline))
-        found = outputs["similar_index"][0]
+            call = self.model.similar(self._named(inputs), deadline)
+            outputs = await _within(deadline, "similar", call)
+        found = self._rows(outputs, "similar_index")
         return found[found != 0], outputs["score"][0][found != 0]
+
+    def _named(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """Give a call's inputs as they travel, created items by key."""
+        created = self.bundle.created
+        return to_keys(inputs, created) if len(created) else inputs
+
+    def _rows(self, outputs: Arrays, name: str) -> Int32s:
+        """Give the rows of an answer; 0 for an item this process has not heard of yet."""
+        index = outputs[name][:1]
+        if CREATED_KEYS in outputs:
+            index = to_rows(index, outputs[CREATED_KEYS][:1], self.bundle.created)
+        rows: Int32s = index[0]
+        return rows
 
     def _require_layout(self) -> None:
         if self.features_trouble:
@@ -352,6 +369,8 @@ def _together(
             for call in calls
         ]
         num_users.observe(len(calls))
+        if any(CREATED_KEYS in one for one in inputs):  # the first was heard of in between
+            inputs = [{CREATED_KEYS: _NO_KEYS, **one} for one in inputs]
         deadline = Deadline.latest(*(call.deadline for call in calls))
         return list(split_rows(await run(stack_arrays(inputs), deadline), inputs))
 

@@ -22,6 +22,7 @@ from recsys.errors import DeadlineExceededError, ServerError, StageError
 from recsys.features.protobuf_wire import varint
 from recsys.inference.model import NUMPY_DTYPES, Array, Arrays
 from recsys.inference.triton_address import open_channel, parse
+from recsys.models.signature import CREATED_KEYS
 
 _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -193,6 +194,11 @@ _RANK_OUTPUTS = ("score", "objective_score", "source_score", "item_activity", "i
 _SIMILAR_OUTPUTS = ("similar_index", "score")
 
 
+def _with_keys(inputs: Arrays, outputs: tuple[str, ...]) -> tuple[str, ...]:
+    """Ask for the keys of created items where the caller knows of such."""
+    return (*outputs, CREATED_KEYS) if CREATED_KEYS in inputs else outputs
+
+
 class TritonModel:
     """See ``Model``: a bundle loaded in a model server."""
 
@@ -203,7 +209,7 @@ class TritonModel:
     async def recommend(self, inputs: Arrays, deadline: Deadline) -> Arrays:
         """See ``Model.recommend``."""
         return await self._server.infer(
-            self.name, inputs, _RECOMMEND_OUTPUTS, deadline, stage="recommend"
+            self.name, inputs, _with_keys(inputs, _RECOMMEND_OUTPUTS), deadline, stage="recommend"
         )
 
     async def rank(self, inputs: Arrays, deadline: Deadline) -> Arrays:
@@ -213,7 +219,7 @@ class TritonModel:
     async def similar(self, inputs: Arrays, deadline: Deadline) -> Arrays:
         """See ``Model.similar``."""
         return await self._server.infer(
-            self.name, inputs, _SIMILAR_OUTPUTS, deadline, stage="similar"
+            self.name, inputs, _with_keys(inputs, _SIMILAR_OUTPUTS), deadline, stage="similar"
         )
 
     async def is_ready(self) -> bool:

@@ -26,9 +26,18 @@ def content_vectors(tokens: Tensor, size: int) -> Tensor:
     Source: Charikar et al. 2002, "Finding frequent items in data streams" (the count sketch);
     Weinberger et al. 2009, "Feature hashing for large scale multitask learning", eq. 1.
     """
-    num_items = max(len(tokens) - 1, 1)
     _, code, count = torch.unique(tokens, return_inverse=True, return_counts=True)
-    rarity = (num_items / count.double()).log().clamp(min=0.0)[code] * (tokens != 0)
+    return sketched(tokens, rarity_of(count, max(len(tokens) - 1, 1))[code], size)
+
+
+def rarity_of(count: Tensor, num_items: int) -> Tensor:
+    """Give the float64 weight of tokens that ``count`` of so many items have."""
+    return (num_items / count.double()).log().clamp(min=0.0)
+
+
+def sketched(tokens: Tensor, rarity: Tensor, size: int) -> Tensor:
+    """Give ``[M, S]`` unit vectors of ``[M, T]`` hashes, 0 pads, by the weight of each."""
+    rarity = rarity * (tokens != 0)
     vectors = torch.zeros(len(tokens), size, dtype=torch.float64)
     for prime in _PRIMES[:PLACES_PER_TOKEN]:
         mixed = (tokens * prime) ^ ((tokens * prime) >> 29)

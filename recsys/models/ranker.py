@@ -42,7 +42,7 @@ from recsys.models.cross_features import (
     usual_prices,
 )
 from recsys.models.experts import MultiGateExperts
-from recsys.models.item_table import ItemTable
+from recsys.models.item_table import ItemTable, log_price
 from recsys.models.normalise import Standardise
 from recsys.models.position_bias import PositionBias
 from recsys.models.rates import Rates
@@ -225,7 +225,9 @@ class Ranker(nn.Module):
         ``rows`` ``[M]`` says whose activity each row is, which may be of the same item at several
         moments (training); without it the rows are the items in order, at one moment.
         """
-        static, own = self._fixed_inputs()
+        static, own = self._fixed_inputs(
+            slice(0, len(item_activity)) if rows is None else slice(None)
+        )
         vectors = item_vectors
         if rows is not None:
             static = F.embedding(rows, static)
@@ -233,12 +235,22 @@ class Ranker(nn.Module):
                 vectors = F.embedding(rows, vectors)
             else:
                 vectors = vectors.new_zeros(len(rows), 0)
+        attention = self._attended(item_vectors, own)
+        return ItemHalf(*self._projected(item_activity, static, vectors), attention)
+
+    def items_at(self, item_activity: Tensor, item_vectors: Tensor, rows: Tensor) -> ItemHalf:
+        """Compute all of the items' part for the items ``rows`` ``[M]`` alone: ``item_rows``, and
+        of attention ``[M, ...]``."""
         attention = None
         if self.config.attention_heads:
-            attention = self.attention.items(
-                item_vectors if own is None else torch.cat([item_vectors, own], dim=1)
-            )
-        return ItemHalf(*self._projected(item_activity, static, vectors), attention)
+            attention = self._attended(item_vectors, self._own_items(rows))
+        return ItemHalf(*self.item_rows(item_activity, item_vectors, rows), attention)
+
+    def _attended(self, item_vectors: Tensor, own: Tensor | None) -> AttentionItems | None:
+        if not self.config.attention_heads:
+            return None
+        seen = item_vectors if own is None else torch.cat([item_vectors, own], dim=1)
+        return self.attention.items(seen)
 
     def item_rows(
         self, item_activity: Tensor, item_vectors: Tensor, rows: Tensor
@@ -266,38 +278,29 @@ class Ranker(nn.Module):
             vectors = torch.cat([vectors, known], dim=1)
         return self.project_item(known), self.item_factors(vectors)
 
-    def _fixed_inputs(self, rows: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Give what time does not move, ``[N + 1, ...]``, and what of it is the ranker's own.
-
-        With ``rows`` ``[M]``: of those items.
-        """
-        price = self.table.price if rows is None else self.table.price[rows]
-        log_price = self.table.log_price(rows)
-        inputs = [log_price.unsqueeze(1), (price >= 0).float().unsqueeze(1)]
+    def _fixed_inputs(self, rows: Tensor | slice) -> tuple[Tensor, Tensor | None]:
+        """Give what time does not move of ``[M]`` items, and what of it is the ranker's own."""
+        price = self.table.price[rows]
+        inputs = [log_price(price).unsqueeze(1), (price >= 0).float().unsqueeze(1)]
         own = self._own_items(rows)
         if own is not None:
             inputs.append(own)
         return torch.cat(inputs, dim=1), own
 
-    def _own_items(self, rows: Tensor | None = None) -> Tensor | None:
-        """Give the ranker's own ``[N + 1, R]`` embedding of all items, None without such.
+    def _own_items(self, rows: Tensor | slice) -> Tensor | None:
+        """Give the ranker's own ``[M, R]`` embedding of items, None without such.
 
-        With ``rows`` ``[M]``: of those items.
+        Items that were added to the table have no identity; a slice ends before them.
         """
         if not self.config.token_size:
             return None
-
-        def of(table: Tensor) -> Tensor:
-            return table if rows is None else table[rows]
-
-        own: Tensor = torch.zeros(
-            self.table.num_items + 1 if rows is None else len(rows),
-            self.config.token_size, device=self.table.price.device,
-        )  # fmt: skip
+        has_id = self.table.has_id[rows]
+        own: Tensor = torch.zeros(len(has_id), self.config.token_size, device=has_id.device)
         if self.config.num_item_tokens:
-            own = self.item_tokens(of(self.table.tokens))
+            own = self.item_tokens(self.table.tokens[rows])
         if self.config.item_identities:
-            own = own + of(self.identity.weight) * of(self.table.has_id).unsqueeze(1)
+            known = rows if isinstance(rows, slice) else torch.where(has_id, rows, 0)
+            own = own + self.identity.weight[known] * has_id.unsqueeze(1)
         dropped: Tensor = self.embedding_dropout(own)
         return dropped
 

@@ -9,7 +9,7 @@ Axes: ``B`` users, ``C`` candidates, ``N`` items, ``S`` sources, ``O`` objective
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,8 +17,12 @@ from torch import Tensor
 from recsys.compression.item_vectors import ItemVectors
 from recsys.errors import InputError
 from recsys.models.config import SourceMix
+from recsys.models.created_items import CreatedItems
 from recsys.models.cross_features import Prices
-from recsys.models.ranker import ItemHalf, Ranker
+from recsys.models.growing_rows import GrowingRows
+from recsys.models.item_table import ItemStatics, log_price
+from recsys.models.ranker import Ranker
+from recsys.models.resident_items import ResidentItems, joined
 from recsys.models.serving_model import Candidates, Ranked, UserContext
 from recsys.models.signature import Dimensions
 from recsys.models.two_tower import TwoTower
@@ -27,22 +31,13 @@ from recsys.retrieval.excluded import Excluded
 from recsys.retrieval.fusion import fuse
 from recsys.retrieval.item_filter import ItemFilters, Passing
 from recsys.retrieval.pool import fuse_found
-from recsys.retrieval.row_changes import RowChanges
-from recsys.retrieval.source import CandidateSource, SourceInputs
+from recsys.retrieval.source import CandidateSource, FollowsVectors, SourceInputs
+
+if TYPE_CHECKING:
+    from recsys.retrieval.live_index import Fold, LiveIndex  # faiss, where there is one
 
 _MOST_WITHDRAWN = 256
 """Withdrawn before sources are to put their orders together anew: far fewer than those hold."""
-
-
-class Resident(NamedTuple):
-    """What the moving item features say, kept until they say something else."""
-
-    activity: Tensor
-    """``[N + 1, Fi]``; ours alone."""
-    half: ItemHalf
-    as_of_ms: int
-    changes: RowChanges
-    """Rows of both that were written since."""
 
 
 class Prepared(dict[str, Tensor]):
@@ -85,13 +80,14 @@ class TorchServingModel:
         item_activity: Tensor,
         item_activity_as_of_ms: int,
         item_filters: ItemFilters | None = None,
+        room: int = 0,
     ) -> None:
         """Take the parts, all on one device.
 
         ``objective_weights`` ``[O]`` blend the objectives; ``item_vectors`` of N + 1 items;
         ``available`` ``[N + 1]`` bool (row 0 False); ``item_activity`` ``[N + 1, Fi]`` as it was
         at ``item_activity_as_of_ms``; ``item_filters`` know the items' tokens (None: no filter can
-        be asked for).
+        be asked for); ``room`` is how many items may be added (``add_items``).
         """
         self._dimensions = dimensions
         self._towers = towers.eval()
@@ -100,15 +96,22 @@ class TorchServingModel:
         self._mix = mix
         self._objective_weights = objective_weights
         self._item_vectors = item_vectors
-        self._available = available.clone()
-        self._unavailable = ~available
+        self._room = room
+        self._created = CreatedItems(len(available) - 1)
+        self._availability = [
+            GrowingRows(some.clone(), room=room) for some in (available, ~available)
+        ]
+        self._available, self._unavailable = (some.rows for some in self._availability)
         self._num_withdrawn = 0
         """Since sources last saw another tensor of unavailable items."""
         self._item_filters = item_filters
         self._knows_all = any(source.knows_all for source in self._sources)
         with torch.inference_mode():
-            self._item_attention = towers.users.item_attention(item_vectors.decoded())
-            self._log_price = ranker.table.log_price()
+            attention = towers.users.item_attention(item_vectors.decoded())
+            self._item_attention = GrowingRows(attention, room=room)
+            self._log_price = GrowingRows(ranker.table.log_price(), room=room)
+        ranker.table.make_room(room)
+        item_vectors.make_room(room)
         self._resident = self._prepare(item_activity, item_activity_as_of_ms)
 
     @property
@@ -118,8 +121,13 @@ class TorchServingModel:
 
     @property
     def num_items(self) -> int:
-        """N, padding not counted."""
+        """N, those that were added included, padding not counted."""
         return len(self._available) - 1
+
+    @property
+    def created(self) -> CreatedItems:
+        """Items that were added since the bundle was made, by key."""
+        return self._created
 
     @property
     def ranker(self) -> Ranker:
@@ -142,15 +150,22 @@ class TorchServingModel:
         return self._resident.as_of_ms
 
     def set_item_activity(self, activity: Tensor, as_of_ms: int) -> None:
-        """Swap in ``[N + 1, Fi]`` moving item features: one assignment, so a reader in another
-        thread sees the old ones or the new ones.
+        """Swap in ``[M + 1, Fi]`` moving features of the first M items: one assignment, so a reader
+        in another thread sees the old ones or the new ones. M is N, or less by items that were
+        added since they were read, which keep what they have.
 
         Raises:
-            InputError: when the shape is not the resident one.
+            InputError: when the shape is another.
         """  # fmt: skip
-        wanted = (self.num_items + 1, self._dimensions.num_item_features)
-        if tuple(activity.shape) != wanted:
-            raise InputError(f"item activity has shape {tuple(activity.shape)}, wanted {wanted}")
+        most = (self.num_items + 1, self._dimensions.num_item_features)
+        least = self.created.num_items + 1
+        if activity.dim() != 2 or activity.shape[1] != most[1] or (
+            not least <= len(activity) <= most[0]
+        ):  # fmt: skip
+            raise InputError(f"item activity has shape {tuple(activity.shape)}, wanted {most}")
+        later = self._resident.activity[len(activity) :]
+        if len(later):
+            activity = torch.cat([activity.to(later), later])
         self._resident = self._prepare(activity, as_of_ms)
 
     @torch.inference_mode()
@@ -184,7 +199,7 @@ class TorchServingModel:
 
     def confirm_item_activity(self, as_of_ms: int) -> None:
         """Say that the resident item features are those of ``as_of_ms``, as they stand."""
-        self._resident = self._resident._replace(as_of_ms=as_of_ms)
+        self._resident.as_of_ms = as_of_ms
 
     def set_available(self, available: Tensor) -> None:
         """Swap in ``[N + 1]`` bool: which items may be retrieved (row 0 never is).
@@ -196,10 +211,10 @@ class TorchServingModel:
             raise InputError(
                 f"availability has shape {tuple(available.shape)}, wanted {(self.num_items + 1,)}"
             )
-        self._available = available.to(self._item_vectors.device, torch.bool).clone()
+        self._available.copy_(available)
         self._available[0] = False
-        self._unavailable = ~self._available
-        self._num_withdrawn = 0
+        torch.logical_not(self._available, out=self._unavailable)
+        self._see_unavailable_anew()
 
     @torch.inference_mode()
     def change_items(
@@ -215,12 +230,79 @@ class TorchServingModel:
             if is_offered and not was_offered:
                 self._num_withdrawn = _MOST_WITHDRAWN
         if self._num_withdrawn >= _MOST_WITHDRAWN:
-            # Sources keep orders for as long as this is the same tensor. They leave out what is
-            # withdrawn from it, and cannot know what is offered again.
-            self._unavailable = self._unavailable.clone()
-            self._num_withdrawn = 0
+            # They leave out what is withdrawn from it, and cannot know what is offered again.
+            self._see_unavailable_anew()
         if tokens and self._item_filters is not None:
             self._item_filters.change(tokens)
+
+    @torch.inference_mode()
+    def put_items(self, item_index: Sequence[int], statics: ItemStatics) -> None:
+        """Describe the items ``[M]`` anew: their vectors and halves are computed again, in place.
+
+        Nothing else of the model may be asked meanwhile, as with ``change_items``.
+        """
+        device = self._item_vectors.device
+        index = torch.tensor(item_index, dtype=torch.int64, device=device)
+        follow = [source for source in self._sources if isinstance(source, FollowsVectors)]
+        for source in follow:
+            source.before_moving(self._item_vectors)
+        self._ranker.table.put(index, statics)
+        self._item_vectors.put(index, self._towers.items.at(index))
+        vectors = self._item_vectors.local(index)
+        rows = vectors.vectors[vectors.place]
+        self._item_attention.put(index, self._towers.users.item_attention(rows))
+        self._log_price.put(index, log_price(self._ranker.table.price[index]))
+        known = self._resident.activity
+        activity = torch.zeros(len(index), known.shape[1], device=device)
+        activity[index < len(known)] = known[index[index < len(known)]]
+        self._resident.put(index, activity, self._ranker.items_at(activity, rows, index))
+        for source in follow:
+            source.moved(index)
+
+    @torch.inference_mode()
+    def add_items(self, keys: Sequence[int], statics: ItemStatics) -> list[int]:
+        """Add items by key and give their rows, the next ones; not offered yet, without activity.
+
+        Raises:
+            InputError: when there is no room for so many.
+        """
+        if len(self.created) + len(keys) > self._room:
+            raise InputError(
+                f"wanted room for {len(keys)} more items, found {len(self.created)} of at most "
+                f"{self._room} taken; train and publish a bundle that knows them"
+            )
+        first = self.num_items + 1
+        rows = list(range(first, first + len(keys)))
+        self.put_items(rows, statics)
+        for some, is_so in zip(self._availability, (False, True), strict=True):
+            index = torch.tensor(rows, device=some.rows.device)
+            some.put(index, torch.full((len(rows),), is_so, device=some.rows.device))
+        self._available, self._unavailable = (some.rows for some in self._availability)
+        if self._item_filters is not None:
+            self._item_filters.grow(len(self._available))
+        for key in keys:
+            self.created.add(key)
+        return rows
+
+    @property
+    def live_indexes(self) -> list[LiveIndex]:
+        """Indexes of sources, beside which items gather that came or changed."""
+        found = [getattr(source, "index", None) for source in self._sources]
+        return [index for index in found if index is not None]
+
+    @torch.inference_mode()
+    def fold(self, index: LiveIndex) -> Fold:
+        """Say what goes into the index that comes after ``index``, one of ``live_indexes``."""
+        return index.fold(self._item_vectors)
+
+    def describes(self, item_index: int, statics: ItemStatics, place: int) -> bool:
+        """Say whether the item is already described as ``statics`` says at ``place``."""
+        return self._ranker.table.says(item_index, statics, place)
+
+    def _see_unavailable_anew(self) -> None:
+        """Make sources look again: they keep orders for as long as this is the same tensor."""
+        self._unavailable = self._unavailable[:]
+        self._num_withdrawn = 0
 
     @torch.inference_mode()
     def prepare(self, user: UserContext) -> Prepared:
@@ -229,7 +311,7 @@ class TorchServingModel:
             return user
         user = self._on_device(user)
         user = {**user, "history_index": user["history_index"].long()}
-        prices = self._ranker.prices(user, self._log_price)
+        prices = self._ranker.prices(user, self._log_price.rows)
         vectors = self._user_vectors(user)
         return Prepared(user, vectors=vectors, prices=prices)
 
@@ -282,12 +364,12 @@ class TorchServingModel:
         """Score candidates; the blend is the weighted sum of the objectives' order logits."""
         prepared = self.prepare(user)
         resident = self._resident  # once: another thread may swap it
-        items = resident.half
+        items, activity = resident.half, resident.activity
         output = self._ranker.combine(
             self._ranker.user_half(prepared, prepared.vectors, items),
             items,
             candidates.item_index.long(),
-            self._ranker.cross_features(prepared, candidates, resident.activity, prepared.prices),
+            self._ranker.cross_features(prepared, candidates, activity, prepared.prices),
         )
         score = (output.order @ self._objective_weights).masked_fill(
             candidates.item_index == 0, -torch.inf
@@ -320,16 +402,21 @@ class TorchServingModel:
         return nearest.masked_fill(value == -torch.inf, 0).to(torch.int32), value
 
     @torch.inference_mode()
-    def _prepare(self, activity: Tensor, as_of_ms: int) -> Resident:
+    def _prepare(self, activity: Tensor, as_of_ms: int) -> ResidentItems:
         # A copy: rows of it are written in place.
         own = activity.to(self._item_vectors.device, torch.float32, copy=True)
-        half = self._ranker.item_half(own, self._item_vectors.decoded())
-        return Resident(own, half, as_of_ms, RowChanges(len(own)))
+        vectors, num_first = self._item_vectors.decoded(), self.created.num_items + 1
+        # Added items apart: the others' last bits must not depend on how many there are.
+        half = self._ranker.item_half(own[:num_first], vectors[:num_first])
+        if len(own) > num_first:
+            rows = torch.arange(num_first, len(own), device=own.device)
+            half = joined(half, self._ranker.items_at(own[rows], vectors[rows], rows))
+        return ResidentItems(own, half, as_of_ms, room=self._room - len(self.created))
 
     def _user_vectors(self, user: UserContext) -> Tensor:
         """Run the user tower over the vectors of its history alone, where they must be decoded."""
         local = self._item_vectors.local(user["history_index"])
-        attention = self._item_attention
+        attention = self._item_attention.rows
         if local.row is not None:
             user = {**user, "history_index": local.place}
             attention = attention[local.row]
@@ -350,7 +437,7 @@ class TorchServingModel:
 
     def _source_inputs(self, user: Prepared) -> SourceInputs:
         """Give those of ``user``, made anew where the items' features have moved meanwhile."""
-        activity, _, _, changes = self._resident
+        activity, changes = self._resident.activity, self._resident.changes
         if (
             user.inputs is None
             or user.inputs.item_activity is not activity

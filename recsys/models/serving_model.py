@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from recsys.models.created_items import CreatedItems
 from recsys.models.signature import Dimensions
 
 UserContext = Mapping[str, Tensor]
@@ -44,7 +45,11 @@ class ServingModel(Protocol):
 
     @property
     def num_items(self) -> int:
-        """N, padding not counted."""
+        """N, those that were added included, padding not counted."""
+
+    @property
+    def created(self) -> CreatedItems:
+        """Items that were added since the bundle was made, by key."""
 
     def prepare(self, user: UserContext) -> UserContext:
         """Give the context together with what several stages derive from it.

@@ -17,6 +17,10 @@ from recsys.models.request_tokens import REQUEST_TOKENS
 
 DType = Literal["INT32", "INT64", "FP32", "BOOL"]
 
+CREATED_KEYS = "created_keys"
+"""A negative item ``-j`` stands for the ``j``-th key of its row here: an item that came after the
+bundle was made has no row that two processes agree on (``created_items.py``)."""
+
 RANKED, RANK_LATE, RANK_FAILED = 0, 1, 2
 """Values of ``rank_outcome``: the ranker had its say, had no time for it, or failed."""
 
@@ -55,6 +59,9 @@ class Dimensions:
     """R: tokens of what surrounds a request."""
 
 
+_KEYS = TensorSpec(CREATED_KEYS, "INT64", (-1,), "keys of created items, 0 pads")
+
+
 def user_context(d: Dimensions) -> tuple[TensorSpec, ...]:
     """Give what a request says about its user. Raw values: models normalise for themselves."""
     request = TensorSpec(
@@ -79,7 +86,10 @@ def user_context(d: Dimensions) -> tuple[TensorSpec, ...]:
 
 
 def recommend_inputs(d: Dimensions) -> tuple[TensorSpec, ...]:
-    """Give the inputs of ``recommend``: retrieve, filter and rank in one call."""
+    """Give the inputs of ``recommend``: retrieve, filter and rank in one call.
+
+    Who brings no ``created_keys`` knows no created item and is not answered with any.
+    """
     return (
         *user_context(d),
         TensorSpec("exclude_index", "INT32", (-1,), "items that must not come back, 0 pads"),
@@ -89,6 +99,7 @@ def recommend_inputs(d: Dimensions) -> tuple[TensorSpec, ...]:
         TensorSpec(
             "budget_ms", "INT32", (1,), "time for the answer; where it is absent, as long as needed"
         ),
+        _KEYS,
     )
 
 
@@ -106,6 +117,7 @@ def recommend_outputs(d: Dimensions) -> tuple[TensorSpec, ...]:
         TensorSpec("source_score", "FP32", (-1, len(d.sources)), "raw score by candidate source"),
         _item_activity(d),
         TensorSpec("item_age_ms", "INT64", (1,), "age of the resident item features"),
+        _KEYS,
     )
 
 
@@ -117,7 +129,7 @@ def _item_activity(d: Dimensions) -> TensorSpec:
 
 def rank_inputs(d: Dimensions) -> tuple[TensorSpec, ...]:
     """Give the inputs of ``rank``: order a given list."""
-    return (*user_context(d), TensorSpec("candidate_index", "INT32", (-1,), "0 pads"))
+    return (*user_context(d), TensorSpec("candidate_index", "INT32", (-1,), "0 pads"), _KEYS)
 
 
 def rank_outputs(d: Dimensions) -> tuple[TensorSpec, ...]:
@@ -136,6 +148,7 @@ def similar_inputs() -> tuple[TensorSpec, ...]:
     return (
         TensorSpec("item_index", "INT32", (1,), "the item asked about"),
         TensorSpec("k", "INT32", (1,), "answers wanted"),
+        _KEYS,
     )
 
 
@@ -144,4 +157,5 @@ def similar_outputs() -> tuple[TensorSpec, ...]:
     return (
         TensorSpec("similar_index", "INT32", (-1,), "answer, 0 pads"),
         TensorSpec("score", "FP32", (-1,), "cosine of the item embeddings, -inf where padded"),
+        _KEYS,
     )

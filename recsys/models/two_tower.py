@@ -31,10 +31,14 @@ from recsys.models.history_sequence import (
     first_used_column,
     use_features,
 )
-from recsys.models.item_table import ItemTable
+from recsys.models.item_table import ItemStatics, ItemTable, log_price
 from recsys.models.normalise import Standardise
 from recsys.models.serving_model import UserContext
 from recsys.models.signature import Dimensions
+
+_ROWS_AT_ONCE = 32
+"""Items that are embedded alone go through products of this many rows: another number takes
+another path and may differ in the last bit."""
 
 
 class ItemTower(nn.Module):
@@ -68,23 +72,42 @@ class ItemTower(nn.Module):
             identity = identity * table.has_id.unsqueeze(1)
         else:
             identity = torch.where(table.has_id.unsqueeze(1), identity, self.newcomer)
-        return self._unit(identity + self._content())
+        return self._unit(identity + self._content(table))
+
+    def at(self, index: Tensor) -> Tensor:
+        """Give ``[M, D]`` of the items ``[M]`` (not padding) alone, as ``forward`` of all.
+
+        Those added to the table later have no embedding of their own. The same item gets the same
+        bits, whichever others are asked for.
+        """
+        num_asked = len(index)
+        index = F.pad(index, (0, -num_asked % _ROWS_AT_ONCE))
+        if len(index) > _ROWS_AT_ONCE:
+            return torch.cat([self.at(some) for some in torch.split(index, _ROWS_AT_ONCE)])[
+                :num_asked
+            ]
+        statics = self.table.at(index)
+        has_id = statics.has_id.unsqueeze(1)
+        own = F.embedding(torch.where(statics.has_id, index, 0), self.identity.weight)
+        identity = own * has_id
+        if self.newcomer is not None:
+            identity = torch.where(has_id, own, self.newcomer)
+        return F.normalize(identity + self._content(statics), dim=1)[:num_asked]
 
     def as_newcomers(self) -> Tensor:
         """Give ``[N + 1, D]``: every item as it would be had nobody touched it yet.
 
         What an item without an embedding of its own gets from ``forward``, to the bit.
         """
-        content = self._content()
+        content = self._content(self.table)
         return self._unit(content if self.newcomer is None else self.newcomer + content)
 
-    def _content(self) -> Tensor:
-        """Give ``[N + 1, D]`` what category, words and price say."""
-        table = self.table
+    def _content(self, table: ItemTable | ItemStatics) -> Tensor:
+        """Give ``[M, D]`` what category, words and price say."""
         content: Tensor = (
             self.category(table.category)
             + self.words(table.text)
-            + self.price(table.log_price().unsqueeze(1))
+            + self.price(log_price(table.price).unsqueeze(1))
         )
         mixed: Tensor = self.mix(content)
         return content + mixed

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from recsys.endpoints import resolve
 from recsys.errors import ConfigurationError
+from recsys.replay.catalogue_then import changes_until
 from recsys.replay.exit_codes import NOT_FOUND
 from recsys.replay.find import find_exposure
 from recsys.replay.recompute import replay
@@ -47,7 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             "was forgotten with its user\n"
         )
         return NOT_FOUND
-    found = replay(settings, exposure, with_contributions=args.contributions)
+    found = replay(
+        settings,
+        exposure,
+        with_contributions=args.contributions,
+        changes_since=lambda manifest: changes_until(
+            settings, resolve(settings), manifest.lineage.log_positions, exposure.now_ms
+        ),
+    )
     if args.json:
         sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
         return 0

@@ -6,6 +6,7 @@ equal to the last bit.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -13,13 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recsys.bundle.manifest import read_manifest
+from recsys.bundle.manifest import Manifest, read_manifest
 from recsys.bundle.served import ServedBundle, load_served_bundle
 from recsys.bundle.store import BundleStore
-from recsys.errors import BundleError, ConfigurationError
+from recsys.errors import BundleError, ConfigurationError, ServerError
+from recsys.events.item_follower import ItemChange
 from recsys.features.plan import PLAN_FILE
 from recsys.features.plan import load as load_plan
 from recsys.feedback.exposure import Exposure
+from recsys.models.signature import CREATED_KEYS
 from recsys.ranking.blending import blend
 from recsys.ranking.rules_history import read_rules_version
 from recsys.replay.explained import add_contributions
@@ -42,10 +45,21 @@ _REQUESTS: dict[str, type[RecommendRequest | RankRequest]] = {
 }  # fmt: skip
 
 
+def _nothing_since(manifest: Manifest) -> Sequence[ItemChange]:
+    return ()
+
+
 def replay(
-    settings: Settings, exposure: Exposure, *, with_contributions: bool = False
+    settings: Settings,
+    exposure: Exposure,
+    *,
+    with_contributions: bool = False,
+    changes_since: Callable[[Manifest], Sequence[ItemChange]] = _nothing_since,
 ) -> ReplayResponse:
-    """Compute an answer again and compare; never raises for what is missing."""
+    """Compute an answer again and compare; never raises for what is missing.
+
+    ``changes_since`` gives what the log had said of items by then, since a bundle was made.
+    """
     parts: dict[_Part, ReplayPart] = {}
     items = [
         ReplayedItem(item_id=item_id, position=place, logged_score=score)
@@ -65,15 +79,17 @@ def replay(
             parts |= _not_computed(reason, "sources", "objectives", "scores")
         elif num_known:
             index = torch.from_numpy(rows[:MAX_KEPT].astype(np.int64))
-            past = past_inputs(exposure, folder, index)
+            past = past_inputs(exposure, folder, index, changes_since(manifest))
             scored = score_again(past, _asked(exposure, bundle))
             parts |= _compare_scores(exposure, bundle, scored)
             items = _with_scores(items, bundle, scored, exposure)
             if with_contributions:
                 items = add_contributions(items, bundle, past, load_plan(folder / PLAN_FILE))
-        if exposure.route == "recommendations":
+        if exposure.route == "recommendations" and CREATED_KEYS in exposure.replay:
+            parts |= _not_computed(reason, "list", "propensities")
+        elif exposure.route == "recommendations":
             parts |= _compare_list(settings, exposure, bundle, rows)
-    except (BundleError, OSError) as error:
+    except (BundleError, ServerError, OSError) as error:
         left = [name for name in _PARTS if name not in parts]
         parts |= _not_computed(str(error), *left)
     ordered = [parts[name] for name in _PARTS if name in parts]

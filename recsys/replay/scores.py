@@ -11,18 +11,26 @@ Axes: ``K`` shown items, ``O`` objectives, ``S`` sources, ``Fi`` item features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from recsys.bundle.item_describer import ItemDescriber
 from recsys.bundle.load import load_serving_model
 from recsys.bundle.manifest import Manifest, read_manifest
+from recsys.bundle.model_items import ModelItems
+from recsys.bundle.served import VOCABULARY_FILE
+from recsys.data.vocabulary import GrowingVocabulary
+from recsys.data.vocabulary_file import load_vocabulary
 from recsys.errors import BundleError
+from recsys.events.item_follower import ItemChange
 from recsys.feedback.exposure import Exposure
 from recsys.models.serving import TorchServingModel
 from recsys.models.serving_model import Candidates
+from recsys.models.signature import CREATED_KEYS
 from recsys.replay.kept import ITEM_ACTIVITY
 
 
@@ -56,6 +64,12 @@ def missing(exposure: Exposure, manifest: Manifest) -> str:
     """Say why the scores of an answer cannot be computed again; ``""`` when they can."""
     if exposure.rung != "full":
         return f"the answer is of the rung {exposure.rung}: no ranker had a say"
+    if CREATED_KEYS in exposure.replay:
+        count = exposure.replay[CREATED_KEYS].shape[0]
+        return (
+            f"{count} items of the answer or of the user's history came after the bundle was made: "
+            "what they were is in the event log and not in the bundle"
+        )
     if not exposure.features:
         return "the exposure has no tensors of the user"
     if ITEM_ACTIVITY not in exposure.replay:
@@ -68,8 +82,12 @@ def missing(exposure: Exposure, manifest: Manifest) -> str:
     return ""
 
 
-def past_inputs(exposure: Exposure, folder: Path, index: Tensor) -> PastInputs:
+def past_inputs(
+    exposure: Exposure, folder: Path, index: Tensor, changes: Sequence[ItemChange] = ()
+) -> PastInputs:
     """Load the bundle in ``folder`` with what the exposure says it was given.
+
+    ``changes`` are what the log had said of the bundle's items since it was made.
 
     Raises:
         BundleError: when the bundle is missing, damaged, or not the exposure's.
@@ -77,6 +95,9 @@ def past_inputs(exposure: Exposure, folder: Path, index: Tensor) -> PastInputs:
     manifest = read_manifest(folder)
     model = load_serving_model(folder)
     assert isinstance(model, TorchServingModel)
+    if changes:
+        vocabulary = GrowingVocabulary(load_vocabulary(folder / VOCABULARY_FILE))
+        ModelItems(model, vocabulary, ItemDescriber(folder, manifest)).apply(changes)
     activity = exposure.replay[ITEM_ACTIVITY].array()
     if activity.shape != (len(index), manifest.dimensions.num_item_features):
         raise BundleError(

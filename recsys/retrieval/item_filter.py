@@ -73,6 +73,15 @@ class ItemFilters:
             return [None] * len(filters)
         return [self._one(row[row[:, 0] != 0]) for row in filters.cpu().numpy()]
 
+    def grow(self, num_rows: int) -> None:
+        """Have so many rows, padding counted; what tokens the new ones have comes by ``change``."""
+        more = num_rows - 1 - self._num_items
+        self._num_items = num_rows - 1
+        for key, passing in self._known.items():
+            pairs = np.frombuffer(key, dtype=np.int64).reshape(-1, 2)
+            theirs = passing.refused.new_full((more,), _refuses(pairs, frozenset()))
+            self._known[key] = Passing(torch.cat([passing.refused, theirs]))
+
     def change(self, tags: Mapping[int, Iterable[str]]) -> None:
         """Give rows other tokens from now on; filters that they do not move in stay as they are."""
         self._tags.change(tags)

@@ -95,6 +95,8 @@ class ItemToItemSource:
         used = (index != 0).any(dim=0).nonzero()
         begin = int(used[0]) if len(used) else index.shape[1]
         index = index[:, begin:]
+        # Items that came after the table was made have no neighbours yet.
+        index = torch.where(index < len(self.neighbour_index), index, 0)
         return _Neighbours(
             age_s=user["history_age_s"][:, begin:],
             used=index != 0,

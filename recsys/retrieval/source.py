@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeVar, cast
+from typing import NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 from torch import Tensor
 
@@ -73,6 +73,17 @@ class CandidateSource(Protocol):
 
     def all_scores(self, inputs: SourceInputs) -> Tensor:
         """Give ``[B, N + 1]`` float32; what stands in column 0 is ignored."""
+
+
+@runtime_checkable
+class FollowsVectors(Protocol):
+    """A source that keeps something made of the items' vectors."""
+
+    def before_moving(self, vectors: ItemVectors) -> None:
+        """Make what is to stay as the bundle's own vectors have it; harmless when repeated."""
+
+    def moved(self, index: Tensor) -> None:
+        """Take note that the items ``[M]`` have other vectors now, or are new."""
 
 
 def strongest_of(index: Tensor, score: Tensor, count: int, excluded: Excluded) -> Found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,7 +16,12 @@ from recsys.retrieval.item_filter import Passing
 from recsys.retrieval.source import Found, SourceInputs
 
 if TYPE_CHECKING:
+    from recsys.retrieval.live_index import LiveIndex
     from recsys.retrieval.vector_index import Allowed, VectorIndex  # faiss, where there is one
+
+
+_Allowed: TypeAlias = "tuple[Tensor, int, Allowed]"
+"""For one tensor of unavailable items and one state of the index."""
 
 
 class TwoTowerSource:
@@ -33,9 +38,14 @@ class TwoTowerSource:
 
     def __init__(self, index: VectorIndex | None = None) -> None:
         """Search exactly, or by ``index``; what it may not find enough of is searched exactly."""
-        self._index = index
-        self._allowed: tuple[Tensor, Allowed] | None = None
-        self._filtered: WeakKeyDictionary[Passing, tuple[Tensor, Allowed]] = WeakKeyDictionary()
+        self.index: LiveIndex | None = None
+        """What is searched, with the rows beside it; ``None``: all is searched exactly."""
+        if index is not None:
+            from recsys.retrieval.live_index import LiveIndex
+
+            self.index = LiveIndex(index)
+        self._allowed: _Allowed | None = None
+        self._filtered: WeakKeyDictionary[Passing, _Allowed] = WeakKeyDictionary()
         self._moments: tuple[ItemVectors, Tensor, Tensor] | None = None
 
     def search(self, inputs: SourceInputs, count: int, excluded: Excluded) -> Found:
@@ -64,12 +74,21 @@ class TwoTowerSource:
             self._standardised(inputs, value).masked_fill_(missing, 0),
         )
 
+    def before_moving(self, vectors: ItemVectors) -> None:
+        """Take the moments: a score means the same however many items come or change."""
+        self._of_items(vectors)
+
+    def moved(self, index: Tensor) -> None:
+        """Search these items exactly, beside the index."""
+        if self.index is not None:
+            self.index.moved(index.tolist())
+
     def _nearest(
         self, inputs: SourceInputs, vectors: Tensor, count: int, excluded: Excluded
     ) -> tuple[Tensor, Tensor]:
         """Give cosines and rows ``[B, count]`` of the items nearest to ``[B, D]``."""
-        if self._index is not None:
-            return self._nearest_by(self._index, inputs, vectors, count, excluded)
+        if self.index is not None:
+            return self._nearest_by(self.index, inputs, vectors, count, excluded)
         return self._nearest_of_all(inputs, vectors, count, excluded)
 
     def _nearest_of_all(
@@ -78,7 +97,7 @@ class TwoTowerSource:
         return best(excluded.mask(inputs.item_vectors.scores(vectors)), count)
 
     def _nearest_by(
-        self, index: VectorIndex, inputs: SourceInputs, vectors: Tensor, count: int,
+        self, index: LiveIndex, inputs: SourceInputs, vectors: Tensor, count: int,
         excluded: Excluded,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Search by index with what nobody or a filter must not find masked in it."""
@@ -103,29 +122,35 @@ class TwoTowerSource:
         return value, row
 
     def _found_by(
-        self, index: VectorIndex, inputs: SourceInputs, vectors: Tensor, count: int,
+        self, index: LiveIndex, inputs: SourceInputs, vectors: Tensor, count: int,
         excluded: Excluded, passing: Passing | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Give cosines and rows of at most ``count`` that the index finds for users of a filter."""
         most = int((excluded.index != 0).sum(dim=1).max()) if excluded.most else 0
         allowed = self._allowed_of(index, excluded.unavailable, passing)
-        found = index.search(vectors, count + most, allowed)
+        found = index.index.search(vectors, count + most, allowed)
         cosine = _cosines(inputs, vectors, found)
+        if index.num_beside:
+            rows, theirs = index.beside(inputs.item_vectors)
+            found = torch.cat([found, rows.expand(len(found), -1)], dim=1)
+            cosine = torch.cat([cosine, vectors @ theirs.T], dim=1)
         value, place = best(cosine.masked_fill_(excluded.hits(found), -torch.inf), count)
         return value, found.gather(1, place)
 
     def _allowed_of(
-        self, index: VectorIndex, unavailable: Tensor, passing: Passing | None
+        self, index: LiveIndex, unavailable: Tensor, passing: Passing | None
     ) -> Allowed:
         """Give the bits of what may be found; what was withdrawn since is left out by ``hits``."""
         kept = self._allowed if passing is None else self._filtered.get(passing)
-        if kept is not None and kept[0] is unavailable:
-            return kept[1]
+        if kept is not None and kept[0] is unavailable and kept[1] == index.state:
+            return kept[2]
+        refused = unavailable if passing is None else unavailable | passing.refused
+        kept = unavailable, index.state, index.allowed(refused)
         if passing is None:
-            self._allowed = unavailable, index.allowed(unavailable)
-            return self._allowed[1]
-        self._filtered[passing] = unavailable, index.allowed(unavailable | passing.refused)
-        return self._filtered[passing][1]
+            self._allowed = kept
+        else:
+            self._filtered[passing] = kept
+        return kept[2]
 
     def scores(self, inputs: SourceInputs, index: Tensor) -> Tensor:
         """Give ``[B, C]`` of the items ``index``."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -82,9 +83,15 @@ class Allowed:
 class VectorIndex:
     """Finds rows whose vectors are near a user's."""
 
-    def __init__(self, index: faiss.IndexIVFScalarQuantizer) -> None:
-        """Take an index of items ``1 … N`` under the numbers ``0 … N - 1``."""
+    def __init__(
+        self, index: faiss.IndexIVFScalarQuantizer, *, mapped_from: Path | None = None
+    ) -> None:
+        """Take an index of items ``1 … N`` under the numbers ``0 … N - 1``.
+
+        ``mapped_from``: the file that its lists are mapped from, where they are.
+        """
         self._index = index
+        self._mapped_from = mapped_from
 
     @property
     def num_items(self) -> int:
@@ -118,6 +125,21 @@ class VectorIndex:
         faiss.omp_set_num_threads(torch.get_num_threads())
         found = self._index.search(vectors, wanted, params=parameters)[1]
         return torch.from_numpy(found).add_(1)  # faiss pads with -1
+
+    def folded(self, rows: Tensor, vectors: Tensor) -> VectorIndex:
+        """Give another index, in memory, in which ``[M]`` rows have ``[M, D]`` vectors.
+
+        Rows that are not in this one are added. The cells stay where they were learned.
+        """
+        if self._mapped_from is not None:  # mapped lists cannot be copied
+            index: Any = faiss.read_index(str(self._mapped_from))
+        else:
+            index = faiss.clone_index(self._index)
+        numbers = np.ascontiguousarray(rows.numpy()) - 1
+        faiss.omp_set_num_threads(1)
+        index.remove_ids(numbers)
+        index.add_with_ids(np.ascontiguousarray(vectors.float().numpy()), numbers)
+        return VectorIndex(index)
 
     def write(self, path: Path) -> None:
         """Write the file that ``read_index`` reads."""
@@ -186,7 +208,7 @@ def read_index(path: Path, *, num_items: int) -> VectorIndex:
             f"{path}: wanted an index of {num_items} items, found {type(index).__name__} of "
             f"{index.ntotal}; build it again"
         )
-    return VectorIndex(index)
+    return VectorIndex(index, mapped_from=path)
 
 
 def recall(index: VectorIndex, vectors: Tensor, users: Tensor, truth: Tensor) -> float:

@@ -100,7 +100,7 @@ async def open_services(
         )
 
     def load(bundle_id: str) -> ServedBundle:
-        bundle = load_served_bundle(store.path(bundle_id))
+        bundle = load_served_bundle(store.path(bundle_id), room=settings.max_created_items)
         try:
             if store.live() == bundle_id:
                 write_static_list(settings.static_list_path, bundle)

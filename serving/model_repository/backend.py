@@ -24,6 +24,8 @@ from recsys.inference.allocation import keep_freed_memory
 from recsys.inference.collate import split_rows
 from recsys.inference.compute import answer
 from recsys.inference.rank_time import RankTime
+from recsys.models.serving import TorchServingModel
+from serving.model_repository.compaction import Compactor
 from serving.model_repository.item_reader import connect_items
 from serving.model_repository.live_items import follow_items
 from serving.model_repository.refresh import ItemRefresher
@@ -57,7 +59,10 @@ class ServedModel:
         self._num_threads = int(parameters["num_threads"])
         torch.set_num_threads(self._num_threads)
         bundle_path = Path(parameters["bundle_path"])
-        self._model = load_serving_model(bundle_path, device="cpu")
+        room = int(parameters.get("max_created_items", "0"))
+        model = load_serving_model(bundle_path, device="cpu", room=room)
+        assert isinstance(model, TorchServingModel)
+        self._model = model
         self._num_candidates = int(parameters["num_candidates"])
         self._rank_time = RankTime()
         self._turns = Turns()
@@ -70,8 +75,10 @@ class ServedModel:
         )
         self._refresher.read_before_requests(_FIRST_READ_S)
         self._items, self._follower = follow_items(
-            self._model, bundle_path, Path(parameters["state_dir"]), self._turns
-        )
+            self._model, bundle_path, Path(parameters["state_dir"]), self._turns, room=room,
+            added=self._refresher.add,
+        )  # fmt: skip
+        self._compactor = Compactor(model, self._turns)
 
     def start(self) -> None:
         """Start what keeps its items fresh, and catch up with what was said of them so far."""
@@ -79,6 +86,7 @@ class ServedModel:
         self._refresher.start()
         self._follower.start()
         self._follower.wait(_CATCH_UP_S)
+        self._compactor.start()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch. Requests with the same set of inputs are computed together."""
@@ -105,6 +113,7 @@ class ServedModel:
         """Stop the background threads."""
         self._refresher.stop()
         self._follower.stop()
+        self._compactor.stop()
 
     def _answer(self, calls: list[dict[str, Tensor]]) -> list[Any]:
         try:

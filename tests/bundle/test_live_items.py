@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from recsys.bundle.item_describer import ItemDescriber
 from recsys.bundle.live_items import LiveItems
 from recsys.bundle.load import load_serving_model
+from recsys.bundle.manifest import read_manifest
+from recsys.bundle.model_items import ModelItems
 from recsys.bundle.served import load_served_bundle
 from recsys.data.item_tokens import event_tokens
+from recsys.data.vocabulary import GrowingVocabulary
 from recsys.events.item_follower import ItemChange
 from recsys.events.log import TopicPartition
 from recsys.events.schema import ItemEvent
@@ -19,8 +23,6 @@ from recsys.models.filter_tokens import ALL_PASS, ItemFilter
 from recsys.models.serving import TorchServingModel
 from recsys.models.serving_model import Candidates
 from recsys.ranking import filters
-from serving.model_repository.live_items import ServedItems
-from serving.model_repository.turns import Turns
 from tests.bundle.test_bundle import small_plan
 from tests.inference.toy_bundle import toy_bundle
 from tests.models.test_served_answers import users
@@ -89,15 +91,21 @@ def found(model: TorchServingModel, asked: ItemFilter = ALL_PASS) -> set[int]:
     return set(candidates.item_index[0].tolist()) - {0}
 
 
+def served(folder: Path, room: int = 0) -> tuple[TorchServingModel, ModelItems]:
+    model = load_serving_model(folder, room=room)
+    assert isinstance(model, TorchServingModel)
+    vocabulary = GrowingVocabulary(load_served_bundle(folder).vocabulary)
+    describer = ItemDescriber(folder, read_manifest(folder))
+    return model, ModelItems(model, vocabulary, describer, room=room)
+
+
 @pytest.mark.parametrize("search_from", [0, 10**9])
 def test_a_model_finds_what_is_offered_and_nothing_withdrawn(
     folder: Path, search_from: int
 ) -> None:
-    model = load_serving_model(folder)
-    assert isinstance(model, TorchServingModel)
+    model, items = served(folder)
     model.search_from_items = search_from
     vocabulary = load_served_bundle(folder).vocabulary
-    items = ServedItems(model, vocabulary.index_of, Turns())
     every = found(model)
     gone = sorted(every)[:7]
     items.apply([word(vocabulary.item_ids[row - 1], available=False) for row in gone])

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from recsys.models.created_items import CreatedItems
 from recsys.models.serving_model import Candidates, Ranked, UserContext
 from recsys.models.signature import Dimensions
 from recsys.retrieval.item_filter import ItemFilters
@@ -38,6 +39,7 @@ class ToyModel:
         self.popularity = 1.0 / torch.arange(1, num_items + 2).float()
         self.dimensions = dimensions
         self.num_items = num_items
+        self.created = CreatedItems(num_items)
         self.available = torch.arange(num_items + 1) > 0
         self.item_activity = torch.zeros(num_items + 1, dimensions.num_item_features)
         self.item_activity_as_of_ms = 0

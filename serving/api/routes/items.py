@@ -30,8 +30,8 @@ async def similar(request: Request) -> Response:
     if row is None:
         raise Problem(
             "not_found",
-            f"item_id: wanted an item of the live bundle, found {item_id!r}; items newer than "
-            f"bundle {bundle.bundle_id} come with the next one",
+            f"item_id: wanted an item of bundle {bundle.bundle_id} or one created since, found "
+            f"{item_id!r}; send an item event of it first",
             field="item_id",
         )
     rows, scores = await services.pipeline.similar(

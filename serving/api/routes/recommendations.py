@@ -14,7 +14,7 @@ from recsys.bundle.served import ServedBundle
 from recsys.feedback.exposure import Exposure
 from recsys.feedback.request_ids import new_request_id
 from recsys.pipeline import Answer
-from recsys.replay.kept import kept
+from recsys.replay.kept import context_kept, kept
 from recsys.wire import (
     RankedItem,
     RankRequest,
@@ -203,7 +203,7 @@ def _expose(
             rules=answer.rules_version,
             item_ids=item_ids,
             scores=list(scores),
-            features=Exposure.tensors(user.arrays) if user is not None else {},
+            features=Exposure.tensors(context_kept(user, bundle)) if user is not None else {},
             features_as_of_ms=user.as_of_ms if user is not None else None,
             item_features_age_ms=age_ms,
             degraded=answer.degraded,

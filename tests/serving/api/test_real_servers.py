@@ -35,9 +35,11 @@ from recsys.feedback.exposure import decode_exposure
 from recsys.grpc_api.client import GrpcClient
 from recsys.inference.compute import answer as compute
 from recsys.inference.triton import model_name
+from recsys.models.serving import TorchServingModel
 from recsys.settings import Settings
-from recsys.wire import ReplayResponse
+from recsys.wire import Filters, ReplayResponse
 from serving.model_repository.item_reader import connect_items
+from serving.model_repository.live_items import follow_items
 from serving.model_repository.refresh import ItemRefresher
 from serving.model_repository.turns import Turns
 from serving.publishing import publish, retire
@@ -210,7 +212,8 @@ def test_what_is_withdrawn_is_gone_within_two_seconds_and_comes_back(running: Ru
         return {item.item_id: item.title for item in answer.items}
 
     def neighbours() -> set[str]:
-        return {item.item_id for item in client.similar(near, k=50).items}
+        # All others: what is described anew is near to others.
+        return {item.item_id for item in client.similar(near, k=299).items}
 
     assert victim.item_id in neighbours()
     say(False)
@@ -220,6 +223,109 @@ def test_what_is_withdrawn_is_gone_within_two_seconds_and_comes_back(running: Ru
     say(True)
     took_s = wait_for(lambda: shown().get(victim.item_id) == "again", "the item to be back")
     assert took_s < 2.0 and victim.item_id in neighbours()
+
+
+def test_what_is_created_is_recommended_ranked_and_outlives_both_processes(
+    running: Running,
+) -> None:
+    client, bundle_id = running.client, running.bundles[0]
+    publish_and_wait(running, bundle_id)
+    user, maker = f"user-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex[:8]
+    new, odd = f"new-{maker}", f"odd-{maker}"
+    only = Filters(tags=[f"maker={maker}"])
+
+    def say(item: str, **said: object) -> None:
+        event = {
+            "kind": "item", "event_id": uuid.uuid4().hex, "event_time_ms": now_ms(),
+            "item_id": item, "attributes": {"maker": maker}, **said,
+        }  # fmt: skip
+        for _ in range(2):  # at least once: again
+            assert client.send_events([event]).accepted == 1
+
+    def shown(asked: Client = client) -> set[str]:
+        answer = asked.recommend(user, k=10, filters=only)
+        assert answer.rung == "full"
+        return {item.item_id for item in answer.items}
+
+    assert shown() == set()
+    say(new, title="A new mug", category="mugs", price=3.5)
+    took_s = wait_for(lambda: shown() == {new}, "the created item")
+    assert took_s < 2.0
+    say(odd, category="of no bundle")
+    wait_for(lambda: shown() == {new, odd}, "the item of an unknown category")
+    ranked = client.rank(user, [item_id(3), new, "nobody", odd])
+    by_id = {item.item_id: item for item in ranked.items}
+    assert [by_id[i].known for i in (item_id(3), new, "nobody", odd)] == [True, True, False, True]
+    assert by_id[new].title == "A new mug" and by_id[new].score is not None
+    near = client.similar(new, k=5).items
+    assert len(near) == 5
+    assert new in {i.item_id for i in client.similar(near[0].item_id, k=302).items}
+    # It is in the user's history like any other, and what was seen does not come back.
+    assert client.send_events([click(user, new)]).accepted == 1
+    wait_for(lambda: shown() == {odd}, "the click on it")
+    past = client.recommend(user, k=300)
+    assert past.rung == "full" and odd in {item.item_id for item in past.items}
+    say(odd, available=False)
+    wait_for(lambda: shown() == set(), "the withdrawal")
+
+    # The model server comes to the same picture from the log, and so does another API process.
+    calm = f"calm-{maker}"  # nobody acts on it: its moving features stay what they are
+    say(calm, title="A calm mug", category="mugs", price=4.0)
+
+    def score(asked: Client) -> float:
+        found = asked.rank("nobody", [calm]).items[0].score
+        return float("nan") if found is None else found
+
+    def others(asked: Client) -> set[str]:
+        return {i.item_id for i in asked.recommend("nobody", k=10, filters=only).items}
+
+    wait_for(lambda: others(client) == {new, calm}, "the last of them")
+    about = pytest.approx(score(client), abs=0.02)  # the hour of day is one of the features
+    forget_models(running)
+    wait_for(lambda: client.recommend("nobody").rung == "full", "the model to be loaded again")
+    assert others(client) == {new, calm} and score(client) == about
+    with another_api(running) as second:
+        wait_for(lambda: second.recommend("nobody").rung == "full", "the other process")
+        wait_for(lambda: others(second) == {new, calm}, "its picture")
+        assert score(second) == about
+    for item in (new, calm):  # the tests that follow ask for the bundle's own
+        say(item, available=False)
+    wait_for(lambda: others(client) == set(), "them to be withdrawn")
+
+
+def forget_models(running: Running) -> None:
+    import asyncio
+
+    from recsys.inference.triton import TritonServer as Connection
+
+    async def unload() -> None:
+        async with Connection(running.endpoints.require_triton()) as server:
+            await server.unload(model_name(running.bundles[0]))
+
+    asyncio.run(unload())
+
+
+@contextlib.contextmanager
+def another_api(running: Running) -> Iterator[Client]:
+    port = free_ports(1)
+    variables = {
+        "RECSYS_STATE_DIR": str(running.settings.state_dir),
+        "RECSYS_NAMESPACE": running.settings.namespace,
+        "RECSYS_API_PORT": str(port),
+    }
+    command = [sys.executable, "-m", "serving.api"]
+    with running.log.open("ab") as output:
+        process = subprocess.Popen(
+            command, env=os.environ | variables, stdout=output, stderr=output
+        )
+    try:
+        url = f"http://{running.settings.host}:{port}"
+        wait_for(lambda: _answers(url), "the other API process")
+        with Client(url, ClientConfig(retries=0, timeout_s=10.0)) as client:
+            yield client
+    finally:
+        process.terminate()
+        assert process.wait(timeout=20) == 0
 
 
 def test_two_bundles_answer_side_by_side_and_one_is_retired(running: Running) -> None:
@@ -265,11 +371,17 @@ def test_served_scores_are_those_of_the_bundle_itself(running: Running) -> None:
     assert exposure.item_ids == [item.item_id for item in served.items]
     # The exposure holds all it takes to compute the answer again, in another process.
     folder = BundleStore(running.settings.bundle_dir).path(bundle_id)
-    model = load_serving_model(folder)
+    model = load_serving_model(folder, room=100)
+    assert isinstance(model, TorchServingModel)
+    state_dir = running.settings.state_dir
     refresher = ItemRefresher(
         model, load_vocabulary(folder / VOCABULARY_FILE),
-        lambda: connect_items(folder, running.settings.state_dir), turns=Turns(), interval_s=1.0,
+        lambda: connect_items(folder, state_dir), turns=Turns(), interval_s=1.0,
     )  # fmt: skip
+    kept, follower = follow_items(model, folder, state_dir, Turns(), room=100, added=refresher.add)
+    follower.start()
+    assert follower.wait(20)  # what the log has said of items since the bundle
+    follower.stop()
     assert refresher.refresh()
     refresher.stop()
     inputs = {
@@ -281,6 +393,7 @@ def test_served_scores_are_those_of_the_bundle_itself(running: Running) -> None:
         "k": torch.full((1, 1), 20, dtype=torch.int32),
     }
     again = compute(model, inputs, num_candidates=200)
+    assert kept is not None
     assert [item_id(row) for row in again["item_index"][0].tolist()] == exposure.item_ids
     assert torch.allclose(again["score"][0], torch.tensor(exposure.scores), atol=1e-5)
 
