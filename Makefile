@@ -29,7 +29,7 @@ check: setup  ## style, strict types of recsys, import arrows, true docs
 	@$(BIN)/pytest -q tests/test_docs.py
 
 test: setup  ## run all tests, with real Redis, Kafka and Triton started for them
-	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) $(ARGS)
 
 verify-accuracy: setup  ## train on Online Retail and hold the ranked list to its bars (minutes)
 	@$(BIN)/python -m training.verify_accuracy $(ARGS)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
+import time
 from collections.abc import Collection
-from pathlib import Path
 
 from recsys.bundle.announced import Announcement, Announcements
-from recsys.bundle.triton_repository import remove
+from recsys.bundle.triton_repository import remove, rendered_for
 from recsys.deadline import Deadline
 from recsys.errors import ServerError
 from recsys.inference.triton import MODEL_PREFIX, TritonServer, model_name
+from recsys.settings import Settings
 
 _LOOK_EVERY_S = 0.05
+_RENDERED_BY_THEN_S = 600.0
 
 
 async def await_taken_up(
@@ -49,12 +52,13 @@ async def await_taken_up(
 
 
 async def unload_unused(
-    server: TritonServer, announcements: Announcements, repository: Path, *, keep: set[str]
+    server: TritonServer, announcements: Announcements, settings: Settings, *, keep: set[str]
 ) -> list[str]:
     """Unload and remove our models of bundles in nobody's use, and give their names.
 
     What an API process still holds stays until the next time, and so does everything while it is
-    not known who holds what. Foreign models are left alone.
+    not known who holds what. Foreign models are left alone, and so are those of another state
+    folder, whose Triton this is, too.
 
     Raises:
         ServerError: when Triton does not answer.
@@ -65,10 +69,14 @@ async def unload_unused(
         return []
     in_use = {bundle for what in present.values() for bundle in _used(what)}
     kept = {model_name(bundle_id) for bundle_id in keep | in_use}
-    ours = {path.name for path in repository.glob(f"{MODEL_PREFIX}*")}
+    repository, us = settings.model_repository, str(settings.state_dir.absolute())
+    names = {path.name for path in repository.glob(f"{MODEL_PREFIX}*")}
+    ours = {name for name in names if rendered_for(repository, name) == us}
     loaded = set(await server.loaded_models())
     for remains in repository.glob(f".{MODEL_PREFIX}*"):  # of a render that was killed
-        shutil.rmtree(remains, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - remains.stat().st_mtime > _RENDERED_BY_THEN_S:
+                shutil.rmtree(remains, ignore_errors=True)
     others = sorted(ours - kept)
     for name in others:
         if name in loaded:

@@ -163,7 +163,7 @@ class _Change:
                 unloaded = await unload_unused(
                     server,
                     self._announcements,
-                    self._settings.model_repository,
+                    self._settings,
                     keep={bundle for bundle in (live, before, *beside) if bundle is not None},
                 )
         finally:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -162,9 +163,24 @@ def render(
     return True
 
 
+def rendered_for(repository: Path, name: str) -> str | None:
+    """Give the state folder a model was rendered for; ``None`` for one that is not ours at all."""
+    try:
+        text = (repository / name / "config.pbtxt").read_text()
+    except OSError:
+        return None
+    found = _STATE_DIR.search(text)
+    return None if found is None else str(json.loads(found[1]))
+
+
 def remove(repository: Path, name: str) -> None:
     """Remove a model's folder; harmless when it is not there."""
     shutil.rmtree(repository / name, ignore_errors=True)
+
+
+_STATE_DIR = re.compile(
+    r'^parameters \{ key: "state_dir" value \{ string_value: (".*") \} \}$', re.MULTILINE
+)
 
 
 def _holds(target: Path, files: Mapping[str, str]) -> bool:

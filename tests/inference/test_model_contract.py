@@ -95,7 +95,7 @@ def case(
         async with TritonServer(address) as server:
             return await call(TritonModel(server, bundle_id))
 
-    # A Triton of its own: publishing, which other tests do, unloads models it does not know.
+    # A Triton of its own, started in the repository of this state folder.
     with servers.own_server(triton_launch(settings, lambda _line: None)):
         asyncio.run(load())
         yield Case(manifest.dimensions, lambda call: asyncio.run(remote(call)))

@@ -11,6 +11,7 @@ from recsys.bundle.triton_repository import (
     model_inputs,
     model_outputs,
     render,
+    rendered_for,
 )
 from recsys.models import signature
 from tests.inference.toy_model import TOY_DIMENSIONS
@@ -71,3 +72,12 @@ def test_rendering_again_touches_nothing_and_a_change_replaces_the_whole(tmp_pat
     assert rendered(tmp_path, max_batch_size=7)
     assert "max_batch_size: 7" in config.read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["recommend_abc"]
+
+
+def test_a_model_says_whose_it_is(tmp_path: Path) -> None:
+    rendered(tmp_path)
+    assert rendered_for(tmp_path, "recommend_abc") == str(Path("var").absolute())
+    (tmp_path / "recommend_of_others").mkdir()
+    (tmp_path / "recommend_of_others" / "config.pbtxt").write_text('name: "recommend_of_others"\n')
+    assert rendered_for(tmp_path, "recommend_of_others") is None
+    assert rendered_for(tmp_path, "recommend_absent") is None

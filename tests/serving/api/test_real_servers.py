@@ -46,8 +46,7 @@ from serving.publishing import publish, retire
 from tests.servers import TritonServer, free_ports
 from tests.serving.untrained_bundle import add_untrained_bundle, item_id
 
-# In one process: publishing unloads the models of others from the Triton that workers share.
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("publishes to the shared Triton")]
+pytestmark = pytest.mark.servers
 
 
 @dataclass(frozen=True, kw_only=True)
