@@ -22,7 +22,7 @@ from recsys.events.log_verify import verify
 from recsys.events.schema import ForgetEvent, UserEvent
 from recsys.events.sink import SinkConfig
 from recsys.features import backfill as backfills
-from recsys.features import history_updates, log_rows, log_shuffle, recency, worker
+from recsys.features import history_updates, log_rows, log_shuffle, one_history, recency, worker
 from recsys.features.hashes import MemoryHashes
 from recsys.features.history import UserHistory
 from recsys.features.key_layout import is_keyed_by_user
@@ -134,9 +134,9 @@ def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (worker, log_shuffle, log_rows):
             patch.setattr(module, "HORIZON", HORIZON)
-        for module in (recency, oracle, history_updates):
+        for module in (recency, oracle, history_updates, one_history):
             patch.setattr(module, "HISTORY_EVENTS", 5)
-        for module in (recency, oracle):
+        for module in (recency, oracle, one_history):
             patch.setattr(module, "HISTORY_LENGTH", 1)
         patch.setattr(history_updates, "_CUT_SHIFT", np.uint64(62))  # one in four
         patch.setattr(log_shuffle, "BATCH_EVENTS", 7)
