@@ -182,9 +182,10 @@ class _Worker:
             write_ready(self._ready)
             self._consumed = True
             collector.calm()  # what a run keeps for life need not be looked at again
+            idle = collector.IdleCollections()
             logger.info("consuming", extra={"plan": plan.schema_hash})
             while not self._stop():
-                run.step()
+                idle.after(run.step())
                 if self._alone is not None:
                     self._alone.check()
                 if self._stop.take_store():
