@@ -13,6 +13,9 @@ from recsys.ranking.reranking import NO_DIVERSITY, Diversity, Exploring, rerank
 from recsys.telemetry import ANSWERS_EXPLORED, SERVED_BY_RUNG, STAGE_FAILURES, stage_seconds
 from recsys.wire import Rung
 
+RERANK_LATE = "stage rerank late"
+"""What an answer says that went out without diversity and exploration."""
+
 
 def reranked_answer(
     asked: Asked,
@@ -35,7 +38,7 @@ def reranked_answer(
     if asked.deadline.remaining_s() <= 0 and (diversity.amount or policy is not None):
         diversity, policy = NO_DIVERSITY, None
         STAGE_FAILURES.labels("rerank", "late").inc()
-        late = "recommend: stage rerank late: no diversity, no exploration"
+        late = f"recommend: {RERANK_LATE}: no diversity, no exploration"
         degraded = f"{degraded}; {late}" if degraded else late
     with stage_seconds("rerank").time():
         shown = rerank(

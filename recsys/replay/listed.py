@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 
+from recsys.answers.last_step import RERANK_LATE
 from recsys.bundle.served import ServedBundle
 from recsys.features.batch import Int32s
 from recsys.feedback.exposure import GREEDY, Exposure, TensorRecord
@@ -26,9 +27,6 @@ from recsys.replay.kept import (
     USER_TOKENS,
 )
 from recsys.wire import RecommendRequest
-
-_LATE = "stage rerank late"
-"""What an answer says that went out without diversity and exploration."""
 
 
 def list_again(
@@ -47,7 +45,7 @@ def list_again(
     diversity = Diversity(
         amount=request.diversity, method=request.diversity_method, by=request.diversity_by
     )
-    if _LATE in exposure.degraded:
+    if RERANK_LATE in exposure.degraded:
         diversity = NO_DIVERSITY
     rules = applying(
         request, bundle, bind(operator, bundle), now_ms=exposure.now_ms,
