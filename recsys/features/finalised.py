@@ -14,6 +14,7 @@ from recsys.errors import InputError
 from recsys.features.aggregate_state import state_of_blobs
 from recsys.features.aggregates import finalise, finalise_lists
 from recsys.features.batch import Bools, Float32s, Int64s, Ragged
+from recsys.features.few_windows import FewWindows
 from recsys.features.framing import payloads_of, unframe
 from recsys.features.key_layout import EntityKeys
 from recsys.features.view import View
@@ -67,6 +68,15 @@ def view_now(view: View, states: Sequence[bytes | None], now_ms: int) -> ViewVal
 def values_now(view: View, states: Sequence[bytes | None], now: Int64s) -> Float32s:
     """Finalise the scalars of many entities at ``now``, ``[Q, F]``."""
     return finalise(view, state_of_blobs(view, payloads_now(view, states, now)), now)
+
+
+def values_at(view: View, states: Sequence[bytes | None], now_ms: int) -> Float32s:
+    """Give ``values_now`` of entities at one moment, faster where they have few tiles."""
+    now = np.full(len(states), now_ms, dtype=np.int64)
+    payloads = payloads_now(view, states, now)
+    few = FewWindows.of(view)
+    values = None if few is None else few.values(payloads, now_ms)
+    return finalise(view, state_of_blobs(view, payloads), now) if values is None else values
 
 
 def payloads_now(view: View, states: Sequence[bytes | None], now: Int64s) -> list[bytes]:

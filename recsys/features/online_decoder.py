@@ -21,7 +21,7 @@ from recsys.features.finalised import (
     Keys,
     ViewValues,
     payloads_now,
-    values_now,
+    values_at,
     view_now,
     wanted_states,
 )
@@ -82,7 +82,7 @@ class OnlineDecoder:
         e = self._entities
         rows = found[:num_users]
         now = np.full(num_users, now_ms, dtype=np.int64)
-        activity = values_now(e.user_activity, [r[0] for r in rows], now)
+        activity = values_at(e.user_activity, [r[0] for r in rows], now_ms)
         history = _histories(
             payloads_now(e.user_history, [r[1] for r in rows], now), vocabulary, now_ms
         )
@@ -92,8 +92,7 @@ class OnlineDecoder:
             dtype=np.float32,
         )
         if columns and num_users:
-            pairs = [r[0] for r in found[num_users:]]
-            values = values_now(e.pair_activity, pairs, np.full(len(pairs), now_ms, np.int64))
+            values = values_at(e.pair_activity, [r[0] for r in found[num_users:]], now_ms)
             category_activity[:, columns] = values.reshape(num_users, len(columns), -1)
         return UserFeatures(
             as_of_ms=now,
@@ -124,13 +123,12 @@ class OnlineDecoder:
 
     def items(self, found: Found, now_ms: int) -> ItemActivity:
         """Give the moving features of items at ``now_ms``."""
-        now = np.full(len(found), now_ms, dtype=np.int64)
         view = self._entities.item_activity
         known: Bools = np.array([any(v is not None for v in r) for r in found], dtype=np.bool_)
         return ItemActivity(
             as_of_ms=now_ms,
             known=known,
-            activity=values_now(view, [r[0] for r in found], now),
+            activity=values_at(view, [r[0] for r in found], now_ms),
         )
 
     def wanted_view(self, name: str, keys: Keys) -> Wanted:
@@ -218,9 +216,8 @@ class OnlineDecoder:
                 (feature.name, decode_value(value, feature.type))
                 for feature, value in zip(e.user_profile.features, told, strict=True)
             )
-        now = np.full(1, now_ms, dtype=np.int64)
         if records[names.USER_ACTIVITY].status is Status.PRESENT:
-            values = values_now(e.user_activity, [user[0]], now)[0]
+            values = values_at(e.user_activity, [user[0]], now_ms)[0]
             records[names.USER_ACTIVITY].values.update(_named(e.user_activity, values))
         categories = [category for category in vocabulary.categories if category]
         for category, (state,) in zip(categories, found[1:], strict=True):
@@ -228,7 +225,7 @@ class OnlineDecoder:
             if record.status is Status.MISSING:
                 continue
             if record.status is Status.PRESENT:
-                values = values_now(e.pair_activity, [state], now)[0]
+                values = values_at(e.pair_activity, [state], now_ms)[0]
                 record.values.update(_named(e.pair_activity, values))
             records[f"{names.USER_CATEGORY_ACTIVITY}/{category}"] = record
         return records

@@ -31,12 +31,10 @@ def request_time(as_of_ms: Int64s, last_interaction_ms: Int64s) -> Float32s:
     day = (as_of_ms % DAY_MS) / DAY_MS
     # 1970-01-01 was a Thursday: three days on, weeks begin on Monday.
     week = ((as_of_ms // DAY_MS + 3) % 7 + day) / 7
+    angle = 2 * np.pi * np.array((day, week))
     since = np.where(last_interaction_ms >= 0, (as_of_ms - last_interaction_ms) / 1000, NEVER_S)
-    columns = (
-        np.sin(2 * np.pi * day),
-        np.cos(2 * np.pi * day),
-        np.sin(2 * np.pi * week),
-        np.cos(2 * np.pi * week),
-        np.clip(since, 0.0, NEVER_S),
-    )
-    return np.stack(columns, axis=1).astype(np.float32)
+    moment = np.empty((len(as_of_ms), len(REQUEST_TIME_FEATURES)), dtype=np.float32)
+    moment[:, 0:4:2] = np.sin(angle).T
+    moment[:, 1:4:2] = np.cos(angle).T
+    moment[:, 4] = np.minimum(np.maximum(since, 0.0), NEVER_S)
+    return moment

@@ -22,7 +22,7 @@ from recsys.features.view import View
 
 FORMATS = (("<u4", "u1", "<i4"), ("<u4", "<u2", "<i4"), ("<u8", "<u4", "<i8"))
 """Types of place, count and the other components, narrowest first."""
-_TILE_BITS = (24, 24, 40)
+TILE_BITS = (24, 24, 40)
 """Of a place: bits of the tile's number; those of its series lie above."""
 _RELATIVE = ("first_ms", "last_ms")
 
@@ -66,7 +66,7 @@ def encode(
             continue
         whole = len(rows) == len(owner)
         records = np.empty(len(rows), dtype=dtype_of(view, number))
-        place = (series.astype(np.int64) << _TILE_BITS[number]) | tile
+        place = (series.astype(np.int64) << TILE_BITS[number]) | tile
         records["place"] = place if whole else place[rows]
         for component, values in columns.items():
             records[component] = values if whole else values[rows]
@@ -91,7 +91,7 @@ def decode(
     filled = [(who, blob) for who, blob in enumerate(blobs) if blob]
     formats = sorted({blob[0] for _, blob in filled})
     if formats and formats[-1] >= len(FORMATS):
-        raise _damaged(view, f"format {formats[-1]}")
+        raise damaged(view, f"format {formats[-1]}")
     if not filled:
         none = np.empty(0, dtype=np.int64)
         return none, none.astype(np.uint8), none, dict.fromkeys(view.components, none)
@@ -103,11 +103,11 @@ def decode(
         counts = lengths // dtype.itemsize
         if (counts * dtype.itemsize != lengths).any():
             wrong = lengths[counts * dtype.itemsize != lengths][0]
-            raise _damaged(view, f"{wrong} bytes of {dtype.itemsize} each")
+            raise damaged(view, f"{wrong} bytes of {dtype.itemsize} each")
         records = np.frombuffer(b"".join([blob[1:] for _, blob in mine]), dtype=dtype)
         owner = np.array([who for who, _ in mine]).repeat(counts)
         place = records["place"].astype(np.int64)
-        bits = _TILE_BITS[number]
+        bits = TILE_BITS[number]
         columns = [owner, place >> bits, place & ((1 << bits) - 1)]
         found.append([*columns, *(records[c].astype(np.int64) for c in view.components)])
     columns = found[0]
@@ -117,7 +117,7 @@ def decode(
         columns = [column[order] for column in columns]
     owner, series, tile = columns[:3]
     if len(series) and series.max() >= len(view.series):
-        raise _damaged(view, f"series {series.max()} of {len(view.series)}")
+        raise damaged(view, f"series {series.max()} of {len(view.series)}")
     parts = dict(zip(view.components, columns[3:], strict=True))
     for component in _RELATIVE:
         if component in parts:
@@ -127,7 +127,7 @@ def decode(
 
 def _format_of_each(tile: Int64s, columns: dict[Component, Int64s]) -> NDArray[np.uint8]:
     """Give the narrowest format that each tile fits, ``[N]``."""
-    wide = tile >= 1 << _TILE_BITS[0]
+    wide = tile >= 1 << TILE_BITS[0]
     for component, values in columns.items():
         if component == "count":
             wide |= values >= 1 << 16
@@ -142,7 +142,8 @@ def _slides(view: View) -> Int64s:
     return np.array([s.slide_ms for s in view.series], dtype=np.int64)
 
 
-def _damaged(view: View, found: str) -> FeatureError:
+def damaged(view: View, found: str) -> FeatureError:
+    """Give the error for a blob that is none."""
     return FeatureError(
         f'state of view "{view.name}": wanted whole tiles in one of {len(FORMATS)} formats, '
         f"found {found}; run `recsys backfill`"

@@ -8,7 +8,9 @@ Axes: ``B`` users, ``H`` history places, ``T`` tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,9 @@ from recsys.features.batch import Float32s, Int64s, Ragged, UserFeatures
 from recsys.features.request_time import REQUEST_TIME_FEATURES, request_time
 
 KNOWN_FEATURE = "is_known"
+_REQUEST_COLUMNS = len(REQUEST_TIME_FEATURES)
+_FEW = 8
+"""Users up to which a loop over rows takes less time than indexes of all entries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +70,15 @@ def encode_users(users: UserFeatures, encoding: UserEncoding) -> dict[str, NDArr
             f"user_category_activity has shape {users.category_activity.shape}, the bundle wants "
             f"{wanted_category}; train a bundle on this plan, or activate one that fits"
         )
-    owner, place, kept = _right_aligned(users.history_index.offsets, encoding.history_length)
     shape = (num_users, encoding.history_length)
     index = np.zeros(shape, dtype=np.int32)
     count = np.zeros(shape, dtype=np.float32)
     age_s = np.zeros(shape, dtype=np.float32)
-    index[owner, place] = users.history_index.values[kept]
-    count[owner, place] = users.history_count.values[kept]
-    last_ms = users.history_last_ms.values[kept].astype(np.int64)
-    age_s[owner, place] = np.maximum(users.as_of_ms[owner] - last_ms, 0) / 1000.0
+    for owner, place, kept in _right_aligned(users.history_index.offsets, encoding.history_length):
+        index[owner, place] = users.history_index.values[kept]
+        count[owner, place] = users.history_count.values[kept]
+        last_ms = users.history_last_ms.values[kept].astype(np.int64)
+        age_s[owner, place] = np.maximum(users.as_of_ms[owner] - last_ms, 0) / 1000.0
     return {
         "history_index": index,
         "history_count": count,
@@ -84,31 +89,54 @@ def encode_users(users: UserFeatures, encoding: UserEncoding) -> dict[str, NDArr
     }
 
 
-def _right_aligned(offsets: Int64s, width: int) -> tuple[Int64s, Int64s, Int64s]:
-    """Give row, column and source position of the last ``width`` entries of each ragged row."""
-    lengths = np.diff(offsets)
-    kept = np.minimum(lengths, width)
-    owner = np.repeat(np.arange(len(lengths)), kept)
-    ends = np.cumsum(kept)
-    from_end = np.repeat(ends, kept) - np.arange(int(ends[-1]) if len(ends) else 0)
-    return owner, width - from_end, offsets[1:][owner] - from_end
+_Places = tuple[Int64s | int, Int64s | slice, Int64s | slice]
+"""Row, columns, and positions in the source."""
+
+
+def _right_aligned(offsets: Int64s, width: int) -> Iterable[_Places]:
+    """Give where the last ``width`` entries of each ragged row go: of all rows, or of each."""
+    if len(offsets) - 1 <= _FEW:
+        return [
+            (
+                row,
+                slice(width - min(end - begin, width), width),
+                slice(max(begin, end - width), end),
+            )
+            for row, (begin, end) in enumerate(pairwise(offsets.tolist()))
+        ]
+    kept = np.minimum(np.diff(offsets), width)
+    owner = np.repeat(np.arange(len(kept)), kept)
+    from_end = np.repeat(np.cumsum(kept), kept) - np.arange(len(owner))
+    return [(owner, width - from_end, offsets[1:][owner] - from_end)]
+
+
+def _left_aligned(offsets: Int64s, width: int) -> Iterable[_Places]:
+    """Give where the first ``width`` entries of each ragged row go: of all rows, or of each."""
+    if len(offsets) - 1 <= _FEW:
+        return [
+            (row, slice(0, min(end - begin, width)), slice(begin, min(end, begin + width)))
+            for row, (begin, end) in enumerate(pairwise(offsets.tolist()))
+        ]
+    kept = np.minimum(np.diff(offsets), width)
+    owner = np.repeat(np.arange(len(kept)), kept)
+    place = np.arange(len(owner)) - np.repeat(np.cumsum(kept) - kept, kept)
+    return [(owner, place, offsets[:-1][owner] + place)]
 
 
 def _tokens(hashes: Ragged, width: int) -> NDArray[np.int64]:
-    lengths = np.minimum(np.diff(hashes.offsets), width)
     tokens = np.zeros((len(hashes), width), dtype=np.int64)
-    owner = np.repeat(np.arange(len(hashes)), lengths)
-    place = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    tokens[owner, place] = hashes.values[hashes.offsets[:-1][owner] + place]
+    for owner, place, kept in _left_aligned(hashes.offsets, width):
+        tokens[owner, place] = hashes.values[kept]
     return tokens
 
 
 def _dense(users: UserFeatures) -> Float32s:
-    lengths = np.diff(users.history_last_ms.offsets)
-    last_ms = np.full(len(users), -1, dtype=np.int64)
-    filled = lengths > 0
-    last_ms[filled] = users.history_last_ms.values[users.history_last_ms.offsets[1:][filled] - 1]
-    moment = request_time(users.as_of_ms, last_ms)
-    return np.concatenate(
-        [users.activity, moment, users.known[:, None].astype(np.float32)], axis=1
-    ).astype(np.float32, copy=False)
+    ends, last_ms = users.history_last_ms.offsets, users.history_last_ms.values
+    latest_ms = np.full(len(users), -1, dtype=np.int64)
+    filled = ends[1:] > ends[:-1]
+    latest_ms[filled] = last_ms[ends[1:][filled] - 1]
+    dense = np.empty((len(users), users.activity.shape[1] + _REQUEST_COLUMNS + 1), np.float32)
+    dense[:, : -_REQUEST_COLUMNS - 1] = users.activity
+    dense[:, -_REQUEST_COLUMNS - 1 : -1] = request_time(users.as_of_ms, latest_ms)
+    dense[:, -1] = users.known
+    return dense

@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 
@@ -247,11 +248,11 @@ def _connect(settings: Settings, endpoints: Endpoints, topics: Topics) -> EventW
 
 
 def _connect_items(settings: Settings, endpoints: Endpoints, topics: Topics) -> EventReader:
-    from recsys.events.kafka import ReaderConfig, connect_reader
+    from recsys.events.kafka import FOLLOWING, connect_reader
 
     return connect_reader(
         settings, endpoints, topics=[topics.items], group=f"{topics.namespace}.catalogue",
-        config=ReaderConfig(start_timeout_ms=round(_CONNECT_S * 1e3)),
+        config=replace(FOLLOWING, start_timeout_ms=round(_CONNECT_S * 1e3)),
     )  # fmt: skip
 
 

@@ -37,6 +37,11 @@ class Overload:
         self._head = [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
         self._body = bytes(refusal.body)
         self._status = refusal.status_code
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_timed = False
+        """Whether the loop is to look at the clock shortly: only while requests come."""
+        self._has_come = False
+        """Whether one came since it last did."""
 
     @property
     def is_full(self) -> bool:
@@ -45,6 +50,10 @@ class Overload:
 
     def decide(self, scope: Scope) -> Verdict:
         """Say what a hot request gets; after ``servers``, ``done`` must follow."""
+        self._has_come = True
+        if not self._is_timed:
+            self.lag_s = 0.0  # a loop with nothing to do is in time
+            self._look_again()
         verdict = self.admission.enter()
         if verdict == "memory":
             scope[_UNASKED] = "overloaded"
@@ -69,20 +78,24 @@ class Overload:
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Measure the event loop's lag for as long as this lasts."""
-        watch = asyncio.create_task(self._watch(), name="watch the event loop")
+        self._loop = asyncio.get_running_loop()
         try:
             yield
         finally:
-            watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watch
+            self._loop = None
 
-    async def _watch(self) -> None:
-        while True:
-            start_s = time.perf_counter()
-            await asyncio.sleep(_TICK_S)
-            late_s = max(0.0, time.perf_counter() - start_s - _TICK_S)
-            self.lag_s += 0.5 * (late_s - self.lag_s)
+    def _look_again(self) -> None:
+        if self._loop is not None:
+            self._is_timed = True
+            self._loop.call_later(_TICK_S, self._look, time.perf_counter() + _TICK_S)
+
+    def _look(self, due_s: float) -> None:
+        """Note how late it is."""
+        self.lag_s += 0.5 * (max(0.0, time.perf_counter() - due_s) - self.lag_s)
+        self._is_timed = False
+        if self._has_come:
+            self._has_come = False
+            self._look_again()
 
 
 async def whole_body(scope: Scope, receive: Receive) -> Receive:

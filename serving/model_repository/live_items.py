@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from recsys.bundle.item_describer import ItemDescriber
@@ -45,11 +46,12 @@ def follow_items(
 
     def connect() -> EventReader:
         # Imported by the thread that connects: the client takes a fifth of a second to import.
-        from recsys.events.kafka import ReaderConfig, connect_reader
+        from recsys.events.kafka import FOLLOWING, connect_reader
 
         return connect_reader(
             settings, resolve(settings), topics=[topics.items],
-            group=f"{topics.namespace}.models", config=ReaderConfig(start_timeout_ms=_CONNECT_MS),
+            group=f"{topics.namespace}.models",
+            config=replace(FOLLOWING, start_timeout_ms=_CONNECT_MS),
         )  # fmt: skip
 
     follower = ItemFollower(connect)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,6 +23,7 @@ from recsys.features.aggregates import finalise
 from recsys.features.aggregation import Aggregate
 from recsys.features.event_index import EventIndex, values_at
 from recsys.features.event_rows import KINDS, Rows, units_of
+from recsys.features.few_windows import FewWindows
 from recsys.features.view import View
 from tests.features.generated_logs import EXAMPLES
 from tests.features.oracle import Seen, value_at
@@ -87,9 +89,45 @@ def test_sums_do_not_depend_on_order_or_grouping() -> None:
     assert blobs_of_state(VIEW, merged, 1) == whole
 
 
+SIMPLE = msgspec.structs.replace(
+    VIEW,
+    aggregates=tuple(a for a in VIEW.aggregates if a.function in ("count", "sum", "mean")),
+)
+
+
+@pytest.mark.parametrize("begin_ms", [0, T0])  # tiles of a second are wide by now, narrow in 1970
+def test_few_entities_tile_by_tile_are_many_in_arrays(begin_ms: int) -> None:
+    rng = np.random.default_rng(3)
+    events = [
+        (owner, Seen(begin_ms + t, "interaction", TYPES[t % 3], v))
+        for owner, t, v in zip(
+            rng.integers(0, 4, 15).tolist(), rng.integers(0, 9 * DAY_MS, 15).tolist(),
+            rng.normal(0, 5, 15).tolist(), strict=True,
+        )
+    ]  # fmt: skip
+    events += [(1, events[0][1])] * 300  # a count of two bytes
+    counts = msgspec.structs.replace(SIMPLE, aggregates=(CLICKS_1H,))
+    for view in (SIMPLE, counts):
+        blobs = [*stored(view, events, 5), b""]
+        few = FewWindows.of(view)
+        assert few is not None
+        for t in rng.integers(begin_ms, begin_ms + 9 * DAY_MS, 20).tolist():
+            expected = finalise(view, state_of_blobs(view, blobs), np.full(6, t))
+            found = few.values(blobs, t)
+            assert (found is None) == (begin_ms > 0 and view is SIMPLE)
+            if found is not None:
+                np.testing.assert_array_equal(found, expected)
+    assert FewWindows.of(VIEW) is None, "it has a least value among its functions"
+
+
 def test_a_damaged_state_is_named() -> None:
-    with pytest.raises(FeatureError, match=r'view "v".*run `recsys backfill`'):
+    wanted = r'view "v".*run `recsys backfill`'
+    with pytest.raises(FeatureError, match=wanted):
         state_of_blobs(VIEW, [b"123"])
+    few = FewWindows.of(SIMPLE)
+    for damaged in (b"123", b"\0" + b"1" * 4, b"\0" + b"\xff" * 9):
+        with pytest.raises(FeatureError, match=wanted):
+            assert few is not None and few.values([damaged], T0)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +139,6 @@ def test_a_damaged_state_is_named() -> None:
     ],
 )
 def test_what_cannot_be_computed_is_refused(change: dict[str, object], message: str) -> None:
-    import msgspec
-
     with pytest.raises(FeatureError, match=message):
         msgspec.structs.replace(CLICKS_1H, **change).check("v")
 

@@ -51,6 +51,14 @@ def test_tokens_are_cut_and_padded() -> None:
     assert found["user_tokens"].tolist() == [[7, 8], [0, 0]]
 
 
+def test_many_users_are_encoded_like_few() -> None:
+    few = users([[5], [], [4, 3, 2, 1]], tokens=[[7, 8, 9], [], [3]])
+    many = users([[5], [], [4, 3, 2, 1]] * 9, tokens=[[7, 8, 9], [], [3]] * 9)
+    alone = encode_users(few, ENCODING)
+    for name, found in encode_users(many, ENCODING).items():
+        np.testing.assert_array_equal(found, np.concatenate([alone[name]] * 9))
+
+
 def test_the_cold_start_is_unknown_with_the_longest_silence() -> None:
     found = encode_users(users([[], [1]]), ENCODING)["user_dense"]
     names = list(ENCODING.dense_names)

@@ -15,12 +15,13 @@ from recsys.events.kafka.admin import (
     partitions_of,
     retention_of,
 )
-from recsys.events.kafka.config import ReaderConfig, WriterConfig
+from recsys.events.kafka.config import FOLLOWING, ReaderConfig, WriterConfig
 from recsys.events.kafka.group import GroupConfig, KafkaGroupReader, connect_group_reader
 from recsys.events.kafka.reader import KafkaEventReader, connect_reader
 from recsys.events.kafka.writer import KafkaEventWriter, connect_writer
 
 __all__ = [
+    "FOLLOWING",
     "BrokerHealth",
     "GroupConfig",
     "KafkaEventReader",

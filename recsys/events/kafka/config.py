@@ -53,11 +53,24 @@ class ReaderConfig:
     """Waiting and bounds of a reader."""
 
     fetch_max_wait_ms: int = 50
-    """How long the broker may hold a fetch when there is nothing; new records end it at once."""
+    """How long the broker may hold a fetch when there is nothing; new records end it at once.
+    Questions about offsets come after it on the same connection and wait as long."""
     max_partition_bytes: int = 1024 * 1024
     """Buffered per partition ahead of the reader."""
     start_timeout_ms: int = 30_000
     """For finding the broker, the partitions and the stored positions."""
+
+
+FOLLOWING = ReaderConfig(fetch_max_wait_ms=250)
+"""For who follows the end of a topic and hardly asks for offsets: a fetch in vain costs the client
+and the broker half a millisecond each, all day."""
+_TANSU_WAIT_MS = 50
+
+
+def fetch_wait_ms(config: ReaderConfig, endpoints: Endpoints) -> int:
+    """Give how long this broker may hold a fetch."""
+    wanted = config.fetch_max_wait_ms
+    return min(wanted, _TANSU_WAIT_MS) if is_tansu(endpoints) else wanted
 
 
 def is_tansu(endpoints: Endpoints) -> bool:

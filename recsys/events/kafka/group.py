@@ -21,10 +21,12 @@ from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAs
 
 from recsys.endpoints import Endpoints
 from recsys.events.kafka.config import (
+    FOLLOWING,
     ReaderConfig,
     client_options,
     closed_on_failure,
     explained,
+    fetch_wait_ms,
 )
 from recsys.events.kafka.reader import KafkaEventReader
 from recsys.events.log import Changes, TopicPartition
@@ -169,7 +171,7 @@ def connect_group_reader(
     *,
     topic: str,
     group: str,
-    config: ReaderConfig = ReaderConfig(),  # noqa: B008  frozen
+    config: ReaderConfig = FOLLOWING,
     membership: GroupConfig = GroupConfig(),
 ) -> KafkaGroupReader:
     """Give a reader that shares the partitions of ``topic`` with all others of ``group``.
@@ -190,7 +192,7 @@ def connect_group_reader(
             metrics_enabled=False,
             auto_offset_reset="none",
             allow_auto_create_topics=False,
-            fetch_max_wait_ms=config.fetch_max_wait_ms,
+            fetch_max_wait_ms=fetch_wait_ms(config, endpoints),
             max_partition_fetch_bytes=config.max_partition_bytes,
             partition_assignment_strategy=(StickyPartitionAssignor,),
             session_timeout_ms=membership.session_timeout_ms,

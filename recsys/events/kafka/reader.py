@@ -23,6 +23,7 @@ from recsys.events.kafka.config import (
     closed_on_failure,
     explained,
     explanation,
+    fetch_wait_ms,
     is_tansu,
 )
 from recsys.events.kafka.record_batches import as_records, take_apart
@@ -74,7 +75,7 @@ def connect_reader(
             # Jumping over deleted records in silence is not ours to do: poll raises.
             auto_offset_reset="none",
             allow_auto_create_topics=False,
-            fetch_max_wait_ms=config.fetch_max_wait_ms,
+            fetch_max_wait_ms=fetch_wait_ms(config, endpoints),
             max_partition_fetch_bytes=config.max_partition_bytes,
             **({"enable_incremental_fetch_sessions": False} if is_tansu(endpoints) else {}),
         )
