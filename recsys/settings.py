@@ -65,7 +65,8 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(None, alias="REDIS_URL", repr=False)
     """Address of the online store; ``recsys/features/redis/address.py`` says what it may say."""
     triton_grpc_url: str | None = Field(None, alias="TRITON_GRPC_URL")
-    """``host:port`` of Triton's gRPC port; it must see ``model_repository`` under the same path."""
+    """Where Triton is (``recsys/inference/triton_address.py``); it must see ``model_repository``
+    under the same path."""
     ray_address: str | None = Field(None, alias="RAY_ADDRESS")
     """Ray cluster for training; unset starts a local one."""
     mlflow_tracking_uri: str | None = Field(None, alias="MLFLOW_TRACKING_URI", repr=False)

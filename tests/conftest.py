@@ -7,8 +7,8 @@ shared by all xdist workers, and stopped at the end whatever happens.
 ``kafka_bootstrap``   Apache Kafka; skips where Maven artefacts cannot be fetched
 ``tansu_bootstrap``   Tansu, the fallback broker
 ``broker``            ``(bootstrap, profile)``: Kafka, or Tansu where Kafka cannot be fetched
-``triton``            :class:`tests.servers.TritonServer`: ``grpc_url``, ``metrics_url``,
-                      ``model_repository`` (explicit control: load models by name)
+``triton``            :class:`tests.servers.TritonServer`: ``grpc_url``, ``calls_url``,
+                      ``metrics_url``, ``model_repository`` (explicit control: load models by name)
 ``namespace``         a name no other test has: for topics, groups, Feast projects, key prefixes
 ``own_server``        ``own_server(launch)`` runs a server for this test alone, to be killed or
                       pointed at your own folders: ``own_server(triton_launch(settings, print))``
@@ -39,7 +39,7 @@ from serving.embedded.kafka import kafka_launch
 from serving.embedded.launch import Launch
 from serving.embedded.redis import redis_launch
 from serving.embedded.tansu import tansu_launch
-from serving.embedded.triton import metrics_url, triton_launch
+from serving.embedded.triton import calls_url, metrics_url, triton_launch
 from tests import servers
 
 _FOREIGN = ("KAFKA_BOOTSTRAP_SERVERS", "REDIS_URL", "TRITON_GRPC_URL", "RAY_ADDRESS")
@@ -106,6 +106,7 @@ def triton() -> servers.TritonServer:
     settings = servers.shared_server("triton", lambda settings: triton_launch(settings, _quiet))
     return servers.TritonServer(
         grpc_url=f"{settings.host}:{settings.triton_grpc_port}",
+        calls_url=calls_url(settings),
         metrics_url=metrics_url(settings),
         model_repository=settings.model_repository,
     )

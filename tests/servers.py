@@ -37,6 +37,8 @@ class TritonServer:
     """The session's model server. Give your models names of their own and load them by name."""
 
     grpc_url: str
+    calls_url: str
+    """The same, with the port at which models are called over HTTP."""
     metrics_url: str
     model_repository: Path
 

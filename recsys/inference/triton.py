@@ -1,6 +1,7 @@
 """The one home of Triton's client: calls of a bundle's model, and loading models.
 
-Everything travels over gRPC. Loading over Triton's HTTP port blocks the requests beside it.
+Models are loaded over gRPC: over Triton's HTTP port it blocks the requests beside it. They are
+called over HTTP where the address says at which port (``triton_http.py``), else over gRPC too.
 The message of a call is put together as bytes: what says the names and shapes of its tensors is the
 same as a call or so before. The generated classes take thrice as long for it, and the client
 library's ``InferInput`` objects more than the rest of the request.
@@ -22,6 +23,7 @@ from recsys.errors import DeadlineExceededError, ServerError, StageError
 from recsys.features.protobuf_wire import varint
 from recsys.inference.model import NUMPY_DTYPES, Array, Arrays
 from recsys.inference.triton_address import open_channel, parse
+from recsys.inference.triton_http import TritonHttp
 from recsys.models.signature import CREATED_KEYS
 
 _CHANNEL_OPTIONS = (
@@ -48,7 +50,9 @@ class TritonServer:
     """One connection to a model server. Belongs to one event loop."""
 
     def __init__(self, address: str) -> None:
-        self.address = parse(address).target
+        parsed = parse(address)
+        self.address = parsed.target
+        self._http = TritonHttp(parsed.host, parsed.http_port) if parsed.http_port else None
         self._channel = open_channel(address, _CHANNEL_OPTIONS)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         # As the stub's, but for a message that is bytes already.
@@ -134,6 +138,8 @@ class TritonServer:
             DeadlineExceededError: when the deadline passed first.
             StageError: with Triton's reason otherwise.
         """
+        if self._http is not None:
+            return await self._http.infer(name, inputs, tuple(outputs), deadline, stage=stage)
         message = request_bytes(name, inputs, tuple(outputs))
         try:
             answer = await self._infer(message, timeout=deadline.remaining_s())
@@ -150,7 +156,9 @@ class TritonServer:
             ) from error
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the connections."""
+        if self._http is not None:
+            self._http.close()
         await self._channel.close()
 
     def _server_error(self, wanted: str, error: grpc.RpcError) -> ServerError:

@@ -2,12 +2,14 @@
 
 ========================================================== ========================================
 ``host:8001`` or ``grpc://host:8001``                      without TLS
+``grpc://host:8001?http_port=8000``                        models are called over HTTP, for less
 ``grpcs://host:8001?ssl_ca_certs=ca.pem``                  over TLS, 1.2 at least
 ``…&ssl_certfile=us.pem&ssl_keyfile=us.key``               and with a certificate of ours
 ``…&ssl_server_name=triton.internal``                      whose certificate names another host
 ========================================================== ========================================
 
-The options are named as those of ``REDIS_URL``.
+The options of TLS are named as those of ``REDIS_URL``. Over HTTP go calls of models alone, on a
+port of the same host (``triton_http.py``); all else, and calls where none is given, is gRPC.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ import grpc
 
 from recsys.errors import ConfigurationError
 
-_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_server_name")
+_OPTIONS = {
+    "grpc": ("http_port",),
+    "grpcs": ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_server_name"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +41,13 @@ class TritonAddress:
     certfile: str | None = None
     keyfile: str | None = None
     server_name: str | None = None
+    http_port: int | None = None
+    """Where models are called over HTTP; ``None``: over gRPC."""
+
+    @property
+    def host(self) -> str:
+        """The host of ``target``, without brackets."""
+        return self.target.rpartition(":")[0].strip("[]")
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Give what a channel over TLS proves itself with.
@@ -64,20 +76,24 @@ def parse(url: str) -> TritonAddress:
     scheme, separator, rest = url.partition("://")
     if not separator:
         return TritonAddress(target=url)
-    if scheme not in ("grpc", "grpcs"):
+    if scheme not in _OPTIONS:
         raise ConfigurationError(
             f"TRITON_GRPC_URL: wanted host:port, grpc:// or grpcs:// (TLS), found {scheme}://"
         )
     target, _, query = rest.partition("?")
     given = dict(parse_qsl(query, keep_blank_values=True))
-    unknown = sorted(set(given) - set(_OPTIONS))
-    if unknown or (given and scheme == "grpc"):
+    if unknown := sorted(set(given) - set(_OPTIONS[scheme])):
         raise ConfigurationError(
-            f"TRITON_GRPC_URL: wanted options among {', '.join(_OPTIONS)}, of grpcs:// alone; "
-            f"found {', '.join(unknown or given)} of {scheme}://"
+            f"TRITON_GRPC_URL: wanted options of {scheme}:// among {', '.join(_OPTIONS[scheme])}; "
+            f"found {', '.join(unknown)}"
         )
     if given.get("ssl_keyfile") and not given.get("ssl_certfile"):
         raise ConfigurationError("TRITON_GRPC_URL: wanted ssl_certfile beside ssl_keyfile")
+    http_port = given.get("http_port", "")
+    if "http_port" in given and not (http_port.isascii() and http_port.isdigit()):
+        raise ConfigurationError(
+            f"TRITON_GRPC_URL: wanted a number as http_port, found {http_port!r}"
+        )
     return TritonAddress(
         target=target.rstrip("/"),
         tls=scheme == "grpcs",
@@ -85,6 +101,7 @@ def parse(url: str) -> TritonAddress:
         certfile=given.get("ssl_certfile") or None,
         keyfile=given.get("ssl_keyfile") or None,
         server_name=given.get("ssl_server_name") or None,
+        http_port=int(http_port) if http_port else None,
     )
 
 

@@ -135,6 +135,12 @@ def metrics_url(settings: Settings) -> str:
     return f"http://{settings.host}:{settings.triton_grpc_port + 2}/metrics"
 
 
+def calls_url(settings: Settings) -> str:
+    """Give the embedded server's address as ``TRITON_GRPC_URL`` has it, its HTTP port included."""
+    port = settings.triton_grpc_port
+    return f"grpc://{settings.host}:{port}?http_port={port + 1}"
+
+
 def server_missing(address: str, timeout_s: float = 1.0) -> Missing | None:
     """Call ServerReady of ``GRPCInferenceService``: ``None`` when it says ready.
 

@@ -22,7 +22,7 @@ from serving.embedded.broker import broker_launch
 from serving.embedded.folder import Report
 from serving.embedded.launch import Launch
 from serving.embedded.redis import redis_launch
-from serving.embedded.triton import metrics_url, triton_launch
+from serving.embedded.triton import calls_url, metrics_url, triton_launch
 from serving.supervisor import health
 
 
@@ -106,7 +106,7 @@ def triton_member(settings: Settings, report: Report) -> Member:
         address=launch.address,
         launch=launch,
         publishes={
-            "triton_grpc_url": launch.address,
+            "triton_grpc_url": calls_url(settings),
             "triton_metrics_url": metrics_url(settings),
         },
     )

@@ -22,7 +22,7 @@ from recsys.inference.local import LocalModel
 from recsys.inference.model import NUMPY_DTYPES, Arrays, Model
 from recsys.inference.triton import TritonModel, TritonServer, model_name
 from recsys.models.signature import Dimensions, user_context
-from serving.embedded.triton import triton_launch
+from serving.embedded.triton import calls_url, triton_launch
 from serving.publishing import render_bundle
 from tests import servers
 from tests.serving.untrained_bundle import add_untrained_bundle
@@ -81,7 +81,7 @@ def case(
         yield Case(manifest.dimensions, lambda call: asyncio.run(_await(call(local))))
         return
     redis_url: str = request.getfixturevalue("redis_url")
-    address = f"{settings.host}:{settings.triton_grpc_port}"
+    address = calls_url(settings)
     settings.model_repository.mkdir(parents=True, exist_ok=True)
     endpoints.write(settings, Endpoints(redis_url=redis_url, triton_grpc_url=address))
     name = model_name(bundle_id)

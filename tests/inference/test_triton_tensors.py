@@ -69,8 +69,8 @@ def test_dlpack_keeps_the_data_and_an_array_does_not(triton: TritonFixture) -> N
         budget_ms = 100 if slow else 10_000
         return await server.infer(name, inputs, outputs, Deadline.after_ms(budget_ms), stage="rank")
 
-    async def talk() -> None:
-        async with TritonServer(triton.grpc_url) as server:
+    async def talk(url: str) -> None:
+        async with TritonServer(url) as server:
             assert await server.is_ready()
             assert not await server.is_model_ready(name)
             await server.load(name)
@@ -88,9 +88,11 @@ def test_dlpack_keeps_the_data_and_an_array_does_not(triton: TritonFixture) -> N
                 await ask(server, ["whole_out"])
             with pytest.raises(ServerError, match="no_such_model"):
                 await server.load("no_such_model")
-        async with TritonServer("127.0.0.1:9") as nobody:
-            assert not await nobody.is_ready(timeout_s=0.5)
-            with pytest.raises(StageError):
-                await ask(nobody, ["whole_out"])
+        for address in ("127.0.0.1:9", "grpc://127.0.0.1:9?http_port=9"):
+            async with TritonServer(address) as nobody:
+                assert not await nobody.is_ready(timeout_s=0.5)
+                with pytest.raises(StageError):
+                    await ask(nobody, ["whole_out"])
 
-    asyncio.run(talk())
+    for url in (triton.grpc_url, triton.calls_url):
+        asyncio.run(talk(url))

@@ -67,8 +67,10 @@ def test_only_the_right_certificates_talk(tmp_path: Path) -> None:
     ("url", "message"),
     [
         ("http://h:1", "wanted host:port"),
-        ("grpcs://h:1?ssl_ca=x", "found ssl_ca of grpcs"),
-        ("grpc://h:1?ssl_ca_certs=x", "of grpcs:// alone"),
+        ("grpcs://h:1?ssl_ca=x", "found ssl_ca"),
+        ("grpc://h:1?ssl_ca_certs=x", "of grpc:// among http_port; found ssl_ca_certs"),
+        ("grpcs://h:1?http_port=2", "found http_port"),
+        ("grpc://h:1?http_port=x", "wanted a number as http_port, found 'x'"),
         ("grpcs://h:1?ssl_keyfile=x", "wanted ssl_certfile"),
     ],
 )
@@ -80,6 +82,12 @@ def test_wrong_addresses_are_explained(url: str, message: str) -> None:
 def test_missing_file_is_named() -> None:
     with pytest.raises(ConfigurationError, match=r"ssl_ca_certs=/none\.pem"):
         parse("grpcs://h:1?ssl_ca_certs=/none.pem").credentials()
+
+
+def test_the_port_of_calls_over_http_is_said() -> None:
+    address = parse("grpc://[::1]:8001?http_port=8000")
+    assert (address.target, address.host, address.http_port) == ("[::1]:8001", "::1", 8000)
+    assert parse("grpc://h:8001").http_port is None
 
 
 def test_plain_addresses_stay_as_they_were() -> None:

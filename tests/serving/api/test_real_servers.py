@@ -90,7 +90,7 @@ def running(
         kafka_bootstrap_servers=broker[0],
         broker_profile=broker[1],
         redis_url=redis_url,
-        triton_grpc_url=triton.grpc_url,
+        triton_grpc_url=triton.calls_url,
     )
     endpoints.write(settings, where)
     plan = current_plan.ensure(settings.state_dir, project=settings.namespace)
