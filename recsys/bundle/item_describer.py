@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from recsys.bundle.manifest import Manifest
-from recsys.bundle.served import CATALOGUE_FILE, VOCABULARY_FILE
+from recsys.bundle.served import CATALOGUE_FILE
 from recsys.data.item_tokens import event_text, event_tokens
 from recsys.data.text import word_buckets
-from recsys.data.vocabulary_file import load_vocabulary
+from recsys.data.vocabulary import Vocabulary
 from recsys.events.schema import ItemEvent
 from recsys.models.item_inputs import TokenInputs
 from recsys.models.item_table import ItemStatics
@@ -25,20 +25,15 @@ UNKNOWN_PRICE = -1.0
 class ItemDescriber:
     """Describes items by events, in the terms of one bundle."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        """Read what the bundle in ``folder`` knows of categories and tokens."""
-        # Here, because polars takes a third of a second to import.
-        from recsys.data.catalogue import read_catalogue_frame
-
-        frame = read_catalogue_frame(folder / CATALOGUE_FILE)
-        said = frame["tags"].to_list() if "tags" in frame.columns else [()] * len(frame)
+    def __init__(self, folder: Path, manifest: Manifest, vocabulary: Vocabulary) -> None:
+        """Read what the bundle in ``folder``, whose vocabulary is given, knows of tokens."""
         self._towers = manifest.towers
-        self._column_of = load_vocabulary(folder / VOCABULARY_FILE).category_index_of
+        self._column_of = vocabulary.category_index_of
+        num_tokens, content_size = manifest.ranker.num_item_tokens, manifest.ranker.content_size
         self._tokens = TokenInputs(
-            said,
-            num_tokens=manifest.ranker.num_item_tokens,
-            content_size=manifest.ranker.content_size,
-        )
+            _count_of_tokens(folder) if num_tokens or content_size else {},
+            num_items=manifest.num_items, num_tokens=num_tokens, content_size=content_size,
+        )  # fmt: skip
 
     def describe(self, events: Sequence[ItemEvent]) -> ItemStatics:
         """Give ``[M, ...]``; a category the bundle does not know is no category."""
@@ -59,3 +54,15 @@ class ItemDescriber:
             tokens=self._tokens.tokens(said),
             content=self._tokens.content(said),
         )
+
+
+def _count_of_tokens(folder: Path) -> dict[str, int]:
+    """Say how many items of the bundle's catalogue have each token."""
+    # Here, because polars takes a third of a second to import.
+    from recsys.data.catalogue import read_catalogue_frame
+
+    frame = read_catalogue_frame(folder / CATALOGUE_FILE)
+    if "tags" not in frame.columns:
+        return {}
+    counts = frame["tags"].explode().drop_nulls().value_counts()
+    return dict(counts.iter_rows())

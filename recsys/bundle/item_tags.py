@@ -26,8 +26,12 @@ class ItemTags:
         self._hashes = hashes
         self._rows = rows
         self._later: dict[int, frozenset[int]] = {}
-        """Hashes of the tags of rows that changed; replaced as a whole, so that another thread
-        reads those of one moment."""
+        """Hashes of the tags of rows that changed."""
+        self._later_rows: dict[int, set[int]] = {}
+        """The same by hash."""
+        num_rows = int(rows.max()) + 1 if len(rows) else 0
+        self._is_later: Bools = np.zeros(num_rows, dtype=np.bool_)
+        """Of the rows that were there at first."""
 
     @classmethod
     def of(cls, tags: pl.Series) -> ItemTags:
@@ -84,21 +88,29 @@ class ItemTags:
 
     def rows_of(self, wanted: int) -> Int32s:
         """Give the rows of the items that have the tag of a hash, in order."""
-        rows, later = self._first_rows(wanted), self._later
-        if not later:
+        rows = self._first_rows(wanted)
+        if not self._later:
             return rows
-        kept = rows[~np.isin(rows, list(later))].tolist()
-        kept += [row for row, hashes in later.items() if wanted in hashes]
-        return np.array(sorted(kept), dtype=np.int32)
+        later = np.array(list(self._later_rows.get(wanted, ())), dtype=np.int32)
+        kept = rows[~self._is_later[rows]]
+        if not len(later):
+            return kept
+        return np.unique(np.concatenate([kept, later]))
 
     def change(self, tags: Mapping[int, Iterable[str]]) -> None:
-        """Give rows other tags from now on."""
-        changed = {row: frozenset(map(token_hash, theirs)) for row, theirs in tags.items()}
-        self._later = {**self._later, **changed}
+        """Give rows other tags from now on; takes the time of these rows, however many changed.
 
-    def hashes_of_changed(self, row: int) -> frozenset[int]:
-        """Give the hashes of the tags of a row that ``change`` was told of."""
-        return self._later[row]
+        Another thread that asks meanwhile finds a row by the old tags, the new ones or both.
+        """
+        for row, theirs in tags.items():
+            hashes, before = frozenset(map(token_hash, theirs)), self._later.get(row, frozenset())
+            for hashed in hashes:
+                self._later_rows.setdefault(hashed, set()).add(row)
+            self._later[row] = hashes
+            if row < len(self._is_later):
+                self._is_later[row] = True
+            for hashed in before - hashes:
+                self._later_rows[hashed].discard(row)
 
     def _first_rows(self, wanted: int) -> Int32s:
         first = int(np.searchsorted(self._hashes, wanted, side="left"))

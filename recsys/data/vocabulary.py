@@ -57,10 +57,14 @@ class Vocabulary:
 
 
 class GrowingVocabulary(Vocabulary):
-    """One that takes in further items at its end; categories stay."""
+    """One that takes in further items at its end; categories stay.
+
+    One thread adds, any may read.
+    """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__(list(vocabulary.item_ids), vocabulary.categories)
+        _ = self.index_of  # made here, and not by two readers at once
 
     def add(self, item_id: str) -> int:
         """Give a new item its row. Whoever finds the row finds its identity as well."""

@@ -8,8 +8,7 @@ Axes: ``M`` items given, ``T`` tokens, ``S`` size of content vectors.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -31,17 +30,20 @@ Said = Sequence[Sequence[str]]
 class TokenInputs:
     """Reads items' tokens as the ranker of one bundle does."""
 
-    def __init__(self, said: Said, *, num_tokens: int, content_size: int) -> None:
-        """Learn from the tokens of a catalogue; T and S, 0 for none."""
-        self._num_items = max(len(said), 1)
+    def __init__(
+        self, count: Mapping[str, int], *, num_items: int, num_tokens: int, content_size: int
+    ) -> None:
+        """Take how many of a catalogue's items have each token; T and S, 0 for none."""
+        self._num_items = max(num_items, 1)
         self._num_tokens, self._content_size = num_tokens, content_size
-        self._count = Counter(token for tokens in said for token in tokens)
+        self._count = count
 
     def tokens(self, said: Said) -> Tensor | None:
         """Give ``[M, T]`` hashes of the tokens that are frequent enough, 0 pads."""
         if not self._num_tokens:
             return None
-        kept = [[t for t in tokens if self._count[t] >= MIN_ITEMS_OF_TOKEN] for tokens in said]
+        count = self._count
+        kept = [[t for t in tokens if count.get(t, 0) >= MIN_ITEMS_OF_TOKEN] for tokens in said]
         return torch.from_numpy(_token_table(kept, self._num_tokens))
 
     def content(self, said: Said) -> Tensor | None:
@@ -59,7 +61,7 @@ class TokenInputs:
             width = max(map(len, of_key))
             count = np.ones((len(said), width))
             for row, tokens in enumerate(of_key):
-                count[row, : len(tokens)] = [max(self._count[t], 1) for t in tokens]
+                count[row, : len(tokens)] = [max(self._count.get(t, 0), 1) for t in tokens]
             rarity = rarity_of(torch.from_numpy(count), self._num_items)
             hashes = torch.from_numpy(_token_table(of_key, width))
             total += sketched(hashes, rarity, self._content_size)

@@ -15,13 +15,13 @@ from recsys.retrieval.row_changes import RowChanges
 
 
 class ResidentItems:
-    """What ranking reads of each item, true at one moment. Grows with the items."""
+    """What ranking reads of each item, true at one moment. Grows with the items, in place."""
 
     def __init__(self, activity: Tensor, half: ItemHalf, as_of_ms: int, *, room: int = 0) -> None:
         """Take ``[N + 1, Fi]`` as of a moment, its half, and how many items may be added."""
         self.as_of_ms = as_of_ms
         self.changes = RowChanges(len(activity))
-        """Rows of activity and half that were written since."""
+        """Rows of activity and half that were written since, or whose availability was."""
         self._activity = GrowingRows(activity, room=room)
         self._half = [GrowingRows(part, room=room) for part in _parts(half)]
         self._take_rows()
@@ -42,6 +42,7 @@ class ResidentItems:
         for growing, rows in zip(self._half, _parts(half), strict=True):
             growing.put(index, rows)
         self._take_rows()
+        self.changes.add(index)
 
     def _take_rows(self) -> None:
         projected, factors, *attention = [growing.rows for growing in self._half]

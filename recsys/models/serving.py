@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from recsys.retrieval.live_index import Fold, LiveIndex  # faiss, where there is one
 
 _MOST_WITHDRAWN = 256
-"""Withdrawn before sources are to put their orders together anew: far fewer than those hold."""
+"""Withdrawn before an index is told: until then they are left out of what it finds."""
 
 
 class Prepared(dict[str, Tensor]):
@@ -103,7 +103,8 @@ class TorchServingModel:
         ]
         self._available, self._unavailable = (some.rows for some in self._availability)
         self._num_withdrawn = 0
-        """Since sources last saw another tensor of unavailable items."""
+        """Since sources last saw another tensor of unavailable items; they may keep what they made
+        of it, and look by themselves whether what they found has been withdrawn since."""
         self._item_filters = item_filters
         self._knows_all = any(source.knows_all for source in self._sources)
         with torch.inference_mode():
@@ -214,6 +215,7 @@ class TorchServingModel:
         self._available.copy_(available)
         self._available[0] = False
         torch.logical_not(self._available, out=self._unavailable)
+        self._resident.changes.add_all()
         self._see_unavailable_anew()
 
     @torch.inference_mode()
@@ -222,14 +224,16 @@ class TorchServingModel:
         tokens: Mapping[int, Iterable[str]],
     ) -> None:  # fmt: skip
         """Say which items may be retrieved from now on, and other tokens of some, in place."""
-        for row, is_offered in zip(item_index, available, strict=True):
-            was_offered = bool(self._available[row])
-            self._available[row] = is_offered
-            self._unavailable[row] = not is_offered
-            self._num_withdrawn += was_offered and not is_offered
-            if is_offered and not was_offered:
-                self._num_withdrawn = _MOST_WITHDRAWN
-        if self._num_withdrawn >= _MOST_WITHDRAWN:
+        device = self._available.device
+        rows = torch.tensor(item_index, dtype=torch.int64, device=device)
+        is_offered = torch.tensor(available, dtype=torch.bool, device=device)
+        moved = self._available[rows] != is_offered
+        self._available[rows] = is_offered
+        self._unavailable[rows] = ~is_offered
+        self._num_withdrawn += int((moved & ~is_offered).sum())
+        if moved.any():
+            self._resident.changes.add(rows[moved])
+        if self._num_withdrawn >= _MOST_WITHDRAWN or bool((moved & is_offered).any()):
             # They leave out what is withdrawn from it, and cannot know what is offered again.
             self._see_unavailable_anew()
         if tokens and self._item_filters is not None:
@@ -300,7 +304,7 @@ class TorchServingModel:
         return self._ranker.table.says(item_index, statics, place)
 
     def _see_unavailable_anew(self) -> None:
-        """Make sources look again: they keep orders for as long as this is the same tensor."""
+        """Make sources look again that keep something for as long as this is the same tensor."""
         self._unavailable = self._unavailable[:]
         self._num_withdrawn = 0
 

@@ -97,7 +97,7 @@ def past_inputs(
     assert isinstance(model, TorchServingModel)
     if changes:
         vocabulary = GrowingVocabulary(load_vocabulary(folder / VOCABULARY_FILE))
-        ModelItems(model, vocabulary, ItemDescriber(folder, manifest)).apply(changes)
+        ModelItems(model, vocabulary, ItemDescriber(folder, manifest, vocabulary)).apply(changes)
     activity = exposure.replay[ITEM_ACTIVITY].array()
     if activity.shape != (len(index), manifest.dimensions.num_item_features):
         raise BundleError(

@@ -1,8 +1,9 @@
 """Which items a request's filters let through, held beside the search: a mask, or a few rows.
 
 A filter travels as what it is, pairs of a clause and a token's hash (``models/filter_tokens.py``);
-here it meets the catalogue once and is kept for the requests that bring it again. Of a narrow one
-the rows are kept as well: a search multiplies nothing else.
+here it meets the catalogue once and is kept for the requests that bring it again. When items have
+changed, a filter is looked at again by whoever asks for it next: one that nobody asks for any more
+costs a change nothing. Of a narrow one the rows are kept as well: a search multiplies nothing else.
 
 Axes: ``B`` users, ``N`` items (row 0 is padding), ``F`` pairs, ``P`` items that pass.
 """
@@ -53,9 +54,6 @@ class TokenRows(Protocol):
     def change(self, tags: Mapping[int, Iterable[str]]) -> None:
         """Give rows other tokens from now on."""
 
-    def hashes_of_changed(self, row: int) -> frozenset[int]:
-        """Give the hashes of the tokens of a row that ``change`` was told of."""
-
 
 class ItemFilters:
     """Turns filters into the items of one catalogue."""
@@ -65,7 +63,10 @@ class ItemFilters:
         self._tags = tags
         self._num_items = num_items
         self._device = device
-        self._known: OrderedDict[bytes, Passing] = OrderedDict()
+        self._version = 0
+        """How often items came or changed."""
+        self._known: OrderedDict[bytes, tuple[int, Passing]] = OrderedDict()
+        """Filters with the version they were last looked at in."""
 
     def of(self, filters: Tensor) -> list[Passing | None]:
         """Give what passes for each of ``[B, F, 2]`` filters; None: everything (0 pads)."""
@@ -75,38 +76,30 @@ class ItemFilters:
 
     def grow(self, num_rows: int) -> None:
         """Have so many rows, padding counted; what tokens the new ones have comes by ``change``."""
-        more = num_rows - 1 - self._num_items
         self._num_items = num_rows - 1
-        for key, passing in self._known.items():
-            pairs = np.frombuffer(key, dtype=np.int64).reshape(-1, 2)
-            theirs = passing.refused.new_full((more,), _refuses(pairs, frozenset()))
-            self._known[key] = Passing(torch.cat([passing.refused, theirs]))
+        self._version += 1
 
     def change(self, tags: Mapping[int, Iterable[str]]) -> None:
         """Give rows other tokens from now on; filters that they do not move in stay as they are."""
         self._tags.change(tags)
-        for key, passing in list(self._known.items()):
-            pairs = np.frombuffer(key, dtype=np.int64).reshape(-1, 2)
-            now = {row: _refuses(pairs, self._tags.hashes_of_changed(row)) for row in tags}
-            moved = [row for row, refuses in now.items() if refuses != passing.refused[row]]
-            if moved:
-                refused = passing.refused.clone()
-                for row in moved:
-                    refused[row] = now[row]
-                self._known[key] = Passing(refused)
+        self._version += 1
 
     def _one(self, pairs: Int64s) -> Passing | None:
         if not len(pairs):
             return None
         pairs = np.unique(pairs, axis=0)  # the same filter in another order is the same
         key = pairs.tobytes()
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = Passing(self._refused(pairs))
+        version, passing = self._known.get(key, (None, None))
+        if version != self._version:
+            refused = self._refused(pairs)
+            # The same object where nothing moved: what others keep of it stays good.
+            if passing is None or not torch.equal(passing.refused, refused):
+                passing = Passing(refused)
+            self._known[key] = self._version, passing
             if len(self._known) > _KEPT:
                 self._known.popitem(last=False)
         self._known.move_to_end(key)
-        return found
+        return passing
 
     def _refused(self, pairs: Int64s) -> Tensor:
         refused = np.zeros(self._num_items + 1, dtype=np.bool_)
@@ -117,11 +110,3 @@ class ItemFilters:
                 named[self._tags.rows_of(hashed)] = True
             refused |= named if clause == NONE_OF else ~named
         return torch.from_numpy(refused).to(self._device)
-
-
-def _refuses(pairs: Int64s, hashes: frozenset[int]) -> bool:
-    """Say whether a filter refuses an item with these tokens."""
-    wanted: dict[int, bool] = {}
-    for clause, hashed in pairs.tolist():
-        wanted[clause] = wanted.get(clause, False) or hashed in hashes
-    return wanted.pop(NONE_OF, False) or not all(wanted.values())

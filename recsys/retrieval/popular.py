@@ -98,7 +98,7 @@ class PopularSource:
         """Give ``[N + 1]``; of rows that were written since, and no others, it is made anew."""
         last, activity, version = self._score, inputs.item_activity, inputs.item_changes.version
         rows = None
-        if last is not None and last.activity is activity:
+        if last is not None and _same(last.activity, activity):
             if last.version == version:
                 return last.score
             rows = inputs.item_changes.since(last.version)
@@ -106,6 +106,8 @@ class PopularSource:
             score = self.item_scores(activity)
         else:
             score = last.score
+            if len(activity) > len(score):  # rows were added, and are among those written
+                score = torch.cat([score, score.new_empty(len(activity) - len(score))])
             score[rows] = self.item_scores(activity[rows])
         self._score = _Scores(activity, version, score)
         return score
@@ -146,9 +148,12 @@ def _followed(
     """Give the order with the rows that were written since; None when it must be made anew.
 
     What left the head, and what did not get into it, lies at the floor or below; so the rest is
-    the best there is, in order.
+    the best there is, in order. A row that was added, or whose availability changed, is one that
+    was written.
     """
-    if order.activity is not inputs.item_activity or order.unavailable is not unavailable:
+    if not _same(order.activity, inputs.item_activity):
+        return None
+    if not _same(order.unavailable, unavailable):
         return None
     version = inputs.item_changes.version
     if order.version == version:
@@ -166,6 +171,11 @@ def _followed(
     if len(head) > 2 * length:
         head, floor = head[:length], float(best[length - 1])
     return _Order(inputs.item_activity, version, unavailable, head, floor)
+
+
+def _same(table: Tensor, other: Tensor) -> bool:
+    """Say whether both are one table: it may have grown within its memory."""
+    return table.data_ptr() == other.data_ptr()
 
 
 def _highest(

@@ -30,6 +30,12 @@ class RowChanges:
         while self._count > self._most:
             self._count -= len(self._written.popleft()[1])
 
+    def add_all(self) -> None:
+        """Say that every row may have been written."""
+        self.version += 1
+        self._written.clear()
+        self._count = 0
+
     def since(self, version: int) -> Tensor | None:
         """Give the distinct rows written after ``version``; None: more than are remembered."""
         missing = self.version - version

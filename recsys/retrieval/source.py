@@ -42,9 +42,10 @@ class SourceInputs:
     item_vectors: ItemVectors
     """``[N + 1, D]`` from the item tower, in the bundle's precision."""
     item_activity: Tensor
-    """``[N + 1, Fi]`` moving item features in force. Another tensor means all may be others."""
+    """``[N + 1, Fi]`` moving item features in force. Other memory means all may be others."""
     item_changes: RowChanges = field(default_factory=RowChanges)
-    """Rows of ``item_activity`` that were written in place since."""
+    """Rows of ``item_activity`` that were written in place since, that were added behind the
+    others, or whose availability was."""
     _shared: dict[object, object] = field(default_factory=dict)
 
     def once(self, key: object, make: Callable[[], T]) -> T:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from recsys.bundle.load import load_serving_model
 from recsys.bundle.served import VOCABULARY_FILE
+from recsys.data.vocabulary import GrowingVocabulary
 from recsys.data.vocabulary_file import load_vocabulary
 from recsys.errors import RecsysError
 from recsys.inference.allocation import keep_freed_memory
@@ -66,17 +67,19 @@ class ServedModel:
         self._num_candidates = int(parameters["num_candidates"])
         self._rank_time = RankTime()
         self._turns = Turns()
+        vocabulary = GrowingVocabulary(load_vocabulary(bundle_path / VOCABULARY_FILE))
         self._refresher = ItemRefresher(
             self._model,
-            load_vocabulary(bundle_path / VOCABULARY_FILE),
+            vocabulary,
             lambda: connect_items(bundle_path, Path(parameters["state_dir"])),
             turns=self._turns,
             interval_s=int(parameters["refresh_interval_ms"]) / 1e3,
+            room=room,
         )
         self._refresher.read_before_requests(_FIRST_READ_S)
         self._items, self._follower = follow_items(
-            self._model, bundle_path, Path(parameters["state_dir"]), self._turns, room=room,
-            added=self._refresher.add,
+            self._model, vocabulary, bundle_path, Path(parameters["state_dir"]), self._turns,
+            room=room,
         )  # fmt: skip
         self._compactor = Compactor(model, self._turns)
 

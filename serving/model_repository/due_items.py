@@ -25,18 +25,32 @@ _SEARCH_MS = 1_000
 class DueItems:
     """Of rows ``1 … N``; row 0 is padding. Not thread-safe."""
 
-    def __init__(self, num_items: int, num_features: int) -> None:
-        rows = num_items + 1
-        self._pending: NDArray[np.bool_] = np.zeros(rows, dtype=np.bool_)
-        self._due_ms: Int64s = np.full(rows, NO_CHANGE_MS, dtype=np.int64)
-        """When time alone may change the features."""
+    def __init__(self, num_items: int, num_features: int, *, room: int = 0) -> None:
+        """``room``: how many items may be added (``grow``); it takes memory where it is used."""
+        rows = num_items + 1 + room
+        self._storage: tuple[NDArray[np.bool_], Int64s, NDArray[np.bool_], Float32s, Int64s] = (
+            np.zeros(rows, dtype=np.bool_),
+            np.full(rows, NO_CHANGE_MS, dtype=np.int64),
+            np.zeros(rows, dtype=np.bool_),
+            np.zeros((rows, num_features), dtype=np.float32),
+            np.zeros(rows, dtype=np.int64),
+        )
         self._soonest_ms = NO_CHANGE_MS
         """Nothing is due before."""
-        self._is_ahead: NDArray[np.bool_] = np.zeros(rows, dtype=np.bool_)
-        self._ahead: Float32s = np.zeros((rows, num_features), dtype=np.float32)
-        """Where ``_is_ahead``: the features from ``_due_ms`` until ``_ahead_until_ms``."""
-        self._ahead_until_ms: Int64s = np.zeros(rows, dtype=np.int64)
         self._next_search_ms = 0
+        self._take_rows(num_items + 1)
+
+    def _take_rows(self, count: int) -> None:
+        """Look at so many rows; nothing moves."""
+        pending, due_ms, is_ahead, ahead, ahead_until_ms = self._storage
+        assert count <= len(pending), "the model has no room for them either"
+        self._pending = pending[:count]
+        self._due_ms = due_ms[:count]
+        """When time alone may change the features."""
+        self._is_ahead = is_ahead[:count]
+        self._ahead = ahead[:count]
+        """Where ``_is_ahead``: the features from ``_due_ms`` until ``_ahead_until_ms``."""
+        self._ahead_until_ms = ahead_until_ms[:count]
 
     @property
     def num_items(self) -> int:
@@ -50,12 +64,9 @@ class DueItems:
 
     def grow(self, count: int) -> None:
         """Add items, to be read."""
-        self._pending = np.append(self._pending, np.ones(count, dtype=np.bool_))
-        self._due_ms = np.append(self._due_ms, np.full(count, NO_CHANGE_MS, dtype=np.int64))
-        self._is_ahead = np.append(self._is_ahead, np.zeros(count, dtype=np.bool_))
-        none = np.zeros((count, self._ahead.shape[1]), dtype=np.float32)
-        self._ahead = np.concatenate([self._ahead, none])
-        self._ahead_until_ms = np.append(self._ahead_until_ms, np.zeros(count, dtype=np.int64))
+        before = len(self._pending)
+        self._take_rows(before + count)
+        self._pending[before:] = True
 
     def mark_all(self) -> None:
         """Have all items read again."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from recsys.bundle.item_describer import ItemDescriber
 from recsys.bundle.manifest import read_manifest
 from recsys.bundle.model_items import ModelItems
-from recsys.bundle.served import VOCABULARY_FILE
 from recsys.data.vocabulary import GrowingVocabulary
-from recsys.data.vocabulary_file import load_vocabulary
 from recsys.endpoints import resolve
 from recsys.events.item_follower import ItemFollower
 from recsys.events.log import EventReader
@@ -26,11 +23,12 @@ _CONNECT_MS = 2_000
 
 
 def follow_items(
-    model: TorchServingModel, bundle_path: Path, state_dir: Path, turns: Turns, *, room: int,
-    added: Callable[[Sequence[str]], None],
+    model: TorchServingModel, vocabulary: GrowingVocabulary, bundle_path: Path, state_dir: Path,
+    turns: Turns, *, room: int,
 ) -> tuple[ModelItems, ItemFollower]:  # fmt: skip
     """Give the items of a bundle and who follows the log for them; not started yet.
 
+    ``vocabulary`` is the bundle's, and is added to from the follower's thread.
     The log's address is asked for at each connection: it may change while the model is loaded.
     """
     settings = Settings(RECSYS_STATE_DIR=state_dir)
@@ -38,10 +36,8 @@ def follow_items(
     topics = Topics(namespace=load(bundle_path / PLAN_FILE).project)
     manifest = read_manifest(bundle_path)
     items = ModelItems(
-        model,
-        GrowingVocabulary(load_vocabulary(bundle_path / VOCABULARY_FILE)),
-        ItemDescriber(bundle_path, manifest),
-        room=room, turn=turns.turn, added=added,
+        model, vocabulary, ItemDescriber(bundle_path, manifest, vocabulary),
+        room=room, turn=turns.turn,
     )  # fmt: skip
 
     def connect() -> EventReader:

@@ -81,16 +81,17 @@ class ItemRefresher:
         *,
         turns: Turns,
         interval_s: float,
+        room: int = 0,
         clock: Clock = present_ms,
     ) -> None:
-        """``vocabulary`` says which items the rows of ``model`` are."""
+        """``vocabulary`` says which items the rows of ``model`` are.
+
+        It may grow meanwhile, by ``room`` items that ``model`` has by then: they are read at the
+        next look.
+        """
         self._model = model
         self._vocabulary = vocabulary
-        self._more_ids: list[str] = []
-        self._row_of_more: dict[str, int] = {}
-        self._to_add: list[str] = []
-        self._lock = threading.Lock()
-        self._due = DueItems(vocabulary.num_items, model.dimensions.num_item_features)
+        self._due = DueItems(vocabulary.num_items, model.dimensions.num_item_features, room=room)
         self._is_gentle = False
         self._connect = connect
         self._turns = turns
@@ -114,14 +115,6 @@ class ItemRefresher:
             self._thread.join(timeout=5.0)
         if not self._thread.is_alive() and self._feed is not None:
             self._feed.close()
-
-    def add(self, item_ids: Sequence[str]) -> None:
-        """Follow further items, whose rows come after the last one: the model has those by now.
-
-        From any thread; they are read at the next look at the store.
-        """
-        with self._lock:
-            self._to_add += item_ids
 
     def read_before_requests(self, longest_s: float) -> bool:
         """Do as ``refresh``, faster and for so long at most, while nobody waits for the model."""
@@ -208,11 +201,12 @@ class ItemRefresher:
             self._read_all_again()
             return
         each = iter(keys)
-        row_of, row_of_more = self._vocabulary.index_of, self._row_of_more
+        row_of, last = self._vocabulary.index_of, self._due.num_items
         while some := list(islice(each, _KEYS_A_TURN)):
             with self._turns.turn():
-                rows = [row_of.get(i) or row_of_more.get(i) for i in feed.ids_of(some)]
-                self._due.mark([row for row in rows if row is not None])
+                rows = [row_of.get(i, 0) for i in feed.ids_of(some)]
+                # What was added since this look began is read at the next one.
+                self._due.mark([row for row in rows if 0 < row <= last])
 
     def _read(self, feed: FollowsItems, rows: Int64s, now_ms: int) -> None:
         stored = feed.read(self._ids(rows))
@@ -243,21 +237,12 @@ class ItemRefresher:
                 self._due.prepare(rows[some], values, until_ms)
 
     def _ids(self, rows: Int64s) -> list[str]:
-        known, more = self._vocabulary.item_ids, self._more_ids
-        return [
-            known[row - 1] if row <= len(known) else more[row - 1 - len(known)]
-            for row in rows.tolist()
-        ]
+        return [self._vocabulary.item_ids[row - 1] for row in rows.tolist()]
 
     def _take_in_added(self) -> None:
-        with self._lock:
-            added, self._to_add = self._to_add, []
-        if not added:
-            return
-        first = self._due.num_items + 1
-        self._row_of_more |= {item_id: first + n for n, item_id in enumerate(added)}
-        self._more_ids += added
-        self._due.grow(len(added))
+        added = self._vocabulary.num_items - self._due.num_items
+        if added:
+            self._due.grow(added)
 
     def _run(self) -> None:
         while not self._stopped.wait(self._pause_s):

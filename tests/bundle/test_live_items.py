@@ -95,7 +95,7 @@ def served(folder: Path, room: int = 0) -> tuple[TorchServingModel, ModelItems]:
     model = load_serving_model(folder, room=room)
     assert isinstance(model, TorchServingModel)
     vocabulary = GrowingVocabulary(load_served_bundle(folder).vocabulary)
-    describer = ItemDescriber(folder, read_manifest(folder))
+    describer = ItemDescriber(folder, read_manifest(folder), vocabulary)
     return model, ModelItems(model, vocabulary, describer, room=room)
 
 

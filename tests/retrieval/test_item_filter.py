@@ -134,6 +134,29 @@ def test_a_filter_is_resolved_once_whatever_its_order() -> None:
     assert torch.equal(again.refused, first.refused)
 
 
+def test_a_filter_follows_items_that_come_and_change_and_is_the_same_object_where_it_is() -> None:
+    tags = ItemTags.of(pl.Series([["kind=a"], ["kind=b"], ["kind=a", "kind=b"]]))
+    filters = ItemFilters(tags, num_items=3, device=CPU)
+    asked = [ItemFilter((("kind=a",),)), ItemFilter((), ("kind=b",)), ItemFilter((("kind=c",),))]
+
+    def passing() -> tuple[list[Passing | None], list[list[int]]]:
+        found = filters.of(tensor(asked))
+        return found, [(~p.refused).nonzero().flatten().tolist() for p in found if p is not None]
+
+    first, rows = passing()
+    assert rows == [[1, 3], [1], []]
+    filters.change({2: ["kind=b", "kind=d"]})  # nothing that anybody asked for
+    assert all(a is b for a, b in zip(first, passing()[0], strict=True))
+    filters.change({1: ["kind=b"]})
+    filters.grow(6)
+    filters.change({4: ["kind=a", "kind=c"], 5: []})
+    found, rows = passing()
+    assert rows == [[3, 4], [4, 5], [4]] and found[2] is not first[2]
+    filters.change({1: ["kind=a"], 4: []})  # back to what it was
+    assert passing()[1] == [[1, 3], [1, 4, 5], []]
+    assert tags.rows("kind=a").tolist() == [1, 3] and tags.rows("kind=c").tolist() == []
+
+
 def test_a_filter_is_narrow_from_one_item_in_eight_on() -> None:
     refused = torch.ones(81, dtype=torch.bool)
     refused[1:11] = False

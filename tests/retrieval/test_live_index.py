@@ -143,10 +143,9 @@ def test_a_served_bundle_folds_in_the_background_what_the_log_says(
     assert isinstance(model, TorchServingModel)
     model.search_from_items = 0
     turns = Turns()
-    items = ModelItems(
-        model, GrowingVocabulary(load_served_bundle(folder).vocabulary),
-        ItemDescriber(folder, read_manifest(folder)), room=50, turn=turns.turn,
-    )  # fmt: skip
+    vocabulary = GrowingVocabulary(load_served_bundle(folder).vocabulary)
+    describer = ItemDescriber(folder, read_manifest(folder), vocabulary)
+    items = ModelItems(model, vocabulary, describer, room=50, turn=turns.turn)
     every = found(model)
     compactor = Compactor(model, turns, most_beside=10)
     items.apply([word(f"new-{i}", title=f"red {i}", category="mug") for i in range(9)])

@@ -11,6 +11,7 @@ import torch
 from recsys.compression.item_vectors import Float32Vectors
 from recsys.errors import BundleError
 from recsys.models.config import SourceMix
+from recsys.models.growing_rows import GrowingRows
 from recsys.retrieval.best import best as best_of
 from recsys.retrieval.ease import fit_ease, strongest
 from recsys.retrieval.excluded import Excluded
@@ -126,7 +127,7 @@ def test_popular_gives_as_many_as_there_are_whatever_is_excluded() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("share", [0.9, 0.02])
-def test_popular_follows_rows_that_are_written(
+def test_popular_follows_rows_that_are_written_added_withdrawn_and_offered_again(
     monkeypatch: pytest.MonkeyPatch, seed: int, share: float
 ) -> None:
     monkeypatch.setattr("recsys.retrieval.popular._HEAD", 40)
@@ -136,6 +137,8 @@ def test_popular_follows_rows_that_are_written(
     changes, source = RowChanges(num_items + 1), PopularSource(weights)
     unavailable = torch.rand(num_items + 1, generator=generator) < 0.2
     unavailable[0] = True
+    held, gone = GrowingRows(activity, room=60), GrowingRows(unavailable, room=30)
+    activity, unavailable = held.rows, gone.rows
     passing = Passing(torch.rand(num_items + 1, generator=generator) < share)
     passing.refused[0] = True
     given = replace(
@@ -146,9 +149,23 @@ def test_popular_follows_rows_that_are_written(
         rows = torch.randperm(num_items, generator=generator)[:size] + 1
         activity[rows] = torch.rand(size, 2, generator=generator) * (20 if step % 2 else 1)
         changes.add(rows)
+        if step % 5 == 0:  # withdrawn and offered again
+            moved = torch.randperm(num_items, generator=generator)[:8] + 1
+            unavailable[moved] = ~unavailable[moved]
+            changes.add(moved)
+        if step in (20, 40):
+            held.put(torch.arange(num_items + 1, num_items + 31), torch.rand(30, 2) * 9)
+            gone.put(torch.arange(num_items + 1, num_items + 31), torch.rand(30) < 0.2)
+            num_items, activity, unavailable = num_items + 30, held.rows, gone.rows
+            changes.add(torch.arange(num_items - 29, num_items + 1))
+            given = replace(given, item_activity=activity)
+            passing = Passing(torch.rand(num_items + 1, generator=generator) < share)
+            passing.refused[0] = True
         if step == 30:
             unavailable = unavailable.clone()
             unavailable[torch.randperm(num_items, generator=generator)[:50] + 1] = True
+            gone = GrowingRows(unavailable, room=30)
+            unavailable = gone.rows
         if step % 3 == 0:  # looked at now and then: several writes are followed at once
             fresh = replace(given, item_activity=activity.clone(), item_changes=RowChanges())
             index = torch.randint(0, num_items, (2, 4), generator=generator)

@@ -24,6 +24,7 @@ from recsys.bundle.served import VOCABULARY_FILE
 from recsys.bundle.store import BundleStore
 from recsys.client import ClientConfig, NotFoundError
 from recsys.clock import now_ms
+from recsys.data.vocabulary import GrowingVocabulary
 from recsys.data.vocabulary_file import load_vocabulary
 from recsys.endpoints import BrokerProfile, Endpoints
 from recsys.events.kafka import connect_reader, ensure_topics
@@ -373,11 +374,12 @@ def test_served_scores_are_those_of_the_bundle_itself(running: Running) -> None:
     model = load_serving_model(folder, room=100)
     assert isinstance(model, TorchServingModel)
     state_dir = running.settings.state_dir
+    vocabulary = GrowingVocabulary(load_vocabulary(folder / VOCABULARY_FILE))
     refresher = ItemRefresher(
-        model, load_vocabulary(folder / VOCABULARY_FILE),
-        lambda: connect_items(folder, state_dir), turns=Turns(), interval_s=1.0,
+        model, vocabulary, lambda: connect_items(folder, state_dir), turns=Turns(),
+        interval_s=1.0, room=100,
     )  # fmt: skip
-    kept, follower = follow_items(model, folder, state_dir, Turns(), room=100, added=refresher.add)
+    kept, follower = follow_items(model, vocabulary, folder, state_dir, Turns(), room=100)
     follower.start()
     assert follower.wait(20)  # what the log has said of items since the bundle
     follower.stop()

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from recsys.clock import DAY_MS, HOUR_MS, MINUTE_MS
-from recsys.data.vocabulary import Vocabulary
+from recsys.data.vocabulary import GrowingVocabulary, Vocabulary
 from recsys.errors import ServerError
 from recsys.events.codec import encode
 from recsys.events.log import Record
@@ -62,9 +62,10 @@ class Store:
             dimensions=replace(TOY_DIMENSIONS, num_item_features=len(VIEW.scalar_aggregates)),
         )
         self.ids = list(ITEMS.item_ids)
+        self.vocabulary = GrowingVocabulary(ITEMS)
         self.refresher = ItemRefresher(
-            self.model, ITEMS, lambda: ItemFeed(PLAN, url), turns=Turns(), interval_s=60.0,
-            clock=lambda: self.now_ms,
+            self.model, self.vocabulary, lambda: ItemFeed(PLAN, url), turns=Turns(),
+            interval_s=60.0, room=3, clock=lambda: self.now_ms,
         )  # fmt: skip
         self._stream = FeatureStream(PLAN, MemoryHashes(), TOPICS)
         self._offset = 0
@@ -253,8 +254,8 @@ def test_items_added_at_run_time_are_followed(url: str) -> None:
         grown = torch.zeros(3, model.item_activity.shape[1])
         model.item_activity = torch.cat([model.item_activity, grown])
         store.ids += ["new1", "new2", "other"]
-        store.refresher.add(["new1"])
-        store.refresher.add(["new2", "other"])
+        for item_id in ("new1", "new2", "other"):
+            store.vocabulary.add(item_id)
         store.write(60)
         assert store.refresher.refresh()
         store.check()
