@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -65,21 +67,53 @@ def test_named_recsys_commands_exist(page: Path) -> None:
             assert match[1] in _commands(), f"{page.name}: `{line}`"
 
 
+_COMMAND = re.compile(r"(?:\S+/)?recsys ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?")
+_OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
+_HELP_OF_EACH = """
+import contextlib, io, json, sys
+from recsys.cli import main
+
+shown = {}
+for command in json.load(sys.stdin):
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.suppress(SystemExit):
+            main([*command.split(), "--help"])
+    shown[command] = text.getvalue()
+json.dump(shown, sys.stdout)
+"""
+
+
+def _with_options(page: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Each line that gives a command options: the line, command and its parents, options."""
+    for line in _shell_lines(page.read_text()):
+        match = _COMMAND.match(line)
+        options = _OPTION.findall(line) if match else []
+        if match and options:
+            words = [word for word in match.groups() if word]
+            yield line, [" ".join(words[: n + 1]) for n in range(len(words))], options
+
+
 @cache
-def _options(words: tuple[str, ...]) -> set[str]:
+def _options() -> dict[str, set[str]]:
+    """What ``--help`` of every command named anywhere lists, asked in one process: imports take
+    most of the time."""
+    commands = {
+        command for page in PAGES for _, names, _ in _with_options(page) for command in names
+    }
     shown = subprocess.run(
-        [sys.executable, "-m", "recsys.cli", *words, "--help"],
-        capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"},
+        [sys.executable, "-c", _HELP_OF_EACH],
+        input=json.dumps(sorted(commands)), capture_output=True, text=True, check=True,
+        env=os.environ | {"COLUMNS": "200"},
     )  # fmt: skip
-    return set(re.findall(r"--[a-z][a-z-]*", shown.stdout))
+    texts: dict[str, str] = json.loads(shown.stdout)
+    return {command: set(re.findall(r"--[a-z][a-z-]*", text)) for command, text in texts.items()}
 
 
 def test_named_options_exist(page: Path) -> None:
-    for line in _shell_lines(page.read_text()):
-        match = re.match(r"(?:\S+/)?recsys ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?", line)
-        for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", line) if match else ():
-            words = tuple(word for word in match.groups() if word)
-            known = _options(words[:1]) | _options(words)
+    for line, commands, options in _with_options(page):
+        known = set[str]().union(*(_options()[command] for command in commands))
+        for option in options:
             assert option in known, f"{page.name}: `{line}`: no {option}"
 
 
@@ -92,7 +126,8 @@ def test_named_modules_exist(page: Path) -> None:
             assert exists, f"{page.name}: `{line}`"
 
 
-def test_named_settings_exist(page: Path) -> None:
+@cache
+def _names_in_source() -> set[str]:
     source = "".join(
         path.read_text()
         for folder in ("recsys", "serving", "training", "tests", "feature_repo")
@@ -100,9 +135,13 @@ def test_named_settings_exist(page: Path) -> None:
         if path.suffix in (".py", ".yaml") and path != Path(__file__)
     )
     source += (ROOT / "Makefile").read_text()
-    known = {field.alias for field in Settings.model_fields.values()}
+    return set(re.findall(r"\bRECSYS_[A-Z_]+\b", source))
+
+
+def test_named_settings_exist(page: Path) -> None:
+    known = {field.alias for field in Settings.model_fields.values()} | _names_in_source()
     for name in set(re.findall(r"\bRECSYS_[A-Z_]+\b", page.read_text())):
-        assert name in known or name in source, f"{page.name}: {name}"
+        assert name in known, f"{page.name}: {name}"
 
 
 def test_named_paths_exist(page: Path) -> None:
