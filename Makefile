@@ -24,9 +24,8 @@ demo: setup  ## watch the whole system work: events, features, training, serving
 check: setup  ## style, strict types of recsys, import arrows, true docs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/pytest -q tests/test_docs.py
+	@$(BIN)/mypy & types=$$!; $(BIN)/lint-imports --no-logo && $(BIN)/pytest -q tests/test_docs.py; \
+		others=$$?; wait $$types && exit $$others
 
 test: setup  ## run all tests, with real Redis, Kafka and Triton started for them
 	@$(BIN)/pytest -n $(WORKERS) $(ARGS)
