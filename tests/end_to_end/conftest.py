@@ -18,7 +18,9 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         system.run("up")
         system.run("simulate", "--preset", "demo", *WORLD, "--to-kafka")
         system.run("lag", "--wait")
-        system.run("train", "--no-tracking", "--recipe", "debug", "--dataset", "simulated")
+        system.run(
+            "train", "--no-tracking", "--no-ray", "--recipe", "debug", "--dataset", "simulated"
+        )
         system.run("publish")
         yield system
     finally:

@@ -1,7 +1,7 @@
-"""Reads a made-up log into the event log: ``sink_worker.py DIR RECORDS SEED STEPS``.
+"""Reads a made-up log into the event log, in a child that is killed.
 
-It kills itself right before the STEPS-th fsync, link or rename (0: never), or is killed from
-outside. The log is a function of the offset, so that every life of this process sees the same one.
+It kills itself right before a given fsync, link or rename, or is killed from outside. The log is a
+function of the offset, so that every life of the child sees the same one.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,8 @@ def die_before_step(step: int) -> None:
     Path.replace = counting(Path.replace)  # type: ignore[method-assign]
 
 
-if __name__ == "__main__":
-    sys.stdout.write("begun\n")
-    sys.stdout.flush()
-    die_before_step(int(sys.argv[4]))
-    run(Path(sys.argv[1]), int(sys.argv[2]), random.Random(sys.argv[3]))
+def read_in(folder: Path, num_records: int, seed: int, step: int, begun: Connection) -> None:
+    """Say that it began; die before the ``step``-th durable step (0: never)."""
+    begun.send("begun")
+    die_before_step(step)
+    run(folder, num_records, random.Random(str(seed)))

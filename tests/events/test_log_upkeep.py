@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,8 +29,10 @@ from recsys.events.log_rewrite import rewriting
 from recsys.events.log_verify import verify
 from recsys.events.schema import Event, ForgetEvent, LoggedEvent
 from recsys.events.sink import EventSink
+from tests import children
 from tests.events.samples import DAY, click
 from tests.events.sink_worker import TOPIC, record_at
+from tests.events.upkeep_worker import keep_up
 
 AT = TopicPartition(TOPIC, 0)
 AT_ONCE = CompactionConfig(grace_s=0.0)
@@ -145,6 +145,12 @@ def test_an_erased_user_is_nowhere_but_in_their_tombstone(tmp_path: Path) -> Non
     assert erase_user(tmp_path, TOPIC, "u1").num_rewritten == 0
 
 
+def end_of_upkeep(folder: Path, deed: str, step: int) -> int:
+    child = children.context.Process(target=keep_up, args=(folder, deed, step))
+    child.start()
+    return children.ended(child)
+
+
 @pytest.mark.parametrize("deed", ["compact", "expire", "erase"])
 def test_killed_at_any_step_nothing_is_lost_or_twice(tmp_path: Path, deed: str) -> None:
     whole = tmp_path / "whole"
@@ -153,21 +159,19 @@ def test_killed_at_any_step_nothing_is_lost_or_twice(tmp_path: Path, deed: str) 
     before = content(whole)
     done = tmp_path / "done"
     shutil.copytree(whole, done)
-    command = [sys.executable, "-m", "tests.events.upkeep_worker"]
-    subprocess.run([*command, str(done), deed, "0"], check=True)
+    assert end_of_upkeep(done, deed, 0) == 0
     after = content(done)
     rng = random.Random(deed)
     for step in sorted(rng.sample(range(1, 40), 4)):
         folder = tmp_path / str(step)
         shutil.copytree(whole, folder)
-        ended = subprocess.run([*command, str(folder), deed, str(step)], check=False).returncode
-        assert ended in (-9, 0)
+        assert end_of_upkeep(folder, deed, step) in (-9, 0)
         assert verify(folder).problems == []
         if deed == "compact":
             assert content(folder).equals(before)
         else:  # some commits were rewritten, others not
             assert len(after) <= len(content(folder)) <= len(before)
-        subprocess.run([*command, str(folder), deed, "0"], check=True)
+        assert end_of_upkeep(folder, deed, 0) == 0
         assert content(folder).equals(after)
         assert verify(folder).problems == []
 

@@ -3,8 +3,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +23,7 @@ from recsys.events.log_files import data_files
 from recsys.events.log_verify import verify
 from recsys.events.schema import Event
 from recsys.events.sink import CommitRefusedError, EventSink, SinkConfig
+from tests import children
 from tests.events import sink_worker
 from tests.events.samples import DAY, click, events
 
@@ -308,22 +307,21 @@ def test_a_full_disk_shows_nothing_partial_and_can_be_tried_again(
 
 
 def test_killed_at_any_moment_no_row_is_lost_or_twice(tmp_path: Path) -> None:
-    num_records, rng = 3000, random.Random(7)
+    num_records, rng = 1200, random.Random(7)
     steps = [rng.randrange(8, 60) for _ in range(7)]
     waits_s = [rng.uniform(0.0, 0.1) for _ in range(4)]
     num_leftovers = 0
     for step, wait_s in [*((s, None) for s in steps), *((0, w) for w in waits_s), (0, None)]:
-        command = [sys.executable, "-m", "tests.events.sink_worker", str(tmp_path)]
-        worker = subprocess.Popen(
-            [*command, str(num_records), str(step), str(step)], stdout=subprocess.PIPE, text=True
+        said, say = children.context.Pipe(duplex=False)
+        worker = children.context.Process(
+            target=sink_worker.read_in, args=(tmp_path, num_records, step, step, say)
         )
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == "begun\n"
+        worker.start()
+        assert said.recv() == "begun"
         if wait_s is not None:
             time.sleep(wait_s)
             worker.kill()
-        ended = worker.wait(60)
-        worker.stdout.close()
+        ended = children.ended(worker)
         assert ended in ((-9, 0) if wait_s is not None else (-9,) if step else (0,))
         found = verify(tmp_path)
         assert found.problems == []
