@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 BIN := .venv/bin
-WORKERS ?= 2
+WORKERS ?= 3
 ARGS ?=
 export PYTHON RECSYS_TORCH_INDEX
 

@@ -112,10 +112,20 @@ def wait_ready(
 
 def stop(process: subprocess.Popen[bytes], grace_s: float) -> None:
     """End the server and all it started: SIGTERM, then SIGKILL to its whole session's group."""
+    ask_to_stop(process)
+    await_stop(process, grace_s)
+
+
+def ask_to_stop(process: subprocess.Popen[bytes]) -> None:
+    """Send SIGTERM if it runs; to be sent once, a second one may cut the end short."""
     if process.poll() is None:
         process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(grace_s)
+
+
+def await_stop(process: subprocess.Popen[bytes], grace_s: float) -> None:
+    """Wait for one that was asked to stop; SIGKILL to its group after ``grace_s`` or its end."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(grace_s)
     kill_group(process.pid)
     process.wait()
 

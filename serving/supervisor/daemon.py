@@ -22,7 +22,7 @@ from recsys.endpoints import write as write_endpoints
 from recsys.errors import RecsysError
 from recsys.settings import Settings
 from recsys.telemetry import CHILD_RESTARTS
-from serving.embedded.launch import kill_group, spawn, stop
+from serving.embedded.launch import ask_to_stop, await_stop, kill_group, spawn, stop
 from serving.embedded.machine import require_free_port
 from serving.supervisor.child import Child, RestartPolicy, ask, how_it_ended, state_of
 from serving.supervisor.leftovers import MARK, mark_of
@@ -192,9 +192,16 @@ class Supervisor:
     def _stop_all(self) -> None:
         self._phase = "failed" if self._problem else "stopping"
         self._publish()
+        # What nobody needs ends at once, on servers that still run; each of those then in turn.
+        needed = {name for child in self._children for name in child.member.needs}
+        for child in self._children:
+            if child.process is not None and child.member.name not in needed:
+                ask_to_stop(child.process)
         for child in reversed(self._children):
             if child.process is not None:
-                stop(child.process, child.launch.stop_grace_s)
+                if child.member.name in needed:
+                    ask_to_stop(child.process)
+                await_stop(child.process, child.launch.stop_grace_s)
                 child.process, child.pid_started_s = None, None
             if child.phase != "failed":
                 child.phase = "stopped"
