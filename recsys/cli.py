@@ -82,7 +82,9 @@ COMMANDS: dict[str, Command] = {
     "keys": Command(
         "recsys.security.cli", "say who may call the API: create, list, revoke, rotate"
     ),
-    "loadtest": Command("benchmarks.loadtest", "load the API at a given rate, print latencies"),
+    "loadtest": Command(
+        "benchmarks.loadtest", "send load to a service, find the rate that holds an objective"
+    ),
 }
 
 

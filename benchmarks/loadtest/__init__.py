@@ -1,6 +1,5 @@
-"""Open-loop load test over HTTP: requests leave when they are due, whatever the server does.
+"""Load from an open loop: ``recsys loadtest``, and the experiments that need load of their own.
 
-A closed-loop tool sends the next request when the last one came back, so a stalled server is asked
-less and its stall is counted once ("coordinated omission"). Here arrivals are a Poisson process
-fixed by the seed, and latency runs from the *intended* send time.
+Arrivals are fixed by the seed before anything is sent, and latency runs from the *intended* send
+time (``paced.py``).
 """

@@ -1,4 +1,4 @@
-"""The smallest HTTP/1.1 client that keeps connections alive: the generator must cost little.
+"""The smallest HTTP/1.1 client that keeps connections alive, for callers who wait for each answer.
 
 httpx spends about a millisecond of CPU a request, which on two cores would be measured as the
 server's. This one writes prepared bytes and parses the answer with httptools.
@@ -12,6 +12,8 @@ from collections import deque
 from typing import NamedTuple, cast
 
 import httptools
+
+from benchmarks.loadtest.http_request import prepare
 
 
 class Answer(NamedTuple):
@@ -115,8 +117,5 @@ class ConnectionPool:
 
 def prepare_post(host: str, port: int, path: str, body: bytes, api_key: str | None = None) -> bytes:
     """Give the bytes of a JSON POST."""
-    authorization = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
-    return (
-        f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
-        f"{authorization}Content-Length: {len(body)}\r\n\r\n"
-    ).encode() + body
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    return prepare("POST", path, body, host=f"{host}:{port}", headers=headers)

@@ -1,4 +1,4 @@
-"""The greatest open-loop rate at which a service keeps its latency: doubling, then bisection."""
+"""One rate of recommendations, measured: what the greatest rate is searched by."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import uvloop
 from benchmarks.loadtest.arrivals import poisson_arrivals_s, zipf_users
 from benchmarks.loadtest.connection import prepare_post
 from benchmarks.loadtest.paced import Paced, run_paced
+from benchmarks.loadtest.search import find_greatest, greatest
 
+__all__ = ["Asking", "Limit", "Step", "find_greatest", "greatest", "measure_step", "prepared"]
 PATH = "/v1/recommendations"
 
 
@@ -133,46 +135,3 @@ def _judge(rate: float, paced: Paced, spent: dict[str, float], limit: Limit) -> 
         kept=not refused,
         refused=refused,
     )
-
-
-def find_greatest(
-    measure: Callable[[float], Step],
-    *,
-    start: float,
-    tolerance: float,
-    report: Callable[[Step], None],
-) -> list[Step]:
-    """Double (or halve) from ``start`` until one rate is kept and one refused, then bisect.
-
-    Gives every step in order of measuring; ``greatest`` picks the answer.
-    """
-    steps: list[Step] = []
-    kept, refused = 0.0, float("inf")
-    rate = start
-    while refused == float("inf") or kept == 0.0 or refused / kept > 1.0 + tolerance:
-        step = measure(rate)
-        steps.append(step)
-        report(step)
-        if step.kept:
-            kept = max(kept, rate)
-        else:
-            refused = min(refused, rate)
-        if refused == float("inf"):
-            rate = kept * 1.5
-        elif kept == 0.0:
-            rate = refused / 2
-            if rate < 0.5:
-                break
-        else:
-            rate = (kept * refused) ** 0.5
-    return steps
-
-
-def greatest(steps: list[Step]) -> Step | None:
-    """Give the kept step of the highest rate that no lower refused one contradicts.
-
-    Luck keeps a rate above one that was refused; such a rate does not count.
-    """
-    lowest_refused = min((s.rate for s in steps if not s.kept), default=float("inf"))
-    below = [s for s in steps if s.kept and s.rate < lowest_refused]
-    return max(below, key=lambda s: s.rate, default=None)

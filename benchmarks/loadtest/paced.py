@@ -1,30 +1,55 @@
-"""A generator that costs little: prepared bytes, one timer, no task for each request.
+"""The load generator: an open loop that wakes when a request is due, writes it, and goes on.
 
-``open_loop.run_open_loop`` waits for each due time to within microseconds and gives each request a
-task, which at a thousand requests a second is most of a core. This one is for the rates at which
-servers on the same two cores are at their limit: it wakes up when something is due
-(``precise_timer.py``) and writes. Latency still runs from the intended send time, so what the
-generator is late by counts against the server, never for it. ``verify_generator.py`` holds it to
-a queue whose latencies are known.
+A closed-loop tool sends the next request when the last one came back, so a stalled server is asked
+less and its stall is counted once ("coordinated omission"). Here requests leave when they are due,
+whatever the server does, and latency runs from that *intended* time: what the generator itself is
+late by counts against the server, never for it. No task is made for a request and no time is spent
+waiting (``precise_timer.py``), so that one core sends thousands a second.
+``verify_generator.py`` holds it to a queue whose latencies are known.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-import httptools
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.loadtest.http_connections import HttpConnections
 from benchmarks.loadtest.precise_timer import PreciseTimer
 
 Floats = NDArray[np.float64]
 _NEVER = float("nan")
+_LOOK_S = 0.05
+"""How often late answers are looked for."""
+FAILED = "error"
+"""What the label of a request without an answer begins with."""
+
+
+class Outlet(Protocol):
+    """What carries requests to a service.
+
+    It tells the pacer when one is ``sent``, and when it is ``answered`` or ``failed``: of each
+    number one of the two, unless it was dropped.
+    """
+
+    async def open(self, pacer: Pacer) -> None:
+        """Get ready; asked once, before the first request."""
+
+    def send(self, number: int, request: Any) -> None:
+        """Send, now or as soon as there is a way."""
+
+    def drop(self, number: int) -> None:
+        """Nobody waits for it any more."""
+
+    async def close(self) -> None:
+        """Let go of everything."""
 
 
 @dataclass(kw_only=True)
@@ -35,12 +60,19 @@ class Paced:
     """By request, from the intended send time; NaN where none was answered in time."""
     lateness_s: Floats
     """By request: how late it was sent."""
-    answers: Counter[str]
-    """By status and rung (``200 full``); ``unanswered`` for the rest."""
+    waited_s: Floats
+    """By request: until its answer or its failure; NaN where neither came."""
+    labels: list[str]
+    """By request: what its answer counts as; ``error: …`` or ``unanswered``."""
     elapsed_s: float
     given_up: bool
     """Whether the run ended early because too many requests were waiting."""
     generator_cpu_s: float
+
+    @property
+    def answers(self) -> Counter[str]:
+        """Requests by label."""
+        return Counter(self.labels)
 
     def percentile_ms(self, percentile: float) -> float:
         """Give a latency percentile; a request without an answer waited for ever."""
@@ -60,7 +92,7 @@ Label = Callable[[int, bytes], str]
 
 
 def rung_of(status: int, body: bytes) -> str:
-    """Count an answer by its status and the rung that gave it."""
+    """Count an answer by its status and the rung that gave it (``200 full``)."""
     begin = body.find(b'"rung":"') if status == 200 else -1
     if begin < 0:
         return str(status)
@@ -68,154 +100,132 @@ def rung_of(status: int, body: bytes) -> str:
     return f"{status} {body[begin + 8 : end].decode()}"
 
 
-class _Connection(asyncio.Protocol):
-    def __init__(self, run: _Run) -> None:
-        self._run = run
-        self._parser = httptools.HttpResponseParser(self)
-        self._body = b""
-        self.transport: asyncio.Transport | None = None
-        self.number = -1
+class Pacer:
+    """Sends ``requests[i]`` at ``due_s[i]`` (rising) seconds after its start.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+    ``requests[i]`` is read when it is due, so a request may depend on earlier answers. Ends when
+    all have an answer, have failed or were waited for ``timeout_s``, or as soon as more than
+    ``max_waiting`` wait for an answer: by then the server has lost.
+    """
 
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
+    def __init__(
+        self,
+        requests: Sequence[Any],
+        due_s: Floats,
+        outlet: Outlet,
+        *,
+        timeout_s: float = 5.0,
+        max_waiting: int = 2_000,
+    ) -> None:
+        if len(requests) != len(due_s):
+            raise ValueError(f"one due time a request: found {len(requests)} and {len(due_s)}")
+        self._requests, self._due_s, self._outlet = requests, due_s, outlet
+        self._timeout_s, self._max_waiting = timeout_s, max_waiting
+        self._count = len(due_s)
+        self.latency_s = np.full(self._count, _NEVER)
+        self.lateness_s = np.full(self._count, _NEVER)
+        self.waited_s = np.full(self._count, _NEVER)
+        self.labels: list[str] = [""] * self._count
+        self.ended: list[int] = []
+        """Numbers of the requests that are answered or failed, in that order."""
+        self.num_due = 0
+        """How many have fallen due so far."""
+        self._under_way: deque[int] = deque()
+        self.num_open = 0
+        """Sent or waiting, and not answered."""
+        self.given_up = False
+        self.done: asyncio.Future[None] | None = None
 
-    def on_body(self, body: bytes) -> None:
-        self._body += body
-
-    def on_message_complete(self) -> None:
-        body, self._body = self._body, b""
-        self._run.answered(self, self._parser.get_status_code(), body)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._run.lost(self)
-
-
-@dataclass(kw_only=True)
-class _Run:
-    requests: Sequence[bytes]
-    due_s: Floats
-    host: str
-    port: int
-    max_waiting: int
-    label: Label
-    latency_s: Floats = field(init=False)
-    lateness_s: Floats = field(init=False)
-    answers: Counter[str] = field(default_factory=Counter)
-    free: list[_Connection] = field(default_factory=list)
-    waiting: deque[int] = field(default_factory=deque)
-    """Due, and without a connection yet."""
-    connections: list[_Connection] = field(default_factory=list)
-    opening: set[asyncio.Task[None]] = field(default_factory=set)
-    num_open: int = 0
-    """Sent or waiting, and not answered."""
-    next: int = 0
-    given_up: bool = False
-
-    def __post_init__(self) -> None:
-        self.latency_s = np.full(len(self.requests), _NEVER)
-        self.lateness_s = np.full(len(self.requests), _NEVER)
-
-    async def run(self) -> float:
+    async def run(self, start: float | None = None) -> Paced:
+        """Send and wait; ``start`` is a reading of ``perf_counter``, by default the next one."""
         loop = asyncio.get_running_loop()
-        self.done: asyncio.Future[None] = loop.create_future()
-        self.loop = loop
-        # Enough for what may be on its way at once; opened beforehand.
-        await asyncio.gather(*(self._open() for _ in range(min(64, self.max_waiting))))
-        self.start = time.perf_counter() + 0.01
-        self.timer = PreciseTimer(self._tick)
+        cpu_s = time.process_time()
+        self.done = loop.create_future()
+        await self._outlet.open(self)
+        self.start = start or time.perf_counter() + 0.01
+        timer = PreciseTimer(self._tick)
+        self._timer = timer
         self._tick()
-        await self.done
-        self.timer.close()
+        while not self.done.done():
+            self._expire()
+            await asyncio.wait([self.done], timeout=_LOOK_S)
+        timer.close()
         elapsed_s = time.perf_counter() - self.start
-        for connection in self.connections:
-            assert connection.transport is not None
-            connection.transport.close()
-        await asyncio.gather(*self.opening)
-        await asyncio.sleep(0)  # lets go of the sockets
-        return elapsed_s
+        await self._outlet.close()
+        sent = self.num_due
+        for number in range(sent):
+            if not self.labels[number]:
+                self.labels[number] = "unanswered"
+        return Paced(
+            latency_s=self.latency_s[:sent],
+            lateness_s=self.lateness_s[:sent],
+            waited_s=self.waited_s[:sent],
+            labels=self.labels[:sent],
+            elapsed_s=elapsed_s,
+            given_up=self.given_up,
+            generator_cpu_s=time.process_time() - cpu_s,
+        )
 
-    async def _open(self) -> None:
-        try:
-            _, connection = await self.loop.create_connection(
-                lambda: _Connection(self), self.host, self.port
-            )
-        except OSError:
-            self.answers["not connected"] += 1
-            return
-        self.connections.append(connection)
-        if self.done.done():
-            assert connection.transport is not None
-            connection.transport.close()
-        else:
-            self._give_back(connection)
-
-    def _give_back(self, connection: _Connection) -> None:
-        if self.waiting:
-            self._send(connection, self.waiting.popleft())
-        else:
-            self.free.append(connection)
-
-    def _tick(self) -> None:
-        if self.done.done():
-            return
-        now = time.perf_counter() - self.start
-        due, count = self.due_s, len(self.due_s)
-        while self.next < count and due[self.next] <= now:
-            number = self.next
-            self.next += 1
-            self.num_open += 1
-            if self.free:
-                self._send(self.free.pop(), number)
-            else:
-                self.waiting.append(number)
-                opening = self.loop.create_task(self._open())
-                self.opening.add(opening)
-                opening.add_done_callback(self.opening.discard)
-        if self.num_open > self.max_waiting:
-            self.given_up = True
-            self.done.set_result(None)
-        elif self.next < count:
-            self.timer.after(due[self.next] - (time.perf_counter() - self.start))
-        else:
-            self.loop.call_later(5.0, self._finish)
-            self._look_done()
-
-    def _send(self, connection: _Connection, number: int) -> None:
-        connection.number = number
-        assert connection.transport is not None
-        connection.transport.write(self.requests[number])
-        self.lateness_s[number] = time.perf_counter() - self.start - self.due_s[number]
-
-    def answered(self, connection: _Connection, status: int, body: bytes) -> None:
-        number, connection.number = connection.number, -1
-        self.latency_s[number] = time.perf_counter() - self.start - self.due_s[number]
-        self.answers[self.label(status, body)] += 1
-        self.num_open -= 1
-        self._give_back(connection)
+    def stop(self) -> None:
+        """Send no more; those under way are waited for."""
+        self._count = self.num_due
         self._look_done()
 
-    def lost(self, connection: _Connection) -> None:
-        if self.done.done():
+    def sent(self, number: int) -> None:
+        """Note that a request has left."""
+        self.lateness_s[number] = time.perf_counter() - self.start - self._due_s[number]
+
+    def answered(self, number: int, label: str) -> None:
+        """Note an answer."""
+        self.latency_s[number] = time.perf_counter() - self.start - self._due_s[number]
+        self._end(number, label)
+
+    def failed(self, number: int, why: str) -> None:
+        """Note that no answer will come."""
+        self._end(number, f"{FAILED}: {why}")
+
+    def _end(self, number: int, label: str) -> None:
+        if self.labels[number]:
             return
-        if connection.number >= 0:
-            self.answers["connection lost"] += 1
-            self.num_open -= 1
-            connection.number = -1
-            self.connections.remove(connection)
+        self.waited_s[number] = time.perf_counter() - self.start - self._due_s[number]
+        self.labels[number] = label
+        self.ended.append(number)
+        self.num_open -= 1
+        self._look_done()
+
+    def _tick(self) -> None:
+        if self.done is None or self.done.done():
+            return
+        now, due, number = time.perf_counter() - self.start, self._due_s, self.num_due
+        while number < self._count and due[number] <= now:
+            self.num_due = number + 1
+            self.num_open += 1
+            self._under_way.append(number)
+            self._outlet.send(number, self._requests[number])
+            number += 1
+        if self.num_open > self._max_waiting:
+            self.given_up = True
+            self.done.set_result(None)
+        elif number < self._count:
+            self._timer.after(due[number] - (time.perf_counter() - self.start))
+        else:
             self._look_done()
-        elif connection in self.free:
-            self.free.remove(connection)
-            self.connections.remove(connection)
+
+    def _expire(self) -> None:
+        late = time.perf_counter() - self.start - self._timeout_s
+        while self._under_way:
+            number = self._under_way[0]
+            if not self.labels[number]:
+                if self._due_s[number] > late:
+                    return
+                self._outlet.drop(number)
+                self.failed(number, "timeout")
+            self._under_way.popleft()
 
     def _look_done(self) -> None:
-        if self.next >= len(self.due_s) and self.num_open == 0:
-            self._finish()
-
-    def _finish(self) -> None:
-        if not self.done.done():
+        if self.done is None or self.done.done():
+            return
+        if self.num_due >= self._count and self.num_open == 0:
             self.done.set_result(None)
 
 
@@ -225,28 +235,32 @@ async def run_paced(
     *,
     host: str,
     port: int,
+    tls: ssl.SSLContext | None = None,
+    timeout_s: float = 5.0,
     max_waiting: int = 2_000,
     label: Label = rung_of,
 ) -> Paced:
-    """Send ``requests[i]`` at ``due_s[i]`` (rising) seconds from now.
+    """Send prepared bytes over HTTP/1.1. See ``Pacer``."""
+    return await paced_http(
+        requests, due_s, host=host, port=port, tls=tls, timeout_s=timeout_s,
+        max_waiting=max_waiting, label=label,
+    ).run()  # fmt: skip
 
-    Ends when all are answered, five seconds after the last was sent, or as soon as more than
-    ``max_waiting`` wait for an answer: by then the server has lost.
-    """
-    if len(requests) != len(due_s):
-        raise ValueError(f"one due time a request: found {len(requests)} and {len(due_s)}")
-    run = _Run(requests=requests, due_s=due_s, host=host, port=port, max_waiting=max_waiting,
-               label=label)  # fmt: skip
-    cpu_s = time.process_time()
-    elapsed_s = await run.run()
-    if run.num_open:
-        run.answers["unanswered"] += run.num_open
-    sent = run.next
-    return Paced(
-        latency_s=run.latency_s[:sent],
-        lateness_s=run.lateness_s[:sent],
-        answers=run.answers,
-        elapsed_s=elapsed_s,
-        given_up=run.given_up,
-        generator_cpu_s=time.process_time() - cpu_s,
-    )
+
+def paced_http(
+    requests: Sequence[bytes],
+    due_s: Floats,
+    *,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None = None,
+    timeout_s: float = 5.0,
+    max_waiting: int = 2_000,
+    label: Label = rung_of,
+) -> Pacer:
+    """Give what sends prepared bytes over HTTP/1.1, so that a caller can stop it."""
+    connections = HttpConnections(
+        host, port, tls, read=lambda _number, status, body, _timing: label(status, body),
+        num_ready=min(64, max_waiting),
+    )  # fmt: skip
+    return Pacer(requests, due_s, connections, timeout_s=timeout_s, max_waiting=max_waiting)

@@ -22,13 +22,12 @@ import uvloop
 
 from benchmarks.loadtest.precise_timer import PreciseTimer
 
-_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-
 
 class _Worker:
-    def __init__(self, service_s: float, pause_at: int, pause_s: float) -> None:
+    def __init__(self, service_s: float, pause_at: int, pause_s: float, answer: bytes) -> None:
         self._service_s = service_s
         self._pause_at, self._pause_s = pause_at, pause_s
+        self._answer_bytes = answer
         self._served = 0
         self._free_s = 0.0
         """When it will be done with all that came."""
@@ -52,31 +51,73 @@ class _Worker:
                 self._timer.after(left_s)
                 return
             _, transport = self._turns.popleft()
-            transport.write(_ANSWER)
+            transport.write(self._answer_bytes)
+
+    def close(self) -> None:
+        self._timer.close()
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, worker: _Worker) -> None:
-        self._worker = worker
+    def __init__(self, server: QueueServer) -> None:
+        self._server = server
         self._parser = httptools.HttpRequestParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self.transport = cast(asyncio.Transport, transport)
+        self._server.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
     def on_message_complete(self) -> None:
-        self._worker.take(self._transport)
+        self._server.worker.take(self.transport)
+
+
+class QueueServer:
+    """The server on the running event loop: ``async with QueueServer(...) as server``."""
+
+    def __init__(
+        self,
+        *,
+        service_s: float = 0.0,
+        pause_at: int = -1,
+        pause_s: float = 1.0,
+        body: bytes = b"{}",
+        headers: str = "",
+        port: int = 0,
+    ) -> None:
+        head = f"HTTP/1.1 200 OK\r\n{headers}Content-Length: {len(body)}\r\n\r\n".encode()
+        self._how = (service_s, pause_at, pause_s, head + body)
+        self.port = port
+        self.connections: set[_Connection] = set()
+
+    async def __aenter__(self) -> QueueServer:
+        self.worker = _Worker(*self._how)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for connection in list(self.connections):
+            connection.transport.close()
+        self.worker.close()
+        await asyncio.sleep(0.01)  # both ends of every connection say good-bye
 
 
 async def _serve(options: argparse.Namespace) -> None:
-    worker = _Worker(options.service_ms / 1e3, options.pause_at, options.pause_s)
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(worker), "127.0.0.1", options.port)
-    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
-    sys.stdout.flush()
-    await server.serve_forever()
+    async with QueueServer(
+        service_s=options.service_ms / 1e3, pause_at=options.pause_at, pause_s=options.pause_s,
+        body=options.body.encode(), headers="".join(f"{line}\r\n" for line in options.header),
+        port=options.port,
+    ) as server:  # fmt: skip
+        sys.stdout.write(f"{server.port}\n")
+        sys.stdout.flush()
+        await asyncio.Event().wait()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,6 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--service-ms", type=float, default=0.0)
     parser.add_argument("--pause-at", type=int, default=-1)
     parser.add_argument("--pause-s", type=float, default=1.0)
+    parser.add_argument("--body", default="{}", help="of every answer")
+    parser.add_argument("--header", action="append", default=[], help="of every answer")
     uvloop.run(_serve(parser.parse_args(argv)))
     return 0
 

@@ -1,4 +1,4 @@
-"""A whole, valid bundle of any size with weights nobody trained: for measuring speed.
+"""A whole, valid bundle of any size with weights nobody trained: to measure speed, and for tests.
 
 The shapes are those of the default recipe; what the numbers mean is nobody's concern here. Items
 ``i1 … iN`` are spread over 20 categories, and their vectors lie around the categories', so that an
@@ -40,6 +40,7 @@ NUM_TOKENS = 16
 _BORN_MS = 1_700_000_000_000
 TOWERS_ONLY = SourceMix(names=("two_tower",), weights=(1.0,), quotas=(0,))
 """One source: candidates are the nearest items, as in the service ours is measured beside."""
+_ALL_SOURCES = SourceMix()
 
 
 def item_id(row: int) -> str:
@@ -56,13 +57,13 @@ def add_untrained_bundle(
     bundle_dir: Path,
     plan: Plan,
     *,
-    num_items: int,
-    mix: SourceMix,
-    seed: int,
+    num_items: int = 300,
+    mix: SourceMix = _ALL_SOURCES,
+    seed: int = 0,
     offered: slice = slice(None),
     prefix: str = "",
 ) -> str:
-    """Put a bundle into the store and give its id.
+    """Put a bundle into the store and give its id; another seed gives another bundle.
 
     Items not ``offered`` are withdrawn. With a ``prefix`` they are other items than the log's, so
     that what the log says of those changes nothing here.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,74 +10,12 @@ import torch
 
 from benchmarks.loadtest.greatest_rate import Step, find_greatest, greatest
 from benchmarks.loadtest.kernels import users
-from benchmarks.loadtest.paced import Paced, run_paced
 from benchmarks.loadtest.untrained_bundle import TOWERS_ONLY, add_untrained_bundle
 from benchmarks.peers.one_process.model import BundleModel
 from recsys.bundle.load import load_serving_model
 from recsys.bundle.manifest import read_manifest
 from recsys.features import current_plan
 from recsys.inference.compute import answer
-
-_BODY = b'{"rung":"full"}'
-_ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
-
-
-class _OneAtATime(asyncio.Protocol):
-    """A server that answers one request at a time, each so long after it took it up."""
-
-    transports: ClassVar[list[asyncio.BaseTransport]] = []
-
-    def __init__(self, turn: asyncio.Lock, delay_s: float) -> None:
-        self._turn, self._delay_s = turn, delay_s
-        self._answers: set[asyncio.Task[None]] = set()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        self.transports.append(transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._answers.add(asyncio.get_running_loop().create_task(self._answer()))
-
-    async def _answer(self) -> None:
-        async with self._turn:
-            await asyncio.sleep(self._delay_s)
-            self.transport.write(_ANSWER)  # type: ignore[attr-defined]
-
-
-async def _paced(due_s: list[float], delay_s: float, max_waiting: int = 100) -> Paced:
-    turn = asyncio.Lock()
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _OneAtATime(turn, delay_s), "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    request = b"POST / HTTP/1.1\r\n\r\n"
-    try:
-        return await run_paced(
-            [request] * len(due_s),
-            np.array(due_s),
-            host="127.0.0.1",
-            port=port,
-            max_waiting=max_waiting,
-        )
-    finally:
-        for transport in _OneAtATime.transports:
-            transport.close()
-        _OneAtATime.transports.clear()
-        server.close()
-        await asyncio.sleep(0)
-
-
-def test_what_waits_behind_a_slow_answer_is_counted_from_when_it_was_due() -> None:
-    paced = asyncio.run(_paced([0.0, 0.0, 0.0], delay_s=0.05))
-    assert paced.answers == {"200 full": 3}
-    np.testing.assert_allclose(np.sort(paced.latency_s), [0.05, 0.10, 0.15], atol=0.04)
-    assert paced.percentile_ms(99) >= 140
-
-
-def test_a_run_ends_when_the_server_has_lost() -> None:
-    paced = asyncio.run(_paced(list(np.arange(0, 1, 0.002)), delay_s=1.0, max_waiting=20))
-    assert paced.given_up
-    assert paced.answers["unanswered"] > 20
-    assert paced.percentile_ms(99) == float("inf")
 
 
 def _step(rate: float, limit: float) -> Step:

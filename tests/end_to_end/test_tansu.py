@@ -7,11 +7,11 @@ import uuid
 
 import pytest
 
+from benchmarks.loadtest.untrained_bundle import add_untrained_bundle, item_id
 from recsys.clock import now_ms
 from recsys.events.schema import InteractionEvent, ItemEvent
 from recsys.features import current_plan
 from tests.end_to_end.system import start_system
-from tests.serving.untrained_bundle import add_untrained_bundle, item_id
 
 
 @pytest.mark.servers
@@ -30,7 +30,7 @@ def test_a_click_changes_the_next_answer_on_tansu(tmp_path_factory: pytest.TempP
                 [
                     ItemEvent(
                         event_id=f"item-{row}", event_time_ms=now_ms(), item_id=item_id(row),
-                        title=f"Item {row}", category="tea",
+                        title=f"Item {row}", category="c1",
                     )
                     for row in range(1, 101)
                 ]

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
+from benchmarks.loadtest.untrained_bundle import add_untrained_bundle
 from recsys import endpoints
 from recsys.bundle.load import load_serving_model
 from recsys.bundle.manifest import read_manifest
@@ -25,7 +26,6 @@ from recsys.models.signature import Dimensions, user_context
 from serving.embedded.triton import calls_url, triton_launch
 from serving.publishing import render_bundle
 from tests import servers
-from tests.serving.untrained_bundle import add_untrained_bundle
 
 T = TypeVar("T")
 NUM_ITEMS = 60

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import torch
 
+from benchmarks.loadtest.untrained_bundle import NUM_CANDIDATES, add_untrained_bundle
 from recsys.bundle.load import load_serving_model
 from recsys.bundle.served import ServedBundle, load_served_bundle
 from recsys.bundle.store import BundleStore
@@ -30,7 +31,6 @@ from recsys.ranking.operator_rules import NO_RULES, OperatorRules
 from recsys.replay.kept import kept
 from recsys.settings import Settings
 from recsys.wire import RankRequest, RecommendRequest
-from tests.serving.untrained_bundle import add_untrained_bundle
 
 NOW_MS = 1_767_225_600_000
 
@@ -133,7 +133,9 @@ class Past:
         )
 
     def _live(self) -> LiveBundle:
-        model: Model = Down() if self.down else LocalModel(self.model, num_candidates=200)
+        model: Model = (
+            Down() if self.down else LocalModel(self.model, num_candidates=NUM_CANDIDATES)
+        )
         users = Users(self.plan, len(self.bundle.vocabulary.categories))
         return LiveBundle(self.bundle, model, users, clock=lambda: NOW_MS, namespace="test")
 

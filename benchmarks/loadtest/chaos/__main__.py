@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks.loadtest.chaos import load
 from benchmarks.loadtest.chaos.events import SentEvents
 from benchmarks.loadtest.chaos.system import System, hurt, running_system, teach
-from benchmarks.loadtest.chaos.watch import Seen, Watch, quantile_ms, send_open_loop
+from benchmarks.loadtest.chaos.watch import Seen, Watch, quantile_ms, watch_of
 from benchmarks.loadtest.connection import ConnectionPool
 from recsys.errors import RecsysError
 
@@ -79,22 +79,21 @@ async def experiment(
     system: System, part: str, how: str, args: argparse.Namespace, users: list[str], rate: float
 ) -> tuple[Watch, SentEvents, float, float]:
     """Hurt a part under load; gives what was seen, what was sent, when it was hurt and back."""
-    watch, pool = Watch(), ConnectionPool(load.HOST, system.port)
+    pool = ConnectionPool(load.HOST, system.port)
     items = [
         item["item_id"] for item in json.loads(
             (await pool.send(_everything(system, users[0]), timeout_s=10.0)).body
         )["items"]
     ]  # fmt: skip
     sent = SentEvents(items, f"chaos-{uuid.uuid4().hex[:8]}")
-    start_s = time.perf_counter()
+    pool.close()
     loop = asyncio.get_running_loop()
-    stop_s = start_s + args.before + _RETURN_S + args.after  # shortened once the part is back
-    prepared, due_s = load.requests(
-        system.port, users, rate, stop_s - start_s, k=10, seed=args.seed
-    )
-    sending = asyncio.create_task(
-        send_open_loop(prepared, due_s, pool, watch, timeout_s=TIMEOUT_S, start_s=start_s)
-    )
+    most_s = args.before + _RETURN_S + args.after  # stopped once the part has been back for long
+    prepared, due_s = load.requests(system.port, users, rate, most_s, k=10, seed=args.seed)
+    start_s = time.perf_counter() + 0.1  # connections are opened first
+    stop_s = start_s + most_s
+    pacer = load.sending(system.port, prepared, due_s, timeout_s=TIMEOUT_S)
+    sending = asyncio.create_task(pacer.run(start_s))
     events = asyncio.create_task(
         sent.send(
             ConnectionPool(load.HOST, system.port), load.HOST, system.port, rate_per_s=20.0,
@@ -109,12 +108,11 @@ async def experiment(
         await loop.run_in_executor(None, _await_another, system, part, pid)
     back_s = time.perf_counter() - start_s
     await asyncio.sleep(args.after)
-    for task in (sending, events):
-        task.cancel()
-    await asyncio.gather(sending, events, return_exceptions=True)
-    await asyncio.sleep(TIMEOUT_S + 0.5)  # what is under way is answered or times out
-    pool.close()
-    return watch, sent, hurt_s, back_s
+    pacer.stop()
+    events.cancel()
+    await asyncio.gather(events, return_exceptions=True)
+    paced = await sending  # what is under way is answered or times out
+    return watch_of(paced, due_s), sent, hurt_s, back_s
 
 
 def _everything(system: System, user_id: str) -> bytes:

@@ -12,8 +12,9 @@ import numpy as np
 
 from benchmarks.loadtest.arrivals import poisson_arrivals_s, zipf_users
 from benchmarks.loadtest.chaos.system import System
-from benchmarks.loadtest.chaos.watch import SPIN_S, Watch, send_open_loop
+from benchmarks.loadtest.chaos.watch import Watch, read_answer, watch_of
 from benchmarks.loadtest.connection import ConnectionPool, prepare_post
+from benchmarks.loadtest.paced import Pacer, paced_http
 from recsys.events.event_log import scan
 from recsys.events.topics import Topics
 from recsys.settings import Settings
@@ -42,24 +43,22 @@ def requests(
     return [prepare_post(HOST, port, PATH, body) for body in bodies], due_s.tolist()
 
 
+def sending(
+    port: int, prepared: list[bytes], due_s: list[float], *, timeout_s: float = 5.0
+) -> Pacer:
+    """Give what sends these requests, however many wait for an answer."""
+    return paced_http(
+        prepared, np.array(due_s), host=HOST, port=port, timeout_s=timeout_s,
+        max_waiting=len(prepared), label=read_answer,
+    )  # fmt: skip
+
+
 async def open_loop(
-    port: int,
-    users: list[str],
-    rate: float,
-    duration_s: float,
-    *,
-    seed: int,
-    spin_s: float = SPIN_S,
+    port: int, users: list[str], rate: float, duration_s: float, *, seed: int
 ) -> Watch:
     """Send at ``rate`` for ``duration_s`` and give what came."""
-    watch, pool = Watch(), ConnectionPool(HOST, port)
     prepared, due_s = requests(port, users, rate, duration_s, k=10, seed=seed)
-    start_s = time.perf_counter()
-    await send_open_loop(
-        prepared, due_s, pool, watch, timeout_s=5.0, start_s=start_s, spin_s=spin_s
-    )
-    pool.close()
-    return watch
+    return watch_of(await sending(port, prepared, due_s).run(), due_s)
 
 
 async def most_per_s(port: int, users: list[str], *, seconds: float, callers: int = 16) -> float:

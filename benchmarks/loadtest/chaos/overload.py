@@ -74,12 +74,11 @@ def measure(system: System, args: argparse.Namespace) -> dict[str, object]:
     users, port = load.known_users(system), system.port
     most = args.rate or uvloop.run(load.most_per_s(port, users, seconds=4.0))
 
-    def send(rate: float, seconds: float, seed: int, **how: float) -> Watch:
-        return uvloop.run(load.open_loop(port, users, rate, seconds, seed=seed, **how))
+    def send(rate: float, seconds: float, seed: int) -> Watch:
+        return uvloop.run(load.open_loop(port, users, rate, seconds, seed=seed))
 
     before = send(most / 2, 5.0, args.seed)
-    # Waiting for each moment by asking the clock would take a core from the system.
-    during = send(most * args.times, args.seconds, args.seed + 1, spin_s=0.0)
+    during = send(most * args.times, args.seconds, args.seed + 1)
     after = send(most / 2, 10.0, args.seed + 2)
     return {
         "most_per_s": round(most, 1), "times": args.times, "seconds": args.seconds,

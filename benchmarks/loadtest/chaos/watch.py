@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 
-from benchmarks.loadtest.connection import ConnectionPool
-
-SPIN_S = 0.0005
-"""Timers are late by up to a millisecond: the last half of one is waited for by asking."""
+from benchmarks.loadtest.paced import FAILED, Paced
 
 
 class _RungOnly(msgspec.Struct):
@@ -33,7 +29,7 @@ class Seen:
     waited_s: float
     """From then to its answer."""
     what: str
-    """The rung, the status of a refusal, or ``error:<type>``."""
+    """The rung, the status of a refusal, or ``error: …``."""
     degraded: str = ""
     sent_late_s: float = 0.0
     """How late the sender itself was."""
@@ -64,42 +60,22 @@ def quantile_ms(seen: list[Seen], quantile: float) -> float:
     return float(np.quantile([one.waited_s for one in seen], quantile)) * 1e3
 
 
-async def send_open_loop(
-    requests: list[bytes],
-    due_s: list[float],
-    pool: ConnectionPool,
-    watch: Watch,
-    *,
-    timeout_s: float,
-    start_s: float,
-    spin_s: float = SPIN_S,
-) -> None:
-    """Send each request when it is due, ``start_s`` of ``perf_counter`` being 0, whatever comes.
+def read_answer(status: int, body: bytes) -> str:
+    """Label an answer with its rung and, after a blank, why it is no better one."""
+    if status != 200:
+        return str(status)
+    found = _decode(body)
+    return f"{found.rung} {found.degraded}".rstrip()
 
-    ``spin_s``: 0 where requests follow each other so closely that a core would do nothing else.
-    """
-    running: set[asyncio.Task[None]] = set()
 
-    async def one(request: bytes, due: float) -> None:
-        degraded = ""
-        late_s = time.perf_counter() - start_s - due
-        try:
-            answer = await pool.send(request, timeout_s=timeout_s)
-        except (OSError, TimeoutError) as error:
-            what = f"error:{type(error).__name__}"
-        else:
-            what = str(answer.status)
-            if answer.status == 200:
-                body = _decode(answer.body)
-                what, degraded = body.rung, body.degraded
-        waited_s = time.perf_counter() - start_s - due
-        watch.seen.append(Seen(due, waited_s, what, degraded, late_s))
-
-    for request, due in zip(requests, due_s, strict=True):
-        while (wait := start_s + due - time.perf_counter()) > 0:
-            await asyncio.sleep(wait - spin_s if wait > spin_s else 0)
-        task = asyncio.create_task(one(request, due))
-        running.add(task)
-        task.add_done_callback(running.discard)
-    if running:
-        await asyncio.gather(*running)
+def watch_of(paced: Paced, due_s: Sequence[float]) -> Watch:
+    """Give what callers saw of requests whose answers were labelled by ``read_answer``."""
+    watch = Watch()
+    for due, label, waited_s, late_s in zip(
+        due_s, paced.labels, paced.waited_s.tolist(), paced.lateness_s.tolist(), strict=False
+    ):
+        what, degraded = label, ""
+        if not label.startswith(FAILED):
+            what, _, degraded = label.partition(" ")
+        watch.seen.append(Seen(due, waited_s, what, degraded, 0.0 if late_s != late_s else late_s))
+    return watch

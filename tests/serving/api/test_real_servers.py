@@ -18,6 +18,7 @@ import pytest
 import redis
 from rich.console import Console
 
+from benchmarks.loadtest.untrained_bundle import NUM_CANDIDATES, add_untrained_bundle, item_id
 from recsys import Client, endpoints
 from recsys.bundle.load import load_serving_model
 from recsys.bundle.served import VOCABULARY_FILE
@@ -45,7 +46,6 @@ from serving.model_repository.refresh import ItemRefresher
 from serving.model_repository.turns import Turns
 from serving.publishing import publish, retire
 from tests.servers import TritonServer, free_ports
-from tests.serving.untrained_bundle import add_untrained_bundle, item_id
 
 pytestmark = pytest.mark.servers
 
@@ -248,7 +248,7 @@ def test_what_is_created_is_recommended_ranked_and_outlives_both_processes(
         return {item.item_id for item in answer.items}
 
     assert shown() == set()
-    say(new, title="A new mug", category="mugs", price=3.5)
+    say(new, title="A new mug", category="c3", price=3.5)
     took_s = wait_for(lambda: shown() == {new}, "the created item")
     assert took_s < 2.0
     say(odd, category="of no bundle")
@@ -270,7 +270,7 @@ def test_what_is_created_is_recommended_ranked_and_outlives_both_processes(
 
     # The model server comes to the same picture from the log, and so does another API process.
     calm = f"calm-{maker}"  # nobody acts on it: its moving features stay what they are
-    say(calm, title="A calm mug", category="mugs", price=4.0)
+    say(calm, title="A calm mug", category="c3", price=4.0)
 
     def score(asked: Client) -> float:
         found = asked.rank("nobody", [calm]).items[0].score
@@ -393,7 +393,7 @@ def test_served_scores_are_those_of_the_bundle_itself(running: Running) -> None:
         "exclude_history": torch.ones((1, 1), dtype=torch.bool),
         "k": torch.full((1, 1), 20, dtype=torch.int32),
     }
-    again = compute(model, inputs, num_candidates=200)
+    again = compute(model, inputs, num_candidates=NUM_CANDIDATES)
     assert kept is not None
     assert [item_id(row) for row in again["item_index"][0].tolist()] == exposure.item_ids
     assert torch.allclose(again["score"][0], torch.tensor(exposure.scores), atol=1e-5)

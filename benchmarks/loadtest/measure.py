@@ -1,0 +1,130 @@
+"""One measurement of a plan: a step at a rate, the steps of a profile, or a search by bisection."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.loadtest.arrivals import Segment, curve_arrivals_s, zipf_places
+from benchmarks.loadtest.profiles import Profile
+from benchmarks.loadtest.result import Repeat, Step
+from benchmarks.loadtest.search import find_greatest, greatest
+from benchmarks.loadtest.senders import Schedule, Senders, Watch
+from benchmarks.loadtest.slo import Objective
+from benchmarks.loadtest.summary import summarise
+from benchmarks.loadtest.trace import Trace
+from benchmarks.loadtest.traffic import draw_kinds
+
+_LEAST_WAITING = 200
+_MOST_WAITING = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be measured."""
+
+    rate: float
+    """Requests a second; of a search the first one."""
+    duration_s: float
+    warmup_s: float
+    profile: Profile
+    trace: Trace | None
+    mix: dict[str, float]
+    user_ids: Sequence[str]
+    zipf: float
+    timeout_s: float
+    objective: Objective | None
+    searches: bool
+    tolerance: float
+
+
+class Measuring:
+    """Measures a plan with senders that are there already."""
+
+    def __init__(self, plan: Plan, senders: Senders, watch: Callable[[float], Watch]) -> None:
+        """``watch`` gives who watches a step of a rate."""
+        self._plan, self._senders, self._watch = plan, senders, watch
+        self.interrupted = False
+
+    def repeat(self, seed: int, report: Callable[[Step], None]) -> Repeat:
+        """Measure the plan once."""
+        plan = self._plan
+
+        def measure(rate: float) -> Step:
+            return self.step(rate, seed)
+
+        if plan.searches:
+            steps = self._search(measure, report)
+            best = greatest(steps)
+            return Repeat(seed=seed, steps=steps, greatest_rate=best.rate if best else None)
+        steps = []
+        for rate in plan.profile.rates(plan.rate):
+            steps.append(measure(rate))
+            report(steps[-1])
+            if self.interrupted:
+                break
+        return Repeat(seed=seed, steps=steps)
+
+    def step(self, rate: float, seed: int) -> Step:
+        """Warm up, then measure one rate."""
+        plan = self._plan
+        # Another sample at every rate and repeat, and the same in every run of this seed.
+        rng = np.random.default_rng([seed, int(rate * 1000)])
+        trace = plan.trace.at_rate(rate) if plan.trace else None
+        curve = plan.profile.curve(rate, plan.duration_s)
+        duration_s = plan.duration_s if trace is None else trace.duration_s
+        peak = max(max(s.begin_per_s, s.end_per_s) for s in curve)
+        waiting = peak if plan.searches else peak * plan.timeout_s
+        max_waiting = int(min(max(waiting, _LEAST_WAITING), _MOST_WAITING))
+        if plan.warmup_s > 0:
+            begin = curve[0].begin_per_s or curve[0].end_per_s
+            level = Segment(duration_s=plan.warmup_s, begin_per_s=begin, end_per_s=begin)
+            schedule = self._schedule(curve_arrivals_s([level], rng), rng)
+            warm = self._senders.run(schedule, max_waiting=max_waiting)
+            self.interrupted |= warm.interrupted
+        if trace is not None:
+            schedule = self._schedule(trace.due_s, rng, trace)
+        else:
+            schedule = self._schedule(curve_arrivals_s(curve, rng), rng)
+        sent = self._senders.run(schedule, max_waiting=max_waiting, watch=self._watch(rate))
+        self.interrupted |= sent.interrupted
+        expected = sum(segment.expected for segment in curve) / plan.duration_s
+        return summarise(
+            sent, rate=expected if trace is None else trace.rate_per_s, duration_s=duration_s,
+            timeout_s=plan.timeout_s, objective=plan.objective,
+        )  # fmt: skip
+
+    def _search(
+        self, measure: Callable[[float], Step], report: Callable[[Step], None]
+    ) -> list[Step]:
+        seen: list[Step] = []
+
+        def note(step: Step) -> None:
+            seen.append(step)
+            report(step)
+            if self.interrupted:
+                raise _InterruptedError
+
+        with contextlib.suppress(_InterruptedError):
+            find_greatest(
+                measure, start=self._plan.rate, tolerance=self._plan.tolerance, report=note
+            )
+        return seen
+
+    def _schedule(
+        self, due_s: np.ndarray, rng: np.random.Generator, trace: Trace | None = None
+    ) -> Schedule:
+        plan, count = self._plan, len(due_s)
+        if trace is not None and trace.users is not None:
+            place_of = {user: place for place, user in enumerate(plan.user_ids)}
+            places = np.array([place_of[user] for user in trace.users], dtype=np.int64)
+        else:
+            places = zipf_places(len(plan.user_ids), count, exponent=plan.zipf, rng=rng)
+        return Schedule(due_s=due_s, user_places=places, kinds=draw_kinds(plan.mix, count, rng))
+
+
+class _InterruptedError(Exception):
+    """The person at the terminal wants no more."""

@@ -1,0 +1,87 @@
+"""The generator counts waiting from the moment a request was due; the server cannot slow it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import uvloop
+
+from benchmarks.loadtest.connection import prepare_post
+from benchmarks.loadtest.paced import Paced, paced_http, run_paced
+from benchmarks.loadtest.queue_server import QueueServer
+
+_FULL = b'{"rung":"full"}'
+BOTH = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+
+
+async def _against(due_s: np.ndarray, server: QueueServer, **how: Any) -> Paced:
+    async with server:
+        request = prepare_post("127.0.0.1", server.port, "/", b"{}")
+        return await run_paced(
+            [request] * len(due_s), due_s, host="127.0.0.1", port=server.port, **how
+        )
+
+
+@BOTH
+def test_a_paused_server_shows_its_pause_in_p99(run: Callable[..., Paced]) -> None:
+    due_s = np.arange(200) * 0.005
+    paced = run(_against(due_s, QueueServer(pause_at=100, pause_s=0.5)))
+    assert paced.answers == {"200": 200}
+    # 100 requests fell due during the pause: a closed loop would have seen one slow answer.
+    assert paced.percentile_ms(99) > 450
+    assert paced.percentile_ms(75) > 200
+
+
+def test_what_waits_behind_a_slow_answer_is_counted_from_when_it_was_due() -> None:
+    paced = asyncio.run(_against(np.zeros(3), QueueServer(service_s=0.05, body=_FULL)))
+    assert paced.answers == {"200 full": 3}
+    np.testing.assert_allclose(np.sort(paced.latency_s), [0.05, 0.10, 0.15], atol=0.04)
+    assert paced.percentile_ms(99) >= 140
+
+
+def test_a_run_ends_when_the_server_has_lost() -> None:
+    server = QueueServer(service_s=1.0)
+    paced = asyncio.run(_against(np.arange(0, 1, 0.002), server, max_waiting=20))
+    assert paced.given_up
+    assert paced.answers["unanswered"] > 20
+    assert paced.percentile_ms(99) == float("inf")
+
+
+@BOTH
+def test_an_unreachable_server_is_an_error_not_a_crash(run: Callable[..., Paced]) -> None:
+    paced = run(run_paced([b"x"] * 3, np.zeros(3), host="127.0.0.1", port=1))
+    assert paced.answers == {"error: not connected (ConnectionRefusedError)": 3}
+    assert np.isnan(paced.latency_s).all()
+    assert not np.isnan(paced.waited_s).any()
+
+
+def test_an_answer_that_does_not_come_in_time_is_an_error_and_not_the_next_ones() -> None:
+    server = QueueServer(service_s=0.0, pause_at=1, pause_s=0.6)
+    paced = asyncio.run(_against(np.array([0.0, 0.5, 0.7]), server, timeout_s=0.3))
+    assert paced.labels == ["error: timeout", "200", "200"]
+    assert paced.waited_s[0] == pytest.approx(0.3, abs=0.15)
+    assert paced.latency_s[1] == pytest.approx(0.1, abs=0.08), "from its own answer"
+
+
+def test_stopped_it_waits_for_what_is_under_way() -> None:
+    async def run() -> Paced:
+        async with QueueServer(service_s=0.05) as server:
+            request = prepare_post("127.0.0.1", server.port, "/", b"{}")
+            due_s = np.array([0.0, 0.0, 60.0])
+            pacer = paced_http([request] * 3, due_s, host="127.0.0.1", port=server.port)
+            asyncio.get_running_loop().call_later(0.04, pacer.stop)
+            return await pacer.run()
+
+    paced = asyncio.run(run())
+    assert paced.labels == ["200", "200"]
+    assert paced.elapsed_s < 5.0
+
+
+def test_key_is_sent_where_there_is_one() -> None:
+    assert b"Authorization" not in prepare_post("api", 80, "/", b"{}")
+    head, _, body = prepare_post("api", 80, "/", b"{}", "secret").partition(b"\r\n\r\n")
+    assert b"Authorization: Bearer secret" in head.split(b"\r\n") and body == b"{}"
