@@ -2,7 +2,7 @@
 
   recsys loadtest --rate 50 --duration 30
   recsys loadtest --rate 20 --slo 'p99<50ms,errors<0.1%'      the highest rate that holds it
-  recsys loadtest --profile ramp:10..300 --duration 2m
+  recsys loadtest --profile ramp:10..300 --duration 2m --html ramp.html
   recsys loadtest --mix recommend=8,similar=1,events=1
 
 Prints what was measured on standard error and one JSON result on standard output. Sends the key in
@@ -24,11 +24,11 @@ from rich.console import Console
 
 from benchmarks.loadtest.measure import Measuring, Plan
 from benchmarks.loadtest.options import parse_args
+from benchmarks.loadtest.page import page
 from benchmarks.loadtest.progress import Progress
 from benchmarks.loadtest.result import Repeat, Result, encode
 from benchmarks.loadtest.sender import SenderConfig
 from benchmarks.loadtest.senders import Senders
-from benchmarks.loadtest.summary import LATE_MS
 from benchmarks.loadtest.targets import parse_address
 from benchmarks.loadtest.trace import read_trace
 from recsys.errors import InputError
@@ -90,9 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     _say(console, result)
     encoded = encode(result)
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_bytes(encoded + b"\n")
+    for path, written in ((args.output, encoded + b"\n"), (args.html, page(result).encode())):
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(written)
     sys.stdout.write(encoded.decode() + "\n")
     if measuring.interrupted:
         return _INTERRUPTED
@@ -121,7 +122,7 @@ def _say(console: Console, result: Result) -> None:
     wrong = {name: n for s in steps for name, n in s.answers.items() if name[:1] != "2"}
     if wrong and not result.searched:
         console.print(f"[yellow]errors: {wrong}[/yellow]")
-    late = [step for step in steps if step.generator_late_p99_ms > LATE_MS]
+    late = [step for step in steps if step.is_late]
     if late:
         console.print(
             f"[yellow]the generator itself ran late at {', '.join(f'{s.rate:g}/s' for s in late)} "

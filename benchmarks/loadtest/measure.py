@@ -20,6 +20,8 @@ from benchmarks.loadtest.traffic import draw_kinds
 
 _LEAST_WAITING = 200
 _MOST_WAITING = 20_000
+_LATE_STEPS = 3
+"""A search ends after so many in a row whose generator was late."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +107,11 @@ class Measuring:
         def note(step: Step) -> None:
             seen.append(step)
             report(step)
-            if self.interrupted:
-                raise _InterruptedError
+            late = [step.is_late for step in seen[-_LATE_STEPS:]]
+            if self.interrupted or (len(late) == _LATE_STEPS and all(late)):
+                raise _EndedError
 
-        with contextlib.suppress(_InterruptedError):
+        with contextlib.suppress(_EndedError):
             find_greatest(
                 measure, start=self._plan.rate, tolerance=self._plan.tolerance, report=note
             )
@@ -126,5 +129,5 @@ class Measuring:
         return Schedule(due_s=due_s, user_places=places, kinds=draw_kinds(plan.mix, count, rng))
 
 
-class _InterruptedError(Exception):
-    """The person at the terminal wants no more."""
+class _EndedError(Exception):
+    """The person at the terminal wants no more, or the generator measures itself at any rate."""

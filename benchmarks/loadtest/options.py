@@ -59,6 +59,7 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> ar
     add = parser.add_argument_group("result").add_argument
     add("--name", default="", help="what the result is called (its target)")
     add("--output", type=Path, metavar="FILE", help="write the JSON there too")
+    add("--html", type=Path, metavar="FILE", help="write one page with plots there")
     args = parser.parse_args(argv)
     _check(parser, args)
     return args

@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from benchmarks.loadtest.result import Step
+from benchmarks.loadtest.result import LATE_MS, Step
 from benchmarks.loadtest.senders import SoFar, Watch
-from benchmarks.loadtest.summary import LATE_MS
 
 _REDRAW_S = 0.25
 

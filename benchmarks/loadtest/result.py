@@ -16,6 +16,8 @@ from hdrh.histogram import HdrHistogram
 from recsys.errors import InputError
 
 SCHEMA = "recsys-loadtest/1"
+LATE_MS = 5.0
+"""A generator later than this at its 99th percentile measured itself."""
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +103,11 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     saturation: Saturation | None = None
     grown: dict[str, str] = {}
     """Soak only: whose memory grew, and by how much."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the generator was so late that the step measured the generator."""
+        return self.generator_late_p99_ms > LATE_MS
 
     @property
     def kept(self) -> bool:

@@ -9,14 +9,12 @@ from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
 from benchmarks.loadtest.paced import Floats
-from benchmarks.loadtest.result import HIGHEST_US, Kind, Second, Step
+from benchmarks.loadtest.result import HIGHEST_US, LATE_MS, Kind, Second, Step
 from benchmarks.loadtest.senders import Sent, is_good
 from benchmarks.loadtest.slo import Objective
 from benchmarks.loadtest.traffic import KINDS
 
 PERCENTILES = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9)
-LATE_MS = 5.0
-"""A generator later than this at its 99th percentile measured itself."""
 _FULL = "200 full"
 
 

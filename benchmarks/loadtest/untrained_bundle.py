@@ -109,7 +109,7 @@ def _write(
         json.dumps(
             [
                 {"item_id": prefix + item_id(n), "score": 1 / n}
-                for n in range(1, 1001)
+                for n in range(1, min(num_items, 1000) + 1)
                 if available[n]
             ]
         )

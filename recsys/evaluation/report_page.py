@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from html import escape
-from importlib import resources
 from itertools import groupby
 
 from recsys.evaluation.charts import (
@@ -14,6 +13,7 @@ from recsys.evaluation.charts import (
     legend,
     reliability_chart,
 )
+from recsys.evaluation.html_page import html_page
 from recsys.evaluation.report_document import (
     Comparison,
     Exposure,
@@ -26,8 +26,6 @@ from recsys.evaluation.report_document import (
 )
 from recsys.evaluation.report_features import features_section
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-"""The browser itself refuses to load anything."""
 _VIEWS = {
     "repeats_allowed": ("Repeats allowed", "relevant is everything taken in the test period"),
     "new_items_only": (
@@ -48,8 +46,6 @@ _MAIN = "ndcg"
 
 def page(report: Report) -> str:
     """Give the page."""
-    style = resources.files(__package__).joinpath("report.css").read_text()
-    title = f"Report of bundle {report.bundle_id}"
     body = [
         _head(report),
         *(_view(report, table) for table in report.views),
@@ -62,13 +58,8 @@ def page(report: Report) -> str:
         _training(report),
         _reading(report),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>{escape(title)}</title><style>{style}</style></head>\n<body>"
-        + "\n".join(part for part in body if part)
-        + "\n</body></html>\n"
+    return html_page(
+        f"Report of bundle {report.bundle_id}", "\n".join(part for part in body if part)
     )
 
 
