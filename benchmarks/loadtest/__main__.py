@@ -4,6 +4,7 @@
   recsys loadtest --rate 20 --slo 'p99<50ms,errors<0.1%'      the highest rate that holds it
   recsys loadtest --profile ramp:10..300 --duration 2m --html ramp.html
   recsys loadtest --mix recommend=8,similar=1,events=1
+  recsys loadtest compare A.json B.json          which is faster, beyond the noise?
 
 Prints what was measured on standard error and one JSON result on standard output. Sends the key in
 RECSYS_API_KEY, if any. Exit code 1 when an answer was an error or, with --slo, the objective did
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.loadtest import compare
 from benchmarks.loadtest.measure import Measuring, Plan
 from benchmarks.loadtest.options import parse_args
 from benchmarks.loadtest.page import page
@@ -41,6 +43,8 @@ _INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report."""
     given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["compare"]:
+        return compare.main(given[1:])
     args = parse_args(__doc__, given)
     console = Console(stderr=True)
     address = parse_address(args.url)
