@@ -4,6 +4,8 @@
   recsys loadtest --rate 20 --slo 'p99<50ms,errors<0.1%'      the highest rate that holds it
   recsys loadtest --profile ramp:10..300 --duration 2m --html ramp.html
   recsys loadtest --mix recommend=8,similar=1,events=1
+  recsys loadtest --url grpc://127.0.0.1:8090
+  recsys loadtest --url http://127.0.0.1:9000 --template service.toml       your present service
   recsys loadtest compare A.json B.json          which is faster, beyond the noise?
 
 Prints what was measured on standard error and one JSON result on standard output. Sends the key in
@@ -32,6 +34,7 @@ from benchmarks.loadtest.result import Repeat, Result, encode
 from benchmarks.loadtest.sender import SenderConfig
 from benchmarks.loadtest.senders import Senders
 from benchmarks.loadtest.targets import parse_address
+from benchmarks.loadtest.template import read_template
 from benchmarks.loadtest.trace import read_trace
 from recsys.errors import InputError
 
@@ -48,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(__doc__, given)
     console = Console(stderr=True)
     address = parse_address(args.url)
+    if args.template:
+        read_template(args.template).check(args.mix, args.template)
     trace = read_trace(args.trace) if args.trace else None
     user_ids = _users(args.users)
     if trace is not None and trace.users is not None:
@@ -60,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         objective=args.slo, searches=searches, tolerance=args.tolerance,
     )  # fmt: skip
     config = SenderConfig(
-        address=address, template=None, user_ids=user_ids, k=args.k, click_rate=args.click_rate,
+        address=address, template=args.template, user_ids=user_ids, k=args.k,
+        click_rate=args.click_rate,
         learns=any(plan.mix.get(kind) for kind in ("rank", "similar", "events")),
         timeout_s=args.timeout, seed=(args.seed,),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from benchmarks.loadtest.http_request import prepare
 from benchmarks.loadtest.paced import rung_of
 from benchmarks.loadtest.server_timing import note_stages
 from benchmarks.loadtest.targets import Address, Stages
-from benchmarks.loadtest.traffic import KINDS, Traffic, Wanted
+from benchmarks.loadtest.traffic import Traffic, Wanted
 from recsys import api_calls
 from recsys.api_calls import Call
 from recsys.api_errors import key_in_force
@@ -32,8 +32,6 @@ class _List(msgspec.Struct):
 
 class HttpApi:
     """See ``targets.Target``. The key is that of ``RECSYS_API_KEY``, if any."""
-
-    kinds = frozenset(KINDS)
 
     def __init__(self, address: Address) -> None:
         self._address = address

@@ -31,7 +31,10 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> ar
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument_group("target").add_argument
-    add("--url", default="http://127.0.0.1:8080", help="address of the service")
+    add("--url", default="http://127.0.0.1:8080",
+        help="address of the service: http://, https://, grpc:// or grpcs://")  # fmt: skip
+    add("--template", type=Path, metavar="FILE",
+        help="how another HTTP service is asked (TOML; docs/loadtest.md)")  # fmt: skip
     add("--timeout", type=_of(parse_seconds), default=5.0, help="longest a request may take")
     add = parser.add_argument_group("traffic").add_argument
     add("--rate", type=float, help="requests a second (50; of a trace: as recorded)")
@@ -74,6 +77,8 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(f"--zipf must be at least 0; found {args.zipf}")
     if not 0 <= args.click_rate <= 1:
         parser.error(f"--click-rate must be from 0 to 1; found {args.click_rate}")
+    if args.template and args.url.startswith("grpc"):
+        parser.error(f"--template is for HTTP; found --url {args.url}")
     if args.trace and args.profile.kind not in ("constant", "soak"):
         parser.error(f"--trace says itself when to send; found --profile {args.profile.text} too")
 

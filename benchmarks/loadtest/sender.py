@@ -79,6 +79,14 @@ class Heard:
 
 def make_target(address: Address, template: Path | None) -> Target:
     """Give the target. Raises RecsysError when it cannot be."""
+    if template is not None:
+        from benchmarks.loadtest.template import TemplateTarget, read_template
+
+        return TemplateTarget(address, read_template(template))
+    if address.scheme in ("grpc", "grpcs"):
+        from benchmarks.loadtest.grpc_target import GrpcApi
+
+        return GrpcApi(address)
     from benchmarks.loadtest.http_api import HttpApi
 
     return HttpApi(address)

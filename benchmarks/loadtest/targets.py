@@ -39,9 +39,6 @@ class Address:
 class Target(Words, Protocol):
     """A service, and how it is spoken to."""
 
-    kinds: frozenset[str]
-    """What it can be asked."""
-
     def outlet(self, traffic: Traffic, stages: Stages) -> Outlet:
         """Give what carries requests, tells ``traffic`` of answers and notes their stages."""
 
