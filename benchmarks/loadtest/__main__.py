@@ -10,7 +10,8 @@
 
 Prints what was measured on standard error and one JSON result on standard output. Sends the key in
 RECSYS_API_KEY, if any. Exit code 1 when an answer was an error or, with --slo, the objective did
-not hold (of a search: at no rate); 130 when it was interrupted, with what was measured until then.
+not hold (of a search: at no rate), or in a soak memory grew; 130 when it was interrupted, with what
+was measured until then.
 """
 
 from __future__ import annotations
@@ -27,16 +28,19 @@ from rich.console import Console
 
 from benchmarks.loadtest import compare
 from benchmarks.loadtest.measure import Measuring, Plan
+from benchmarks.loadtest.observed import named_parts, system_at, system_parts
 from benchmarks.loadtest.options import parse_args
 from benchmarks.loadtest.page import page
 from benchmarks.loadtest.progress import Progress
 from benchmarks.loadtest.result import Repeat, Result, encode
 from benchmarks.loadtest.sender import SenderConfig
 from benchmarks.loadtest.senders import Senders
+from benchmarks.loadtest.stages import StageMetrics
 from benchmarks.loadtest.targets import parse_address
 from benchmarks.loadtest.template import read_template
 from benchmarks.loadtest.trace import read_trace
 from recsys.errors import InputError
+from recsys.settings import Settings
 
 _DEFAULT_RATE = 50.0
 _DEFAULT_USERS = 1_000
@@ -70,12 +74,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         learns=any(plan.mix.get(kind) for kind in ("rank", "similar", "events")),
         timeout_s=args.timeout, seed=(args.seed,),
     )  # fmt: skip
+    state_dir = Settings().state_dir
+    parts = system_parts(args.state) if args.state else system_at(address, state_dir)
+    parts |= named_parts(args.pid)
+    is_ours = address.scheme in ("http", "https") and not args.template
+    metrics = StageMetrics(args.metrics or (f"{address}/metrics" if is_ours else None))
     began = datetime.now(UTC).isoformat(timespec="seconds")
     repeats: list[Repeat] = []
     with Senders(config, args.processes) as senders:
         length_s = trace.duration_s if trace else args.duration
         with Progress(console, duration_s=length_s, has_objective=args.slo is not None) as progress:
-            measuring = Measuring(plan, senders, progress.watch)
+            measuring = Measuring(plan, senders, progress.watch, parts, metrics)
             for number in range(args.repeats):
                 repeats.append(measuring.repeat(args.seed + number, progress.report))
                 if measuring.interrupted:
@@ -117,6 +126,8 @@ def is_fine(result: Result) -> bool:
     steps = result.steps()
     if any(step.errors or not step.sent for step in steps):
         return False
+    if any(step.grown for step in steps):
+        return False
     return not result.objective or all(step.kept for step in steps)
 
 
@@ -132,6 +143,12 @@ def _say(console: Console, result: Result) -> None:
     wrong = {name: n for s in steps for name, n in s.answers.items() if name[:1] != "2"}
     if wrong and not result.searched:
         console.print(f"[yellow]errors: {wrong}[/yellow]")
+    for step in steps:
+        if step.saturation is not None and not step.is_late:
+            said = f"{step.rate:g}/s is held back by {step.saturation.cause}"
+            console.print(f"{said}: {'; '.join(step.saturation.evidence)}", soft_wrap=True)
+        for part, grew in step.grown.items():
+            console.print(f"[yellow]{part} grew: {grew}[/yellow]")
     late = [step for step in steps if step.is_late]
     if late:
         console.print(

@@ -7,13 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
+from msgspec.structs import replace
 
 from benchmarks.loadtest.arrivals import Segment, curve_arrivals_s, zipf_places
+from benchmarks.loadtest.growth import growth
+from benchmarks.loadtest.observed import Parts
+from benchmarks.loadtest.observer import Observer
 from benchmarks.loadtest.profiles import Profile
 from benchmarks.loadtest.result import Repeat, Step
+from benchmarks.loadtest.saturation import GENERATOR, saturation
 from benchmarks.loadtest.search import find_greatest, greatest
-from benchmarks.loadtest.senders import Schedule, Senders, Watch
+from benchmarks.loadtest.senders import Schedule, Senders, SoFar, Watch
 from benchmarks.loadtest.slo import Objective
+from benchmarks.loadtest.stages import StageMetrics, between, from_headers
 from benchmarks.loadtest.summary import summarise
 from benchmarks.loadtest.trace import Trace
 from benchmarks.loadtest.traffic import draw_kinds
@@ -46,9 +53,18 @@ class Plan:
 class Measuring:
     """Measures a plan with senders that are there already."""
 
-    def __init__(self, plan: Plan, senders: Senders, watch: Callable[[float], Watch]) -> None:
-        """``watch`` gives who watches a step of a rate."""
+    def __init__(
+        self,
+        plan: Plan,
+        senders: Senders,
+        watch: Callable[[float], Watch],
+        parts: Parts,
+        metrics: StageMetrics,
+    ) -> None:
+        """``watch`` gives who watches a step of a rate; ``parts`` are processes to look at."""
         self._plan, self._senders, self._watch = plan, senders, watch
+        senders_too = {GENERATOR: [psutil.Process(pid) for pid in senders.pids]}
+        self._observer, self._metrics = Observer(parts | senders_too), metrics
         self.interrupted = False
 
     def repeat(self, seed: int, report: Callable[[Step], None]) -> Repeat:
@@ -91,13 +107,28 @@ class Measuring:
             schedule = self._schedule(trace.due_s, rng, trace)
         else:
             schedule = self._schedule(curve_arrivals_s(curve, rng), rng)
-        sent = self._senders.run(schedule, max_waiting=max_waiting, watch=self._watch(rate))
+        observer, draw = self._observer, self._watch(rate)
+
+        def watch(so_far: SoFar) -> None:
+            observer.look()
+            draw(so_far)
+
+        stages_before = self._metrics.read()
+        observer.begin(duration_s)
+        sent = self._senders.run(schedule, max_waiting=max_waiting, watch=watch)
+        processes, machine = observer.end()
         self.interrupted |= sent.interrupted
         expected = sum(segment.expected for segment in curve) / plan.duration_s
-        return summarise(
+        step = summarise(
             sent, rate=expected if trace is None else trace.rate_per_s, duration_s=duration_s,
             timeout_s=plan.timeout_s, objective=plan.objective,
         )  # fmt: skip
+        stages = between(stages_before, self._metrics.read(), step.sent)
+        step = replace(
+            step, processes=processes, stages=stages or from_headers(sent.stages, step.sent),
+            grown=growth(observer.looks) if plan.profile.kind == "soak" else {},
+        )  # fmt: skip
+        return replace(step, saturation=saturation(step, processes, machine))
 
     def _search(
         self, measure: Callable[[float], Step], report: Callable[[Step], None]

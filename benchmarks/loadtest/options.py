@@ -36,6 +36,12 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> ar
     add("--template", type=Path, metavar="FILE",
         help="how another HTTP service is asked (TOML; docs/loadtest.md)")  # fmt: skip
     add("--timeout", type=_of(parse_seconds), default=5.0, help="longest a request may take")
+    add("--state", type=Path, metavar="DIR",
+        help="state folder of the running system whose processes are looked at "
+        "(where RECSYS_STATE_DIR's answers at --url: that one)")  # fmt: skip
+    add("--pid", action="append", default=[], metavar="NAME=PID",
+        help="another process to look at, its children with it; may be repeated")  # fmt: skip
+    add("--metrics", metavar="URL", help="where stages are read (of our HTTP API: its /metrics)")
     add = parser.add_argument_group("traffic").add_argument
     add("--rate", type=float, help="requests a second (50; of a trace: as recorded)")
     add("--duration", type=_of(parse_seconds), default=10.0, help="seconds, or 5m, 1h; of a step")

@@ -15,18 +15,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks.loadtest.greatest_rate import Asking, Limit, measure_step
+from benchmarks.loadtest.growth import Sizes, growth
 from benchmarks.loadtest.system import find_system, user_id
 from recsys.errors import RecsysError
-
-_MEMORY_SHARE, _MEMORY_MIB, _DESCRIPTORS = 0.02, 1.0, 5
-_SETTLING = 0.2
-
-Sizes = dict[str, dict[str, float]]
-"""By part: ``rss_mib``, ``descriptors``, ``threads``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,24 +77,6 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
         "grown": growth(looks),
         "seed": options.seed,
     }
-
-
-def growth(looks: Sequence[Sizes]) -> dict[str, str]:
-    """Say what grew, by part; empty when nothing did."""
-    settled = list(looks)[int(len(looks) * _SETTLING) :]
-    quarter = max(1, len(settled) // 4)
-    grown: dict[str, str] = {}
-    for part in settled[0]:
-        before, after = (
-            {key: median(look[part][key] for look in some) for key in ("rss_mib", "descriptors")}
-            for some in (settled[:quarter], settled[-quarter:])
-        )
-        more = after["rss_mib"] - before["rss_mib"]
-        if more > max(_MEMORY_MIB, _MEMORY_SHARE * before["rss_mib"]):
-            grown[part] = f"memory {before['rss_mib']:.1f} to {after['rss_mib']:.1f} MiB"
-        elif after["descriptors"] - before["descriptors"] > _DESCRIPTORS:
-            grown[part] = f"descriptors {before['descriptors']:.0f} to {after['descriptors']:.0f}"
-    return grown
 
 
 if __name__ == "__main__":

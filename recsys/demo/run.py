@@ -149,7 +149,8 @@ def play(args: argparse.Namespace, stages: Stages, settings: Settings, state_dir
         user_file.write_text("\n".join(users))
         result = stages.run(
             "loadtest", "--url", api_url, "--rate", str(args.rate),
-            "--duration", str(args.duration), "--users", str(user_file), capture=True,
+            "--duration", str(args.duration), "--users", str(user_file),
+            "--html", str(state_dir / "loadtest.html"), capture=True,
         )  # fmt: skip
         (state_dir / "loadtest.json").write_text(json.dumps(json.loads(result), indent=1))
     console.print(f"API docs [link]{api_url}/docs[/link]   metrics [link]{api_url}/metrics[/link]")

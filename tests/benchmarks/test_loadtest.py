@@ -63,14 +63,18 @@ def test_a_mixed_run_of_two_processes_counts_every_request_once(
     )
 
 
-def test_the_search_finds_about_what_the_server_can(
+def test_the_search_gives_the_highest_rate_that_held_below_all_that_did_not(
     url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    how = ["--duration", "0.4", "--warmup", "0", "--tolerance", "3"]
-    assert main(["--url", url, "--rate", "160", "--slo", "p75<30ms,errors<0.1%", *how]) == 0
+    how = ["--duration", "0.3", "--warmup", "0", "--tolerance", "3"]
+    code = main(["--url", url, "--rate", "160", "--slo", "p75<30ms,errors<0.1%", *how])
     found = json.loads(capsys.readouterr().out)["repeats"][0]
-    assert 50 < found["greatest_rate"] < 400
-    assert any(step["missed"] for step in found["steps"])
+    refused = min(step["rate"] for step in found["steps"] if step["missed"])
+    held = [s["rate"] for s in found["steps"] if not s["missed"] and s["rate"] < refused]
+    # How much a busy machine lets through is not for a test to say; that it is told truly is.
+    assert found["greatest_rate"] == max(held, default=None)
+    assert code == (0 if held else 1)
+    assert max(held, default=0) < 1_000, "the server answers 250 a second"
 
 
 def test_nobody_there_is_said_and_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,11 +60,11 @@ def test_an_unreachable_server_is_an_error_not_a_crash(run: Callable[..., Paced]
 
 
 def test_an_answer_that_does_not_come_in_time_is_an_error_and_not_the_next_ones() -> None:
-    server = QueueServer(service_s=0.0, pause_at=1, pause_s=0.6)
-    paced = asyncio.run(_against(np.array([0.0, 0.5, 0.7]), server, timeout_s=0.3))
+    server = QueueServer(service_s=0.0, pause_at=1, pause_s=1.0)
+    paced = asyncio.run(_against(np.array([0.0, 0.9, 1.2]), server, timeout_s=0.5))
     assert paced.labels == ["error: timeout", "200", "200"]
-    assert paced.waited_s[0] == pytest.approx(0.3, abs=0.15)
-    assert paced.latency_s[1] == pytest.approx(0.1, abs=0.08), "from its own answer"
+    assert 0.5 <= paced.waited_s[0] < 1.0
+    assert paced.latency_s[1] > 0.05, "from its own answer"
 
 
 def test_stopped_it_waits_for_what_is_under_way() -> None:
@@ -73,12 +73,15 @@ def test_stopped_it_waits_for_what_is_under_way() -> None:
             request = prepare_post("127.0.0.1", server.port, "/", b"{}")
             due_s = np.array([0.0, 0.0, 60.0])
             pacer = paced_http([request] * 3, due_s, host="127.0.0.1", port=server.port)
-            asyncio.get_running_loop().call_later(0.04, pacer.stop)
-            return await pacer.run()
+            running = asyncio.ensure_future(pacer.run())
+            while pacer.num_due < 2:
+                await asyncio.sleep(0.005)
+            pacer.stop()
+            return await running
 
     paced = asyncio.run(run())
     assert paced.labels == ["200", "200"]
-    assert paced.elapsed_s < 5.0
+    assert paced.elapsed_s < 30.0
 
 
 def test_key_is_sent_where_there_is_one() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.loadtest.soak import growth
+from benchmarks.loadtest.growth import growth
 
 
 def _looks(rss_mib: list[float], descriptors: list[float]) -> list[dict[str, dict[str, float]]]:

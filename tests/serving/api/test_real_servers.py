@@ -191,6 +191,25 @@ def test_publish_serve_click_and_publish_again(running: Running) -> None:
     assert client.recommend(user).rung == "full"
 
 
+def test_load_of_every_kind_is_answered_and_its_stages_are_seen(
+    running: Running, tmp_path: Path
+) -> None:
+    from benchmarks.loadtest.__main__ import main as loadtest
+    from benchmarks.loadtest.result import read_result
+
+    publish_and_wait(running, running.bundles[0])
+    output = tmp_path / "result.json"
+    url = f"http://{running.settings.host}:{running.settings.api_port}"
+    how = ["--rate", "25", "--duration", "1", "--warmup", "0.5", "--timeout", "20"]
+    mix = "recommend=5,rank=1,similar=1,events=3"
+    assert loadtest(["--url", url, *how, "--mix", mix, "--output", str(output)]) == 0
+    (step,) = read_result(output).steps()
+    assert set(step.kinds) == {"recommend", "rank", "similar", "events"}
+    assert step.answers["202"] == step.kinds["events"].sent, step.answers
+    assert {"features", "recommend", "rank", "rerank"} <= set(step.stages)
+    assert sum(stage.mean_ms for stage in step.stages.values()) < step.latency_ms["mean"]
+
+
 def test_what_is_withdrawn_is_gone_within_two_seconds_and_comes_back(running: Running) -> None:
     client, bundle_id = running.client, running.bundles[0]
     publish_and_wait(running, bundle_id)
