@@ -16,6 +16,7 @@ was measured until then.
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import sys
@@ -57,19 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     address = parse_address(args.url)
     if args.template:
         read_template(args.template).check(args.mix, args.template)
-    trace = read_trace(args.trace) if args.trace else None
-    user_ids = _users(args.users)
-    if trace is not None and trace.users is not None:
-        user_ids = tuple(dict.fromkeys(trace.users))
-    searches = args.slo is not None and args.profile.kind == "constant" and trace is None
-    plan = Plan(
-        rate=args.rate or (trace.rate_per_s if trace else _DEFAULT_RATE),
-        duration_s=args.duration, warmup_s=args.warmup, profile=args.profile, trace=trace,
-        mix=args.mix, user_ids=user_ids, zipf=args.zipf, timeout_s=args.timeout,
-        objective=args.slo, searches=searches, tolerance=args.tolerance,
-    )  # fmt: skip
+    plan = _plan(args)
     config = SenderConfig(
-        address=address, template=args.template, user_ids=user_ids, k=args.k,
+        address=address, template=args.template, user_ids=tuple(plan.user_ids), k=args.k,
         click_rate=args.click_rate,
         learns=any(plan.mix.get(kind) for kind in ("rank", "similar", "events")),
         timeout_s=args.timeout, seed=(args.seed,),
@@ -79,20 +70,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     parts |= named_parts(args.pid)
     is_ours = address.scheme in ("http", "https") and not args.template
     metrics = StageMetrics(args.metrics or (f"{address}/metrics" if is_ours else None))
+    for path in (args.output, args.html):
+        if path:  # found impossible now rather than after hours
+            path.parent.mkdir(parents=True, exist_ok=True)
     began = datetime.now(UTC).isoformat(timespec="seconds")
     repeats: list[Repeat] = []
-    with Senders(config, args.processes) as senders:
-        length_s = trace.duration_s if trace else args.duration
-        with Progress(console, duration_s=length_s, has_objective=args.slo is not None) as progress:
-            measuring = Measuring(plan, senders, progress.watch, parts, metrics)
-            for number in range(args.repeats):
-                repeats.append(measuring.repeat(args.seed + number, progress.report))
-                if measuring.interrupted:
-                    break
-    result = Result(
-        name=args.name or str(address), target=str(address),
-        profile="trace" if trace else args.profile.text, mix=plan.mix,
-        objective=args.slo.text if args.slo else "", searched=searches, began=began,
+    with (
+        Senders(config, args.processes) as senders,
+        Progress(console, duration_s=plan.length_s, has_objective=args.slo is not None) as shown,
+    ):
+        measuring = Measuring(plan, senders, shown.watch, parts, metrics)
+        for number in range(args.repeats):
+            repeats.append(measuring.repeat(args.seed + number, shown.report))
+            if measuring.interrupted:
+                break
+    result = _result(args, plan, str(address), began, repeats)
+    _say(console, result)
+    encoded = encode(result)
+    sys.stdout.write(encoded.decode() + "\n")  # first: a full disk does not lose it
+    if args.output:
+        _write(args.output, encoded + b"\n")
+    if args.html:
+        _write(args.html, page(result).encode())
+    if measuring.interrupted:
+        return _INTERRUPTED
+    return 0 if is_fine(result) else 1
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    trace = read_trace(args.trace) if args.trace else None
+    user_ids = _users(args.users)
+    if trace is not None and trace.users is not None:
+        user_ids = tuple(dict.fromkeys(trace.users))
+    return Plan(
+        rate=args.rate or (trace.rate_per_s if trace else _DEFAULT_RATE),
+        duration_s=args.duration, warmup_s=args.warmup, profile=args.profile, trace=trace,
+        mix=args.mix, user_ids=user_ids, zipf=args.zipf, timeout_s=args.timeout,
+        objective=args.slo, tolerance=args.tolerance,
+        searches=args.slo is not None and args.profile.kind == "constant" and trace is None,
+    )  # fmt: skip
+
+
+def _result(
+    args: argparse.Namespace, plan: Plan, target: str, began: str, repeats: list[Repeat]
+) -> Result:
+    return Result(
+        name=args.name or target, target=target,
+        profile="trace" if plan.trace else args.profile.text, mix=plan.mix,
+        objective=args.slo.text if args.slo else "", searched=plan.searches, began=began,
         machine={
             "cores": str(os.cpu_count()),
             "system": f"{platform.machine()} {platform.system()}",
@@ -100,23 +125,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         },
         versions={name: version(name) for name in ("recsys", "uvloop", "httptools", "numpy")},
         settings={
-            "rate": plan.rate, "duration_s": length_s, "warmup_s": args.warmup, "k": args.k,
-            "users": len(user_ids), "zipf": args.zipf, "click_rate": args.click_rate,
+            "rate": plan.rate, "duration_s": plan.length_s, "warmup_s": args.warmup, "k": args.k,
+            "users": len(plan.user_ids), "zipf": args.zipf, "click_rate": args.click_rate,
             "timeout_s": args.timeout, "processes": args.processes, "seed": args.seed,
             "tolerance": args.tolerance,
         },
         repeats=repeats,
     )  # fmt: skip
-    _say(console, result)
-    encoded = encode(result)
-    for path, written in ((args.output, encoded + b"\n"), (args.html, page(result).encode())):
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(written)
-    sys.stdout.write(encoded.decode() + "\n")
-    if measuring.interrupted:
-        return _INTERRUPTED
-    return 0 if is_fine(result) else 1
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace a file in one step: what stood there before is whole until then."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_bytes(content)
+    beside.replace(path)
 
 
 def is_fine(result: Result) -> bool:

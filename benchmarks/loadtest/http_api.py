@@ -34,7 +34,7 @@ class HttpApi:
     """See ``targets.Target``. The key is that of ``RECSYS_API_KEY``, if any."""
 
     def __init__(self, address: Address) -> None:
-        self._address = address
+        self._address, self._tls = address, address.tls()
         key = key_in_force(None)  # an argument would stand in the process list
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._made: dict[str, bytes] = {}
@@ -65,9 +65,7 @@ class HttpApi:
             return rung_of(status, body)
 
         address = self._address
-        return HttpConnections(
-            address.host, address.port, address.tls(), read=read, with_timing=True
-        )
+        return HttpConnections(address.host, address.port, self._tls, read=read, with_timing=True)
 
     def _bytes(self, call: Call[Any]) -> bytes:
         address = self._address

@@ -22,7 +22,7 @@ STYLE = """
 .chart .bound-label { fill: var(--bad); } .key-line { width: 30px !important; }
 """
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 18, 10, 44
-_MANY_POINTS = 80
+_MANY_POINTS = 45
 """Beyond so many, a line has no marks: they would hide it."""
 
 
@@ -126,8 +126,8 @@ class _Scale:
             found = [v for v in found if self._low <= v <= self._high]
             if len(found) <= most + 2:
                 break
-        if len(found) < 2:
-            found = ticks(self._low, self._high, most=4)
+        if len(found) < 4:
+            found = [tick for tick in ticks(self._low, self._high, most=most) if tick > 0]
         return [(value, number(value)) for value in found]
 
 

@@ -49,6 +49,11 @@ class Plan:
     searches: bool
     tolerance: float
 
+    @property
+    def length_s(self) -> float:
+        """How long a step is."""
+        return self.trace.at_rate(self.rate).duration_s if self.trace else self.duration_s
+
 
 class Measuring:
     """Measures a plan with senders that are there already."""
@@ -135,6 +140,13 @@ class Measuring:
     ) -> list[Step]:
         seen: list[Step] = []
 
+        def measure_in_time(rate: float) -> Step:
+            step = measure(rate)
+            if step.is_late and not self.interrupted:  # it measured nothing: once more
+                report(step)
+                step = measure(rate)
+            return step
+
         def note(step: Step) -> None:
             seen.append(step)
             report(step)
@@ -144,7 +156,7 @@ class Measuring:
 
         with contextlib.suppress(_EndedError):
             find_greatest(
-                measure, start=self._plan.rate, tolerance=self._plan.tolerance, report=note
+                measure_in_time, start=self._plan.rate, tolerance=self._plan.tolerance, report=note
             )
         return seen
 

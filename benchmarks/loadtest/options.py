@@ -85,6 +85,8 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(f"--click-rate must be from 0 to 1; found {args.click_rate}")
     if args.template and args.url.startswith("grpc"):
         parser.error(f"--template is for HTTP; found --url {args.url}")
+    if args.rate is not None and args.profile.kind in ("ramp", "steps"):
+        parser.error(f"--profile {args.profile.text} says the rates itself; found --rate too")
     if args.trace and args.profile.kind not in ("constant", "soak"):
         parser.error(f"--trace says itself when to send; found --profile {args.profile.text} too")
 

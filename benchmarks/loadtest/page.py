@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
+from statistics import median
 
 from benchmarks.loadtest.line_chart import STYLE, Axis, Line, line_chart
 from benchmarks.loadtest.page_parts import processes_section, stages_section, table
-from benchmarks.loadtest.result import Result, Step, merged
+from benchmarks.loadtest.result import Result, Second, Step, merged
 from benchmarks.loadtest.slo import parse_objective
 from recsys.evaluation.html_page import html_page
 
 _MOST_SHOWN = 4
+_RAMP_POINTS = 24
 _OVER_RATE = ("p50", "p95", "p99", "max")
 _NINES = (0.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99)
 
@@ -130,7 +133,9 @@ def _over_rate(result: Result, steps: list[Step]) -> str:
     if not result.objective:
         heads, rows = heads[:-1], [row[:-1] for row in rows]
     chart = ""
-    if len({step.rate for step in measured}) > 1:
+    if result.profile.startswith("ramp"):
+        chart = "".join(_over_ramp(result, step) for step in measured)
+    elif len({step.rate for step in measured}) > 1:
         refused = frozenset(n for n, s in enumerate(measured) if not s.kept)
         lines = [
             Line(name=name, x=[s.rate for s in measured],
@@ -147,6 +152,26 @@ def _over_rate(result: Result, steps: list[Step]) -> str:
         "was due to the end of its answer; what has no answer counts with the whole timeout.</p>"
         f'{chart}<div class="card">{table(heads, rows)}</div></section>'
     )
+
+
+def _over_ramp(result: Result, step: Step) -> str:
+    """Draw the seconds of a ramp by what was sent in them, neighbours put together."""
+    by_rate = sorted(step.seconds, key=lambda second: second.due)
+    size = max(1, len(by_rate) // _RAMP_POINTS)
+    groups = [by_rate[n : n + size] for n in range(0, len(by_rate), size)]
+    rates = [sum(second.due for second in group) / len(group) for group in groups]
+    figures: dict[str, Callable[[Second], float]] = {
+        "median": lambda second: second.p50_ms, "p99": lambda second: second.p99_ms,
+    }  # fmt: skip
+    lines = [
+        Line(name=f"{name} of a second", x=rates, y=[median(map(of, group)) for group in groups])
+        for name, of in figures.items()
+    ]
+    drawn = line_chart(
+        lines, x=Axis(title="requests sent in that second"),
+        y=Axis(title="latency, ms", is_log=True), bound=bound_of(result), width=900,
+    )  # fmt: skip
+    return f'<div class="card">{drawn}</div>'
 
 
 def _over_time(result: Result, step: Step) -> str:

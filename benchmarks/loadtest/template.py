@@ -113,7 +113,8 @@ class TemplateTarget:
     """See ``targets.Target``."""
 
     def __init__(self, address: Address, template: Template) -> None:
-        self._address, self._tables = address, template.tables
+        self._address, self._tls = address, address.tls()
+        self._tables = template.tables
         self._headers = {
             kind: {name: _from_environment(value) for name, value in table.headers.items()}
             for kind, table in template.tables.items()
@@ -157,9 +158,7 @@ class TemplateTarget:
             return str(status)
 
         address = self._address
-        return HttpConnections(
-            address.host, address.port, address.tls(), read=read, with_timing=True
-        )
+        return HttpConnections(address.host, address.port, self._tls, read=read, with_timing=True)
 
 
 def _values(wanted: Wanted) -> dict[str, str | list[str]]:

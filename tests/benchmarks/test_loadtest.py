@@ -88,7 +88,13 @@ def test_nobody_there_is_said_and_is_no_success(capsys: pytest.CaptureFixture[st
 
 
 def test_wrong_words_are_refused_before_anything_is_sent() -> None:
-    for argv in (["--slo", "p99"], ["--rate", "0"], ["--profile", "up"], ["--mix", "events"]):
+    for argv in (
+        ["--slo", "p99"],
+        ["--rate", "0"],
+        ["--rate", "5", "--profile", "ramp:1..9"],
+        ["--profile", "up"],
+        ["--mix", "events"],
+    ):
         with pytest.raises(SystemExit):
             main(argv)
     for url in ("127.0.0.1:8080", "ftp://x", "http://x:port", "http://x/path"):
