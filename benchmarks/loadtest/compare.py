@@ -25,7 +25,7 @@ from recsys.errors import InputError
 
 Verdict = Literal["faster", "slower", "no difference seen", "no verdict"]
 _LATENCIES = ("p50", "p95", "p99", "mean")
-_ALIKE = ("searched", "objective", "profile", "mix")
+_ALIKE = ("searched", "objective", "profile", "mix", "machine")
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):

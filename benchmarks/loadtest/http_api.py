@@ -50,8 +50,11 @@ class HttpApi:
         return found
 
     def shown(self, answer: bytes) -> tuple[str, Sequence[str]]:
-        """See ``traffic.Words.shown``."""
-        found = self._decode(answer)
+        """See ``traffic.Words.shown``; another service's answer shows nothing."""
+        try:
+            found = self._decode(answer)
+        except msgspec.MsgspecError:
+            return "", ()
         return found.request_id, [item.item_id for item in found.items]
 
     def outlet(self, traffic: Traffic, stages: Stages) -> HttpConnections:

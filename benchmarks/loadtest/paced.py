@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -152,6 +153,7 @@ class Pacer:
         timer.close()
         elapsed_s = time.perf_counter() - self.start
         await self._outlet.close()
+        self.done.result()  # raises what making a request has raised
         sent = self.num_due
         for number in range(sent):
             if not self.labels[number]:
@@ -188,7 +190,7 @@ class Pacer:
         if self.labels[number]:
             return
         self.waited_s[number] = time.perf_counter() - self.start - self._due_s[number]
-        self.labels[number] = label
+        self.labels[number] = sys.intern(label)  # there are few, and each is kept for long
         self.ended.append(number)
         self.num_open -= 1
         self._look_done()
@@ -196,6 +198,20 @@ class Pacer:
     def _tick(self) -> None:
         if self.done is None or self.done.done():
             return
+        try:
+            self._send_due()
+        except Exception as error:  # noqa: BLE001  the event loop would log it, and wait for ever
+            self.done.set_exception(error)
+            return
+        if self.num_open > self._max_waiting:
+            self.given_up = True
+            self.done.set_result(None)
+        elif self.num_due < self._count:
+            self._timer.after(self._due_s[self.num_due] - (time.perf_counter() - self.start))
+        else:
+            self._look_done()
+
+    def _send_due(self) -> None:
         now, due, number = time.perf_counter() - self.start, self._due_s, self.num_due
         while number < self._count and due[number] <= now:
             self.num_due = number + 1
@@ -203,13 +219,6 @@ class Pacer:
             self._under_way.append(number)
             self._outlet.send(number, self._requests[number])
             number += 1
-        if self.num_open > self._max_waiting:
-            self.given_up = True
-            self.done.set_result(None)
-        elif number < self._count:
-            self._timer.after(due[number] - (time.perf_counter() - self.start))
-        else:
-            self._look_done()
 
     def _expire(self) -> None:
         late = time.perf_counter() - self.start - self._timeout_s

@@ -132,7 +132,7 @@ async def _send(
         max_waiting=job.max_waiting,
     )  # fmt: skip
     gc.collect()
-    gc.disable()  # a collection would be the generator's own pause
+    gc.freeze()  # what is there already would be looked through again in the generator's own time
     try:
         running = asyncio.ensure_future(pacer.run(job.start))
         told = 0
@@ -147,7 +147,7 @@ async def _send(
             await asyncio.to_thread(pipe.send, heard)
         paced = running.result()
     finally:
-        gc.enable()
+        gc.unfreeze()
     # What was given up has no answer and never ended.
     pacer.ended += [n for n in range(pacer.num_due) if pacer.labels[n] == "unanswered"]
     heard, _ = _heard(

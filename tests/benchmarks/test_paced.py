@@ -84,6 +84,20 @@ def test_stopped_it_waits_for_what_is_under_way() -> None:
     assert paced.elapsed_s < 30.0
 
 
+def test_a_request_that_cannot_be_made_ends_the_run() -> None:
+    class Broken(list[bytes]):
+        def __getitem__(self, number: Any) -> Any:
+            raise KeyError("no such user")
+
+    with pytest.raises(KeyError, match="no such user"):
+        asyncio.run(_broken(Broken([b"x"])))
+
+
+async def _broken(requests: list[bytes]) -> Paced:
+    async with QueueServer() as server:
+        return await run_paced(requests, np.zeros(1), host="127.0.0.1", port=server.port)
+
+
 def test_key_is_sent_where_there_is_one() -> None:
     assert b"Authorization" not in prepare_post("api", 80, "/", b"{}")
     head, _, body = prepare_post("api", 80, "/", b"{}", "secret").partition(b"\r\n\r\n")
