@@ -182,7 +182,7 @@ def test_histograms_keep_what_occurred() -> None:
 
 def test_a_result_reads_back_as_it_was_written(url: str, tmp_path: Path) -> None:
     output = tmp_path / "result.json"
-    main(["--url", url, "--rate", "40", "--duration", "0.3", "--warmup", "0", "--output",
+    main(["--url", url, "--duration", "0.3", "--warmup", "0", "--output",
           str(output), "--profile", "steps:20,40"])  # fmt: skip
     result = read_result(output)
     assert [step.rate for step in result.steps()] == [20.0, 40.0]
