@@ -47,6 +47,14 @@ SERVED_BY_RUNG = Counter(
     "recsys_served_by_rung_total", "Answers by the rung that served them (`recsys/wire.py`).",
     ["rung"],
 )  # fmt: skip
+
+
+@lru_cache(maxsize=16)
+def served_by(rung: str) -> Counter:
+    """Give the counter of one rung's answers, looked up once."""
+    return SERVED_BY_RUNG.labels(rung)
+
+
 STAGE_FAILURES = Counter(
     "recsys_stage_failures_total", "Stages that failed or ran out of time.", ["stage", "reason"]
 )

@@ -13,7 +13,7 @@ from recsys.ranking import from_memory
 from recsys.ranking.blending import blend, check_weights
 from recsys.ranking.popular import popular
 from recsys.resilience.recent_users import NO_PAST
-from recsys.telemetry import SERVED_BY_RUNG
+from recsys.telemetry import served_by
 from recsys.wire import RankRequest, Rung
 
 
@@ -54,7 +54,7 @@ async def ranked_items(
     if rung == "full" and weights and len(ranked):
         objectives = bundle.dimensions.objectives
         ranked = ranked.with_score(blend(ranked.objective_score, objectives, weights))
-    SERVED_BY_RUNG.labels(rung).inc()
+    served_by(rung).inc()
     return Answer(ranked=ranked, user=user, rung=rung, degraded=degraded, now_ms=now_ms)
 
 

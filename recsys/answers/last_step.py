@@ -10,7 +10,7 @@ from recsys.ranking.exploration import Policy
 from recsys.ranking.ranked import RankedItems
 from recsys.ranking.request_rules import Applying
 from recsys.ranking.reranking import NO_DIVERSITY, Diversity, Exploring, rerank
-from recsys.telemetry import ANSWERS_EXPLORED, SERVED_BY_RUNG, STAGE_FAILURES, stage_seconds
+from recsys.telemetry import ANSWERS_EXPLORED, STAGE_FAILURES, served_by, stage_seconds
 from recsys.wire import Rung
 
 RERANK_LATE = "stage rerank late"
@@ -53,7 +53,7 @@ def reranked_answer(
             ),
             now_ms=asked.now_ms,
         )  # fmt: skip
-    SERVED_BY_RUNG.labels(rung).inc()
+    served_by(rung).inc()
     if policy is not None:
         ANSWERS_EXPLORED.labels(type(policy).__name__.lower()).inc()
     return Answer(

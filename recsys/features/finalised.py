@@ -15,7 +15,7 @@ from recsys.features.aggregate_state import state_of_blobs
 from recsys.features.aggregates import finalise, finalise_lists
 from recsys.features.batch import Bools, Float32s, Int64s, Ragged
 from recsys.features.few_windows import FewWindows
-from recsys.features.framing import payloads_of, unframe
+from recsys.features.framing import NEVER_MS, payloads_of, unframe
 from recsys.features.key_layout import EntityKeys
 from recsys.features.view import View
 
@@ -72,11 +72,18 @@ def values_now(view: View, states: Sequence[bytes | None], now: Int64s) -> Float
 
 def values_at(view: View, states: Sequence[bytes | None], now_ms: int) -> Float32s:
     """Give ``values_now`` of entities at one moment, faster where they have few tiles."""
-    now = np.full(len(states), now_ms, dtype=np.int64)
-    payloads = payloads_now(view, states, now)
+    payloads = payloads_at(view, states, now_ms)
     few = FewWindows.of(view)
     values = None if few is None else few.values(payloads, now_ms)
-    return finalise(view, state_of_blobs(view, payloads), now) if values is None else values
+    if values is not None:
+        return values
+    now = np.full(len(states), now_ms, dtype=np.int64)
+    return finalise(view, state_of_blobs(view, payloads), now)
+
+
+def payloads_at(view: View, states: Sequence[bytes | None], now_ms: int) -> list[bytes]:
+    """Give ``payloads_now`` at one moment."""
+    return payloads_of(states, since_ms=now_ms - view.ttl_ms if view.expires else NEVER_MS)
 
 
 def payloads_now(view: View, states: Sequence[bytes | None], now: Int64s) -> list[bytes]:

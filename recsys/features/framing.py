@@ -76,8 +76,11 @@ def unframe(blobs: Sequence[bytes | None]) -> Framed:
     return Framed(positions, newest, payloads)
 
 
-def payloads_of(blobs: Sequence[bytes | None]) -> list[bytes]:
-    """Give the payloads alone; nothing for one that was never written. Raises as ``unframe``."""
+def payloads_of(blobs: Sequence[bytes | None], *, since_ms: int = NEVER_MS) -> list[bytes]:
+    """Give the payloads alone; nothing for one never written, or with no event since then.
+
+    Raises as ``unframe``.
+    """
     payloads = []
     for blob in blobs:
         if blob is None:
@@ -86,7 +89,8 @@ def payloads_of(blobs: Sequence[bytes | None]) -> list[bytes]:
         begin = _COUNT + _POSITION * int.from_bytes(blob[:_COUNT], "little") + _TIME
         if len(blob) < begin:
             raise _cut_off(blob, begin)
-        payloads.append(blob[begin:])
+        newest_ms = int.from_bytes(blob[begin - _TIME : begin], "little", signed=True)
+        payloads.append(blob[begin:] if newest_ms >= since_ms else b"")
     return payloads
 
 

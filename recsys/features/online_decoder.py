@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from recsys.data.vocabulary import Vocabulary
 from recsys.errors import FeatureError, InputError
 from recsys.features import names, on_demand
-from recsys.features.batch import Bools, Float32s, Int64s, ItemActivity, Ragged, UserFeatures
+from recsys.features.batch import Bools, Float32s, ItemActivity, Ragged, UserFeatures
 from recsys.features.entities import DefaultViews
 from recsys.features.finalised import (
     Keys,
     ViewValues,
-    payloads_now,
+    payloads_at,
     values_at,
     view_now,
     wanted_states,
@@ -81,10 +81,8 @@ class OnlineDecoder:
         """Give the features of users at ``now_ms``; an unknown one has ``known=False``, zeros."""
         e = self._entities
         rows = found[:num_users]
-        now = np.full(num_users, now_ms, dtype=np.int64)
-        activity = values_at(e.user_activity, [r[0] for r in rows], now_ms)
         history = _histories(
-            payloads_now(e.user_history, [r[1] for r in rows], now), vocabulary, now_ms
+            payloads_at(e.user_history, [r[1] for r in rows], now_ms), vocabulary, now_ms
         )
         columns = [g for g, category in enumerate(vocabulary.categories) if category]
         category_activity = np.zeros(
@@ -95,10 +93,10 @@ class OnlineDecoder:
             values = values_at(e.pair_activity, [r[0] for r in found[num_users:]], now_ms)
             category_activity[:, columns] = values.reshape(num_users, len(columns), -1)
         return UserFeatures(
-            as_of_ms=now,
-            known=np.array([any(v is not None for v in row) for row in rows], dtype=np.bool_),
+            as_of_ms=np.full(num_users, now_ms, dtype=np.int64),
+            known=np.array([row.count(None) < len(row) for row in rows], dtype=np.bool_),
             token_hashes=self._tokens(rows, now_ms),
-            activity=activity,
+            activity=values_at(e.user_activity, [r[0] for r in rows], now_ms),
             history_index=history[0],
             history_count=history[1],
             history_last_ms=history[2],
@@ -106,15 +104,16 @@ class OnlineDecoder:
         )
 
     def _tokens(self, rows: Found, now_ms: int) -> Ragged:
-        hashes: list[Int64s] = []
+        hashes: list[int] = []
+        ends = [0]
         for row in rows:
             at = _decoded(row[3])
-            present = status_at(self._entities.user_profile, at, now_ms) is Status.PRESENT
-            tokens = decode_value(row[2], "string_list") if present else None
-            hashes.append(names.token_hashes(tokens if isinstance(tokens, list) else ()))  # type: ignore[arg-type]
-        offsets = np.cumsum([0, *(len(h) for h in hashes)], dtype=np.int64)
-        values = np.concatenate(hashes) if hashes else np.empty(0, dtype=np.int64)
-        return Ragged(values, offsets)
+            if status_at(self._entities.user_profile, at, now_ms) is Status.PRESENT:
+                tokens = decode_value(row[2], "string_list")
+                if isinstance(tokens, list):
+                    hashes += [names.token_hash(token) for token in tokens]  # type: ignore[arg-type]
+            ends.append(len(hashes))
+        return Ragged(np.array(hashes, dtype=np.int64), np.array(ends, dtype=np.int64))
 
     def wanted_items(self, item_ids: Sequence[str]) -> Wanted:
         """Name the hashes of items."""

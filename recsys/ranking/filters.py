@@ -8,7 +8,7 @@ Axes: ``N`` items (row 0 is padding), ``C`` candidates, ``X`` excluded rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -21,8 +21,10 @@ NOTHING: Int32s = np.empty(0, dtype=np.int32)
 """No rows."""
 
 
-def excluded_items(index_of: Mapping[str, int], item_ids: Iterable[str]) -> Int32s:
+def excluded_items(index_of: Mapping[str, int], item_ids: Collection[str]) -> Int32s:
     """Give the rows of the items a request does not want; unknown items cannot come back anyway."""
+    if not item_ids:
+        return NOTHING
     rows = {index_of.get(item_id, PADDING_INDEX) for item_id in item_ids}
     rows.discard(PADDING_INDEX)
     return np.fromiter(sorted(rows), dtype=np.int32, count=len(rows))

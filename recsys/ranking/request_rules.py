@@ -198,6 +198,8 @@ def applying(
     the operator's, and an earlier rule before a later one. Of caps the tightest holds, of minimums
     the largest, and a cap goes before a minimum.
     """
+    if not bound.operator.rules and not _asks_for_rules(request):
+        return NOTHING_APPLIES
     rules: list[Rule] = [
         rule
         for rule in bound.operator.rules
@@ -251,6 +253,17 @@ def applying(
         freshness=freshness,
         pins=_settled(pins, index_of, k=request.k),
         bounds=CategoryBounds(most_of_each=most_of_each, most=most, least=least),
+    )
+
+
+def _asks_for_rules(request: RecommendRequest) -> bool:
+    return bool(
+        request.boosts
+        or request.freshness is not None
+        or request.pins
+        or request.max_per_category is not None
+        or request.most_by_category
+        or request.least_by_category
     )
 
 

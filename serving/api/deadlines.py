@@ -17,7 +17,8 @@ from recsys.pipeline import Pipeline
 from serving.api.problems import Problem
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
-_PROXY_HEADER = "x-envoy-expected-rq-timeout-ms"
+_OUR_HEADER = TIMEOUT_HEADER.lower().encode()
+_PROXY_HEADER = b"x-envoy-expected-rq-timeout-ms"
 _MAX_DIGITS = 9
 _RECEIVED_S = "recsys.received_s"
 
@@ -34,7 +35,12 @@ def deadline_of(request: Request, pipeline: Pipeline) -> Deadline:
         Problem: ``invalid`` when our header is no positive number of milliseconds. A proxy's that
             is none is ignored: the caller did not write it.
     """
-    said = request.headers.get(TIMEOUT_HEADER)
+    said = expected = None
+    for name, value in request.scope["headers"]:
+        if name == _OUR_HEADER and said is None:
+            said = value.decode("latin-1")
+        elif name == _PROXY_HEADER and expected is None:
+            expected = value.decode("latin-1")
     wanted_ms = None
     if said is not None:
         if (wanted_ms := _milliseconds(said)) is None:
@@ -43,7 +49,7 @@ def deadline_of(request: Request, pipeline: Pipeline) -> Deadline:
                 f"{TIMEOUT_HEADER}: wanted whole milliseconds from 1, found {said[:20]!r}",
                 field=TIMEOUT_HEADER,
             )
-    elif (expected := request.headers.get(_PROXY_HEADER)) is not None:
+    elif expected is not None:
         wanted_ms = _milliseconds(expected)
     waited_s = time.monotonic() - request.scope.get(_RECEIVED_S, time.monotonic())
     return pipeline.deadline(wanted_ms, waited_s=waited_s)

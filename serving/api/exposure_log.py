@@ -1,7 +1,8 @@
 """Exposures to the log, beside the answers: an answer never waits for its exposure.
 
-A bounded queue in memory and a thread that appends what has come. What the log does not take goes
-to the disk (``SpooledWriter``); what the disk does not take either is dropped and counted.
+A bounded queue in memory and a thread that makes the records of what has come, and appends them.
+What the log does not take goes to the disk (``SpooledWriter``); what the disk does not take either
+is dropped and counted.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from recsys.errors import RecsysError
@@ -18,6 +20,9 @@ from recsys.feedback.exposure import Exposure, encode_exposure
 from recsys.telemetry import EXPOSURES_DROPPED
 
 logger = logging.getLogger(__name__)
+
+
+Make = Callable[[], Exposure]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +49,7 @@ class ExposureLog:
         self._log = log
         self._topic = topic
         self._config = config or ExposureLogConfig()
-        self._queue: queue.Queue[Exposure | None] = queue.Queue(self._config.max_waiting)
+        self._queue: queue.Queue[Make | None] = queue.Queue(self._config.max_waiting)
         self._stopping = threading.Event()
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="exposure-log", daemon=True)
@@ -53,10 +58,13 @@ class ExposureLog:
         """Start the thread."""
         self._thread.start()
 
-    def offer(self, exposure: Exposure) -> None:
-        """Take an exposure, or drop and count it when too many wait. Never blocks."""
+    def offer(self, make: Make) -> None:
+        """Take what makes an exposure, or drop and count it when too many wait. Never blocks.
+
+        ``make`` is called in the thread, for many at a time: what it looks at must stay as it is.
+        """
         try:
-            self._queue.put_nowait(exposure)
+            self._queue.put_nowait(make)
         except queue.Full:
             EXPOSURES_DROPPED.inc()
 
@@ -73,11 +81,11 @@ class ExposureLog:
 
     def _run(self) -> None:
         self._log.start()
-        while (exposure := self._queue.get()) is not None:
+        while (make := self._queue.get()) is not None:
             self._stopping.wait(self._config.linger_s)
-            records = [self._record(exposure)]
+            together = [make]
             ending = False
-            while len(records) < self._config.max_records:
+            while len(together) < self._config.max_records:
                 try:
                     following = self._queue.get_nowait()
                 except queue.Empty:
@@ -85,8 +93,8 @@ class ExposureLog:
                 if following is None:
                     ending = True
                     break
-                records.append(self._record(following))
-            self._append(records)
+                together.append(following)
+            self._append([record for make in together for record in self._made(make)])
             if ending:
                 break
         self._log.close()
@@ -102,5 +110,12 @@ class ExposureLog:
         else:
             self._failing = False
 
-    def _record(self, exposure: Exposure) -> LogRecord:
-        return self._topic, exposure.user_id.encode(), encode_exposure(exposure)
+    def _made(self, make: Make) -> list[LogRecord]:
+        """Give the record; none, and count it, where it cannot be made: others still are."""
+        try:
+            exposure = make()
+            return [(self._topic, exposure.user_id.encode(), encode_exposure(exposure))]
+        except Exception:
+            EXPOSURES_DROPPED.inc()
+            logger.exception("an exposure cannot be made")
+            return []

@@ -187,11 +187,13 @@ def _expose(
     scores: list[float | None] | list[float],
     body: bytes,
 ) -> None:
-    user = answer.user
     age_ms = answer.ranked.item_age_ms
     services.item_age.seen(age_ms)
-    services.exposures.offer(
-        Exposure(
+
+    def make() -> Exposure:
+        """Called in another thread; nothing it looks at changes."""
+        user = answer.user
+        return Exposure(
             request_id=request_id,
             user_id=user_id,
             route=route,
@@ -210,4 +212,5 @@ def _expose(
             replay=kept(answer, bundle),
             request=msgspec.Raw(body),
         )
-    )
+
+    services.exposures.offer(make)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -162,7 +163,7 @@ def test_exposures_survive_a_log_that_is_away_for_a_while(tmp_path: Path) -> Non
         writer, topic="exposures", config=ExposureLogConfig(max_waiting=2, linger_s=0.01)
     )
     for n in range(3):  # the third finds no room: dropped, counted, and never waited for
-        exposures.offer(exposure(n))
+        exposures.offer(partial(exposure, n))
     exposures.start()
     exposures.stop()
     records = log.reader(topics=["exposures"], group="g").poll(timeout_ms=0, max_records=10)
@@ -181,7 +182,7 @@ def test_exposures_without_a_log_and_without_room_are_dropped_and_counted(tmp_pa
     )
     before = EXPOSURES_DROPPED._value.get()
     exposures = ExposureLog(writer, topic="exposures")
-    exposures.offer(exposure(0))
+    exposures.offer(partial(exposure, 0))
     exposures.start()
     exposures.stop()
     assert EXPOSURES_DROPPED._value.get() == before + 1
