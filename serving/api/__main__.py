@@ -35,6 +35,10 @@ from serving.worker_process import remove_own, write_ready
 _DRAIN_S = 10
 """Running requests may take so long after SIGTERM."""
 _BACKLOG = 2048
+_KEEP_ALIVE_S = 75
+"""Seconds that a connection may wait for its next request. Longer than load balancers (60 s) and
+clients keep theirs: who closes first must be the one that sends, or a request may meet a closed
+connection. uvicorn's own 5 s also dropped, unread, what had come while the process stood still."""
 _SWITCH_S = 0.001
 """How long the event loop may have to wait for a thread that computes (exposures, Kafka's client);
 Python's own 5 ms are a tenth of the time a request has."""
@@ -94,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         proxy_headers=False,  # nothing here looks at the caller's address
         log_config=None,
         backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_DRAIN_S,
         server_header=False,
         ssl_context_factory=None if tls is None else lambda _config, _default: tls,
