@@ -13,6 +13,7 @@ from recsys.bundle.manifest import Manifest, read_manifest
 from recsys.bundle.served import VOCABULARY_FILE
 from recsys.bundle.store import BundleStore
 from recsys.data.vocabulary_file import load_vocabulary
+from recsys.retrieval.search_choice import is_approximate
 from training.checks import check_vocabulary
 from training.evaluate import Verdict, evaluate
 from training.examples.build import Place
@@ -99,10 +100,15 @@ def write_draft(
 ) -> Manifest:
     """Write a whole bundle that nobody has judged yet into the folder ``draft``."""
     write_files(draft, prepared, sources, fitted, source.plan)
-    return write_manifest(
+    manifest = write_manifest(
         draft, prepared, sources, source.plan, dataset=source.dataset, metrics={},
         device=device, now_ms=now_ms, data_hash=source.data_hash,
     )  # fmt: skip
+    if not is_approximate(prepared.recipe.search, manifest.num_items):
+        return manifest
+    from recsys.bundle.indexed import add_index  # faiss, where there is an index
+
+    return add_index(draft, now_ms=now_ms)
 
 
 def judge_draft(

@@ -18,6 +18,7 @@ from recsys.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from recsys.features import current_plan
 from recsys.features.plan import Plan
 from recsys.models.config import RankerConfig
+from recsys.retrieval.search_choice import Search
 from training.bundle_run import make_bundle
 from training.loop import NoCheckpoints, World
 from training.progress import Progress
@@ -97,7 +98,7 @@ def made_up_log(
 
 def make_debug_bundle(
     out_dir: Path, *, plan: Plan | None = None, seed: int = 7, state_dir: Path | None = None,
-    ranker: RankerConfig | None = None,
+    ranker: RankerConfig | None = None, search: Search = "auto",
 ) -> Path:  # fmt: skip
     """Train on the made-up log and give the finished bundle's folder, ``out_dir/<bundle_id>``.
 
@@ -112,7 +113,7 @@ def make_debug_bundle(
         views=("new_items_only", "repeats_allowed"), k=10, relevant_type="purchase",
         test_from_ms=None,
     )  # fmt: skip
-    recipe = replace(debug(), seed=seed)
+    recipe = replace(debug(), seed=seed, search=search)
     if ranker is not None:
         recipe = replace(recipe, ranker_model=ranker)
     made = make_bundle(

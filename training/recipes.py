@@ -13,6 +13,7 @@ from typing import Literal
 from recsys.clock import DAY_MS, MINUTE_MS
 from recsys.errors import ConfigurationError
 from recsys.models.config import RankerConfig, SourceMix, TwoTowerConfig
+from recsys.retrieval.search_choice import Search
 from training.engine import Engine
 
 
@@ -149,6 +150,9 @@ class Recipe:
     distillation: Distillation | None = None
     """None: the ranker learns from labels alone."""
     neighbours: NeighbourFit = field(default_factory=NeighbourFit)
+    search: Search = "auto"
+    """How the towers' candidates are searched: exactly, by an approximate index in the bundle, or
+    ``auto``: as is quicker at the catalogue's size (``search_choice.py``)."""
     engine: Engine = field(default_factory=Engine)
 
 

@@ -165,6 +165,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         return step
 
     steps = _steps(options, measure, start=options.start or 100.0)
+    result["rss_mib"] = {name: size["rss_mib"] for name, size in system.sizes().items()}
     result["cpu_ms_a_request"] = {str(step.rate): _cost(step) for step in steps}
     result["model_calls_by_users"] = {str(rate): found for rate, found in calls.items()}
     if not options.no_kernels:
@@ -195,7 +196,9 @@ def peer(options: argparse.Namespace) -> dict[str, Any]:
             lambda rate, limit: measure_step(asking, rate, limit, cpu_s),
             start=options.start or 8.0,
         )
-    return _report(options, record, steps, {"store": options.store, "threads": options.threads})
+        rss_mib = round(process.memory_info().rss / 2**20, 2)
+    more = {"store": options.store, "threads": options.threads, "rss_mib": {"peer": rss_mib}}
+    return _report(options, record, steps, more)
 
 
 def _found(options: argparse.Namespace) -> tuple[System, dict[str, Any]]:

@@ -1,8 +1,10 @@
 """A whole, valid bundle of any size with weights nobody trained: to measure speed, and for tests.
 
 The shapes are those of the default recipe; what the numbers mean is nobody's concern here. Items
-``i1 … iN`` are spread over 20 categories, and their vectors lie around the categories', so that an
-approximate index finds neighbourhoods as in a trained catalogue.
+``i1 … iN`` are spread over 20 categories, their vectors lie in clouds of very different size, and a
+user's beside the mean of the history (``benchmarks/retrieval/vectors.py``), so that an approximate
+index finds neighbourhoods as in a trained catalogue. It has one where ``auto`` gives it one
+(``recsys/retrieval/search_choice.py``).
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import polars as pl
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.retrieval.vectors import SIZE, make_vectors
+from recsys.bundle.indexed import add_index
 from recsys.bundle.load import ITEMS_FILE, RANKER_FILE, TOWERS_FILE
 from recsys.bundle.manifest import Lineage, Manifest, Objective, file_entry
 from recsys.bundle.store import BundleStore
@@ -31,13 +35,19 @@ from recsys.models.item_table import ItemStatics, ItemTable
 from recsys.models.ranker import Ranker
 from recsys.models.signature import Dimensions
 from recsys.models.two_tower import TwoTower
+from recsys.retrieval.search_choice import is_approximate
 
 NUM_CATEGORIES = 20
 NUM_NEIGHBOURS = 50
+NUM_MAKERS = 1_000
 NUM_CANDIDATES = 500
 HISTORY_LENGTH = 50
 NUM_TOKENS = 16
 _BORN_MS = 1_700_000_000_000
+_OWN_PART = 3.0
+"""Length of an item's own vector beside what its category, words and price say."""
+_PROFILE_PART = 0.3
+"""Of what the user tower makes of anything but the items of the history."""
 TOWERS_ONLY = SourceMix(names=("two_tower",), weights=(1.0,), quotas=(0,))
 """One source: candidates are the nearest items, as in the service ours is measured beside."""
 _ALL_SOURCES = SourceMix()
@@ -103,6 +113,10 @@ def _write(
             "price": pl.Series(rng.random(num_items) * 20, dtype=pl.Float64),
             "born_ms": np.full(num_items, _BORN_MS),
             "available": available[1:],
+            "tags": [
+                [f"category={category_of(row)}", f"maker=m{row % NUM_MAKERS}"]
+                for row in rows.tolist()
+            ],
         }
     ).write_parquet(folder / "catalogue.parquet")
     (folder / "popular.json").write_text(
@@ -145,6 +159,7 @@ def _write(
     towers = TwoTower(towers_config, dimensions, table).eval()
     ranker = Ranker(ranker_config, dimensions, table, towers_config.embedding_size).eval()
     with torch.no_grad():
+        _shape(towers, num_items, seed)
         vectors = towers.items()
     save_file({k: v.contiguous() for k, v in towers.state_dict().items()}, folder / TOWERS_FILE)
     save_file(
@@ -192,4 +207,16 @@ def _write(
     )  # fmt: skip
     manifest = Manifest.model_validate_json(manifest.model_dump_json()).with_id()
     manifest.write(folder)
+    if is_approximate("auto", num_items):
+        add_index(folder, now_ms=now_ms())
     return BundleStore(bundle_dir).add(folder)
+
+
+def _shape(towers: TwoTower, num_items: int, seed: int) -> None:
+    """Put items into clouds and users beside what they had."""
+    clouds, _ = make_vectors("mixture", num_items=num_items, num_users=0, seed=seed)
+    towers.items.identity.weight[1:] = _OWN_PART * torch.from_numpy(clouds)
+    users, heads = towers.users, towers.users.residual.in_features // SIZE
+    users.residual.weight.copy_(torch.eye(SIZE).repeat(1, heads) / heads)
+    for parameter in users.network[-1].parameters():
+        parameter.mul_(_PROFILE_PART)

@@ -43,7 +43,10 @@ def make_vectors(
     users = np.zeros((num_users, SIZE), dtype=np.float32)
     for user in range(num_users):
         for one in rng.choice(NUM_TASTES, rng.integers(1, _MOST_TASTES + 1), p=weight):
-            users[user] += items[rng.choice(np.flatnonzero(taste == one), 4)].mean(axis=0)
+            theirs = np.flatnonzero(taste == one)
+            if not len(theirs):  # a small catalogue has not all of them
+                theirs = np.arange(num_items)
+            users[user] += items[rng.choice(theirs, 4)].mean(axis=0)
     return items, _unit(users + 0.3 * (_unit(_normal(rng, num_users) * spectrum) @ turn))
 
 

@@ -1,4 +1,4 @@
-"""A bundle again, with an approximate index of its items: another bundle, with an id of its own."""
+"""A bundle's approximate index: made with it, or later, as another bundle with an id of its own."""
 
 from __future__ import annotations
 
@@ -36,19 +36,31 @@ def write_indexed(
     verify_files(source, manifest)
     if INDEX_FILE in manifest.files:
         raise InputError(f"bundle {manifest.bundle_id} has an index already")
-    model = load_serving_model(source)
-    assert isinstance(model, TorchServingModel)
-    index = build_index(model.item_vectors(), _users(model, config.seed), config)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name in manifest.files:
+    for name in (*manifest.files, MANIFEST_FILE):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, folder / name)
+    return add_index(folder, now_ms=now_ms, config=config)
+
+
+def add_index(folder: Path, *, now_ms: int, config: IndexConfig = INDEX) -> Manifest:
+    """Put an index into the unpublished bundle in ``folder``, which gets another id.
+
+    Killed before the end, the folder holds the bundle without an index, as it was.
+
+    Raises:
+        BundleError: when the bundle is missing or damaged.
+        InputError: when it has too few items, or vectors that no index is worth.
+    """
+    manifest = read_manifest(folder)
+    model = load_serving_model(folder)
+    assert isinstance(model, TorchServingModel)
+    index = build_index(model.item_vectors(), _users(model, config.seed), config)
     index.write(folder / INDEX_FILE)
     files = {**manifest.files, INDEX_FILE: file_entry(folder / INDEX_FILE)}
     written = manifest.model_copy(update={"files": files, "created_ms": now_ms}).with_id()
     written.write(folder)
-    assert MANIFEST_FILE not in files
     return written
 
 

@@ -52,8 +52,8 @@ class ItemTags:
 
         if "tags" in frame.columns:
             return cls.of(frame["tags"])
-        named = [[f"category={name}"] if name else [] for name in frame["category"]]
-        return cls.of(pl.Series(named, dtype=pl.List(pl.String)))
+        named = pl.when(pl.col("category") != "").then("category=" + pl.col("category"))
+        return cls.of(frame.select(tags=pl.concat_list(named))["tags"])
 
     def take(self, rows: Int32s) -> ItemTags:
         """Give the tags of the items ``rows``, which become rows ``1 … len(rows)``."""

@@ -8,7 +8,7 @@ one may already be live.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -144,6 +144,8 @@ def load_served_bundle(folder: Path, *, room: int = 0) -> ServedBundle:
         BundleError: when it is missing, damaged or of another version.
     """
     # Here, because polars takes a third of a second to import and the API must start at once.
+    import polars as pl
+
     from recsys.data.catalogue import read_catalogue_frame
 
     manifest = read_manifest(folder)
@@ -153,7 +155,8 @@ def load_served_bundle(folder: Path, *, room: int = 0) -> ServedBundle:
     verify_files(folder, manifest, [*read, SEGMENTS_FILE] if has_segments else read)
     vocabulary = load_vocabulary(folder / VOCABULARY_FILE)
     frame = read_catalogue_frame(folder / CATALOGUE_FILE)
-    if tuple(frame["item_id"]) != vocabulary.item_ids:
+    # Columns as a whole: a thread that goes through a million values keeps requests waiting.
+    if tuple(frame["item_id"].to_list()) != vocabulary.item_ids:
         raise BundleError(
             f"bundle {manifest.bundle_id}: {CATALOGUE_FILE} and {VOCABULARY_FILE} name other "
             "items; train again or roll back"
@@ -164,20 +167,23 @@ def load_served_bundle(folder: Path, *, room: int = 0) -> ServedBundle:
         raise BundleError(
             f"bundle {manifest.bundle_id}: {POPULAR_FILE} cannot be read ({error}); train again"
         ) from error
-    column_of = vocabulary.category_index_of
-    columns = [column_of.get(category, NO_CATEGORY) for category in frame["category"]]
+    columns = frame["category"].replace_strict(
+        vocabulary.category_index_of, default=NO_CATEGORY, return_dtype=pl.Int32
+    )
+    if room:
+        vocabulary = GrowingVocabulary(vocabulary)
     bundle = ServedBundle(
         bundle_id=manifest.bundle_id,
         dimensions=manifest.dimensions,
-        vocabulary=GrowingVocabulary(vocabulary) if room else vocabulary,
-        title=["", *frame["title"]],
-        category_index=_with_room([NO_CATEGORY, *columns], np.int32, room),
-        available=_with_room([False, *frame["available"]], np.bool_, room),
+        vocabulary=vocabulary,
+        title=["", *frame["title"].to_list()],
+        category_index=_with_room(NO_CATEGORY, columns.to_numpy(), room),
+        available=_with_room(False, frame["available"].to_numpy(), room),
         popular_index=vocabulary.indexes(entry.item_id for entry in popular),
         popular_score=np.array([entry.score for entry in popular], dtype=np.float32),
         encoding=manifest.encoding,
         log_positions=manifest.lineage.log_positions,
-        born_ms=_with_room([0, *frame["born_ms"]], np.int64, room),
+        born_ms=_with_room(0, frame["born_ms"].to_numpy(), room),
         embeddings=map_item_embeddings(folder, num_items=vocabulary.num_items),
         tags=ItemTags.of_catalogue(frame),
         neighbours=map_item_neighbours(
@@ -192,8 +198,9 @@ def load_served_bundle(folder: Path, *, room: int = 0) -> ServedBundle:
     return bundle
 
 
-def _with_room(values: Sequence[object], dtype: type[np.generic], room: int) -> NDArray[Any]:
-    """Give an array of the values with zeros behind them, which take no memory until written."""
-    array: NDArray[Any] = np.zeros(len(values) + room, dtype=dtype)
-    array[: len(values)] = values
+def _with_room(padding: int, values: NDArray[Any], room: int) -> NDArray[Any]:
+    """Give padding, the values, and zeros behind them, which take no memory until written."""
+    array: NDArray[Any] = np.zeros(1 + len(values) + room, dtype=values.dtype)
+    array[0] = padding
+    array[1 : len(values) + 1] = values
     return array

@@ -39,7 +39,7 @@ class Vocabulary:
     @cached_property
     def index_of(self) -> dict[str, int]:
         """Row of each item identity."""
-        return {item_id: row for row, item_id in enumerate(self.item_ids, start=1)}
+        return dict(zip(self.item_ids, range(1, len(self.item_ids) + 1), strict=True))
 
     @cached_property
     def category_index_of(self) -> dict[str, int]:
@@ -65,6 +65,9 @@ class GrowingVocabulary(Vocabulary):
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__(list(vocabulary.item_ids), vocabulary.categories)
         _ = self.index_of  # made here, and not by two readers at once
+
+    def __post_init__(self) -> None:
+        """They are a vocabulary's, and so distinct."""
 
     def add(self, item_id: str) -> int:
         """Give a new item its row. Whoever finds the row finds its identity as well."""

@@ -181,7 +181,7 @@ def build_index(vectors: Tensor, users: Tensor, config: IndexConfig = INDEX) -> 
     finally:
         faiss.omp_set_num_threads(threads)
     built = VectorIndex(index)
-    truth = _exact(vectors, users, config.k)
+    truth = _exact(vectors, users, min(config.k, len(items)))
     for index.nprobe in [n for n in _PROBES if n < cells] + [cells]:
         found = recall(built, vectors, users, truth)
         if found >= config.recall:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from recsys.bundle.indexed import write_indexed
 from recsys.bundle.item_describer import ItemDescriber
 from recsys.bundle.load import load_serving_model
 from recsys.bundle.manifest import read_manifest
@@ -135,10 +133,8 @@ def test_a_served_bundle_folds_in_the_background_what_the_log_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("recsys.retrieval.vector_index.MIN_ITEMS", 50)
-    plain = make_debug_bundle(tmp_path / "made", plan=small_plan())
-    small = IndexConfig(k=20, cells_by_root=0.25)
-    folder = tmp_path / "indexed"
-    partial(write_indexed, config=small)(plain, folder, now_ms=0)
+    folder = make_debug_bundle(tmp_path / "made", plan=small_plan(), search="approximate")
+    assert read_manifest(folder).metrics and folder.name == read_manifest(folder).bundle_id
     model = load_serving_model(folder, room=50)
     assert isinstance(model, TorchServingModel)
     model.search_from_items = 0

@@ -23,6 +23,7 @@ from recsys.models.filter_tokens import ItemFilter
 from recsys.models.serving import TorchServingModel
 from recsys.retrieval.excluded import Excluded
 from recsys.retrieval.item_filter import Passing
+from recsys.retrieval.search_choice import APPROXIMATE_FROM_ITEMS, is_approximate
 from recsys.retrieval.source import SourceInputs
 from recsys.retrieval.two_tower import TwoTowerSource
 from recsys.retrieval.vector_index import (
@@ -36,6 +37,7 @@ from tests.bundle.test_bundle import small_plan
 from tests.models.test_served_answers import users
 from tests.retrieval.test_item_filter import tensor
 from training.debug_bundle import make_debug_bundle
+from training.recipes import find_recipe
 
 NUM_ITEMS, SIZE = 6_000, 16
 CONFIG = IndexConfig(recall=0.97, k=20)
@@ -163,6 +165,13 @@ def test_withdrawn_and_offered_again_between_searches(index: VectorIndex) -> Non
     unavailable = unavailable.clone()
     unavailable[first[:3]] = False
     assert source.search(given(wanted), 10, Excluded(unavailable, nobody)).item[0].tolist() == first
+
+
+def test_large_catalogues_are_searched_by_an_index_unless_the_recipe_says_otherwise() -> None:
+    few, many = APPROXIMATE_FROM_ITEMS - 1, APPROXIMATE_FROM_ITEMS
+    assert not is_approximate("auto", few) and is_approximate("auto", many)
+    assert is_approximate("approximate", few) and not is_approximate("exact", many)
+    assert find_recipe("demo").search == "auto"
 
 
 def test_a_bundle_with_an_index_has_an_id_of_its_own_and_serves(
