@@ -25,6 +25,8 @@ from recsys.errors import DeadlineExceededError, StageError
 from recsys.inference.model import NUMPY_DTYPES, Array, Arrays
 from recsys.models.signature import DType
 
+MAX_CONNECTIONS = 64
+"""Calls beyond it wait for their turn: those of a bundle's batches are one or two at a time."""
 _TRITON_DTYPE = {np.dtype(dtype): name for name, dtype in NUMPY_DTYPES.items()}
 _HEAD_SIZE = b"inference-header-content-length"
 
@@ -121,10 +123,11 @@ class _Connection(asyncio.Protocol):
 class TritonHttp:
     """Connections to one model server. Belongs to one event loop."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, max_connections: int = MAX_CONNECTIONS) -> None:
         self.address = f"{host}:{port}"
         self._host, self._port = host, port
         self._idle: list[_Connection] = []
+        self._places = asyncio.Semaphore(max_connections)
 
     async def infer(
         self,
@@ -140,7 +143,8 @@ class TritonHttp:
         message = [_request_head(self.address, name, shapes, outputs)]
         message += [array.tobytes() for array in inputs.values()]
         try:
-            reply = await self._exchange(message, deadline)
+            async with self._places:
+                reply = await self._exchange(message, deadline)
         except TimeoutError as error:
             raise DeadlineExceededError(
                 f"{stage}: Triton did not answer in time", stage=stage

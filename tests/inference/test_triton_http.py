@@ -94,6 +94,29 @@ def test_a_connection_that_was_closed_meanwhile_is_replaced() -> None:
     assert peer.num_connections == 2 and len(peer.requests) == 3
 
 
+def test_more_calls_than_connections_wait_for_their_turn() -> None:
+    peer = Peer(*[GOOD] * 5)
+
+    async def ask_at_once() -> list[Arrays]:
+        server = await asyncio.start_server(peer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        calls = TritonHttp("127.0.0.1", port, max_connections=2)
+        inputs = {"x": np.array([[1, 2, 3]], dtype=np.int64)}
+        found = await asyncio.gather(
+            *(
+                calls.infer("m", inputs, ("y",), Deadline.after_ms(5_000), stage="s")
+                for _ in "12345"
+            )
+        )
+        calls.close()
+        server.close()
+        await server.wait_closed()
+        return found
+
+    assert len(asyncio.run(ask_at_once())) == 5
+    assert peer.num_connections == 2
+
+
 def test_one_that_hangs_up_on_everybody_is_said() -> None:
     (found,) = asyncio.run(asked(Peer(b""), 5_000))
     assert isinstance(found, StageError) and "closed" in str(found)
