@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parts = system_parts(args.state) if args.state else system_at(address, state_dir)
     parts |= named_parts(args.pid)
     is_ours = address.scheme in ("http", "https") and not args.template
-    metrics = StageMetrics(args.metrics or (f"{address}/metrics" if is_ours else None))
+    page_of_metrics = args.metrics or (f"{address}/metrics" if is_ours else None)
+    metrics = StageMetrics(page_of_metrics, address.tls())
     for path in (args.output, args.html):
         if path:  # found impossible now rather than after hours
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 break
     result = _result(args, plan, str(address), began, repeats)
     _say(console, result)
+    if args.metrics and metrics.trouble:
+        console.print(f"[yellow]no stages: {metrics.trouble}[/yellow]", soft_wrap=True)
     encoded = encode(result)
     sys.stdout.write(encoded.decode() + "\n")  # first: a full disk does not lose it
     if args.output:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import ssl
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
@@ -28,9 +29,9 @@ class _Histogram:
 class StageMetrics:
     """Reads the API's histogram of stages; ``between`` gives what was added meanwhile."""
 
-    def __init__(self, url: str | None) -> None:
-        """``url`` of the metrics; ``None``: there are none."""
-        self._url = url
+    def __init__(self, url: str | None, tls: ssl.SSLContext | None = None) -> None:
+        """``url`` of the metrics; ``None``: there are none. ``tls`` checks who answers there."""
+        self._url, self._tls = url, tls
         self.trouble = ""
         """Why there are no stages."""
 
@@ -42,7 +43,7 @@ class StageMetrics:
         if key := key_in_force(None):
             request.add_header("Authorization", f"Bearer {key}")
         try:
-            with urllib.request.urlopen(request, timeout=_PATIENCE_S) as answer:
+            with urllib.request.urlopen(request, timeout=_PATIENCE_S, context=self._tls) as answer:
                 return parse_stages(answer.read().decode())
         except (OSError, ValueError) as error:
             self.trouble = f"{self._url}: {error}"
