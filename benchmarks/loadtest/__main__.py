@@ -90,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.metrics and metrics.trouble:
         console.print(f"[yellow]no stages: {metrics.trouble}[/yellow]", soft_wrap=True)
     encoded = encode(result)
-    sys.stdout.write(encoded.decode() + "\n")  # first: a full disk does not lose it
+    if not (args.output and sys.stdout.isatty()):  # a person who has the file wants to see the end
+        sys.stdout.write(encoded.decode() + "\n")  # first: a full disk does not lose it
     if args.output:
         _write(args.output, encoded + b"\n")
     if args.html:
