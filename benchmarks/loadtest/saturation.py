@@ -56,12 +56,11 @@ def saturation(step: Step, processes: Mapping[str, Process], machine: Machine) -
     if stage is not None and whole and stage[1].mean_ms >= _STAGE_SHARE * whole:
         took = f"{stage[1].mean_ms:.1f} of {whole:.1f} ms on average"
         return Saturation(cause=f"the stage {stage[0]}", evidence=[took, *evidence])
-    if evidence:
-        unseen = [] if others else ["no process was observed: --state or --pid shows who is busy"]
-        return Saturation(
-            cause="a queue or a bound that was not seen", evidence=[*evidence, *unseen]
-        )
-    return None
+    unseen = [] if others else ["no process was observed: --state or --pid shows who is busy"]
+    return Saturation(
+        cause="a queue or a bound that was not seen",
+        evidence=[*(evidence or step.missed), *unseen],
+    )
 
 
 def _evidence(step: Step) -> list[str]:

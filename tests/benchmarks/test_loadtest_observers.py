@@ -135,6 +135,7 @@ def test_the_cause_that_explains_the_others_is_named() -> None:
     assert cause(turned_away, IDLE, api=0.97) == "one thread of api"
     waits = replace(slow, stages={"recommend": Stage(mean_ms=50.0, p99_ms=None, count=300)})
     assert cause(waits, api=0.4) == "the stage recommend"
+    assert cause(slow, api=0.4) == "a queue or a bound that was not seen"
     lost = refused({"200 full": 297, "error: timeout": 3})
     assert cause(lost) == "a queue or a bound that was not seen"
 
