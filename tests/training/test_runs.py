@@ -139,6 +139,7 @@ def test_a_newcomer_is_met_in_training_as_it_is_served() -> None:
     """An item without an embedding has the vector that its first days taught; those teach it."""
     task = prepared(made_up_log())
     assert task.recipe.model.learns_newcomers
+    torch.manual_seed(0)
     towers = TwoTower(task.recipe.model, task.dimensions, ItemTable(task.statics))
     towers.items.table.has_id[:] = True
     towers.items.table.has_id[5] = False
