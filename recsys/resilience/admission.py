@@ -50,7 +50,8 @@ class AdmissionConfig:
     factor: float = 0.9
     memory_share: float = 1.0
     """Answers from memory for each of the servers': they cost a tenth, and are worth a place."""
-    memory_burst: float = 64.0
+    memory_burst: float = 256.0
+    """Of them while the servers answer nobody: what comes until a breaker opens (half a second)."""
 
 
 class Admission:
