@@ -3,6 +3,8 @@
 Each is a module of its own with a ``main``; each prints one JSON line. Others want servers or data
 and are run alone, as ``python -m benchmarks.features.stream_rate``; each says what it needs with
 ``--help``. The load test of a running system is ``recsys loadtest``.
+
+``python -m benchmarks table`` makes the tables of README.md and docs/numbers.md.
 """
 
 from __future__ import annotations
@@ -35,7 +37,10 @@ RUN_ALONE = (
 
 def main(argv: list[str] | None = None) -> int:
     """Run the named benchmarks, or all; the sum of their exit codes."""
-    wanted = (sys.argv[1:] if argv is None else argv) or list(BENCHMARKS)
+    given = sys.argv[1:] if argv is None else argv
+    if given[:1] == ["table"]:
+        return int(importlib.import_module("benchmarks.numbers.table").main(given[1:]))
+    wanted = given or list(BENCHMARKS)
     unknown = sorted(set(wanted) - set(BENCHMARKS))
     if unknown:
         sys.stderr.write(
