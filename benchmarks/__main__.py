@@ -4,7 +4,8 @@ Each is a module of its own with a ``main``; each prints one JSON line. Others w
 and are run alone, as ``python -m benchmarks.features.stream_rate``; each says what it needs with
 ``--help``. The load test of a running system is ``recsys loadtest``.
 
-``python -m benchmarks table`` makes the tables of README.md and docs/numbers.md.
+``python -m benchmarks table`` makes the tables of README.md and docs/numbers.md, and
+``python -m benchmarks peers`` lists the systems that ours is compared with.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ RUN_ALONE = (
     "features.backfill_rate",
     "features.item_feed",
     "features.state_bytes",
-    "features.stream_quix",
+    "features.stream_peers",
     "features.stream_rate",
 )
 
@@ -38,8 +39,9 @@ RUN_ALONE = (
 def main(argv: list[str] | None = None) -> int:
     """Run the named benchmarks, or all; the sum of their exit codes."""
     given = sys.argv[1:] if argv is None else argv
-    if given[:1] == ["table"]:
-        return int(importlib.import_module("benchmarks.numbers.table").main(given[1:]))
+    if given[:1] in (["table"], ["peers"]):
+        module = {"table": "benchmarks.numbers.table", "peers": "benchmarks.peers.command"}
+        return int(importlib.import_module(module[given[0]]).main(given[1:]))
     wanted = given or list(BENCHMARKS)
     unknown = sorted(set(wanted) - set(BENCHMARKS))
     if unknown:

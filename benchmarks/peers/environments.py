@@ -33,8 +33,7 @@ def python_of(peer: str, state_dir: Path) -> Path:
     """
     requirements = _HERE / peer / "requirements.txt"
     index = os.environ.get(TORCH_INDEX, "")
-    digest = hashlib.sha256(requirements.read_bytes() + index.encode()).hexdigest()[:12]
-    folder = (state_dir / "peers" / f"{peer}-{digest}").resolve()
+    folder = folder_of(peer, state_dir)
     python = folder / "bin" / "python"
     if (folder / "complete").exists():
         return python
@@ -58,12 +57,48 @@ def python_of(peer: str, state_dir: Path) -> Path:
     for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
+            reason = done.stderr.strip()[-500:]
+            _failure(folder).write_text(reason)
             raise ConfigurationError(
-                f"{peer}: wanted an environment with {requirements}, found: "
-                f"{done.stderr.strip()[-500:]}"
+                f"{peer}: wanted an environment with {requirements}, found: {reason}"
             )
     (folder / "complete").touch()
+    _failure(folder).unlink(missing_ok=True)
     return python
+
+
+def folder_of(peer: str, state_dir: Path) -> Path:
+    """Give where a peer's environment is or would be; another lock is another folder."""
+    requirements = _HERE / peer / "requirements.txt"
+    index = os.environ.get(TORCH_INDEX, "")
+    digest = hashlib.sha256(requirements.read_bytes() + index.encode()).hexdigest()[:12]
+    return (state_dir / "peers" / f"{peer}-{digest}").resolve()
+
+
+def state_of(peer: str, state_dir: Path) -> str:
+    """Say ``built``, ``not built``, or ``failed: `` and why the last attempt did."""
+    folder = folder_of(peer, state_dir)
+    if (folder / "complete").exists():
+        return "built"
+    failure = _failure(folder)
+    return f"failed: {failure.read_text()}" if failure.exists() else "not built"
+
+
+def pinned(lock: Path, distribution: str) -> str:
+    """Give the version of a distribution in a lock; names are compared as packagers do.
+
+    Raises:
+        ConfigurationError: when the lock pins none.
+    """
+    name = re.sub(r"[-_.]+", "[-_.]+", distribution)
+    found = re.search(rf"(?mi)^{name}(?:\[[^\]]*\])?==([^\s;\\]+)", lock.read_text())
+    if found is None:
+        raise ConfigurationError(f"{lock}: wanted a pinned {distribution}, found none")
+    return found[1]
+
+
+def _failure(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".failed")
 
 
 def without_torch(lock: str) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from benchmarks.peers.surroundings import commit, processor
 
 PEAKS: dict[str, tuple[float, float, float]] = {
     # part of the device's name: TFLOP/s in bf16, TFLOP/s in float32 (TF32 units), GB/s of memory
@@ -52,11 +52,11 @@ def machine(device: torch.device, *, threads: int) -> dict[str, Any]:
         for kind, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32))
     }
     bandwidth = round(_copy_gb_s(device), 1)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     known = peak_of(name) if device.type == "cuda" else None
     return {
         "device": name,
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": threads,
         "load": round(os.getloadavg()[0], 2),
@@ -69,26 +69,6 @@ def machine(device: torch.device, *, threads: int) -> dict[str, Any]:
         "measured_tflops": measured,
         "measured_gb_s": bandwidth,
     }
-
-
-def commit() -> str:
-    """Name the commit this is, ``+`` when files differ from it; empty outside a checkout."""
-    root = Path(__file__).parents[2]
-
-    def git(*of: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *of], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--short") else "")
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    units = [unit for unit in ("avx512f", "avx512_bf16", "amx_bf16") if unit in flags]
-    return f"{names[0] if names else platform.processor()} ({', '.join(units) or 'no AVX-512'})"
 
 
 def _matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
