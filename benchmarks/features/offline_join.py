@@ -1,9 +1,10 @@
-"""``python -m benchmarks.features.offline_join``: our point-in-time join, Feast's, and Polars'.
+"""``python -m benchmarks.features.offline_join``: our point-in-time join, Feast's, and others'.
 
 Labels join three views (20 float32 features; 20 float32 and a string; 8 float32; TTL 5 days)
 through ``get_historical_features`` with our offline store, with Feast's DuckDB store (the one of
-Feast's that is right), and with a bare Polars ``join_asof`` over the same files. Every measurement
-is a child process, so that its peak memory is its own, and the engines take turns. The time runs
+Feast's that is right), and with bare Polars, pandas and DuckDB over the same files
+(``join_engines.py``). Every measurement is a child process, so that its peak memory is its own, and
+the engines take turns. The time runs
 from asking to the Arrow table; imports and the making of the store are not in it. Peak memory is
 the whole process's, ``before_mib`` of it imports, store and labels. Feast loads torch wherever it
 is installed, though no join needs it: the children hide it, unless ``--torch`` says otherwise.
@@ -16,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -34,7 +33,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ENGINES = ("ours", "feast_duckdb", "polars")
+from benchmarks.features.join_engines import WITHOUT_FEAST, JoinTask
+from benchmarks.peers.surroundings import surroundings
+
+ENGINES = ("ours", "feast_duckdb", *WITHOUT_FEAST)
 TTL = timedelta(days=5)
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _DAYS = 14
@@ -128,38 +130,22 @@ def _through_feast(folder: Path, offline: str) -> Callable[[pa.Table], pa.Table]
     return ask
 
 
-def _polars(folder: Path) -> Callable[[pa.Table], pa.Table]:
-    import polars as pl
-
-    def ask(labels: pa.Table) -> pa.Table:
-        frame: Any = pl.from_arrow(labels).with_row_index("position").sort("event_timestamp")
-        for view, (key, *_) in _VIEWS.items():
-            rows = (
-                pl.read_parquet(
-                    folder / f"{view}.parquet",
-                    columns=[key, "event_timestamp", "created", *_features(view)],
-                )
-                .sort("event_timestamp", "created")
-                .drop("created")
-            )
-            frame = frame.join_asof(
-                rows, on="event_timestamp", by=key, tolerance=TTL, coalesce=True
-            )
-        return frame.sort("position").drop("position").to_arrow()
-
-    return ask
-
-
 def measure(folder: Path, engine: str, size: int, *, torch: bool) -> dict[str, Any]:
     """Ask one engine once; what it took, and a digest of what it answered."""
     warnings.simplefilter("ignore")
     if not torch:
         sys.modules["torch"] = None  # type: ignore[assignment]
-    ask = {
-        "ours": lambda: _through_feast(folder, _OURS),
-        "feast_duckdb": lambda: _through_feast(folder, "duckdb"),
-        "polars": lambda: _polars(folder),
-    }[engine]()
+    through_feast = {"ours": _OURS, "feast_duckdb": "duckdb"}
+    if engine in through_feast:
+        ask = _through_feast(folder, through_feast[engine])
+    else:
+        task = JoinTask(
+            folder=folder,
+            keys={view: key for view, (key, *_) in _VIEWS.items()},
+            features={view: _features(view) for view in _VIEWS},
+            ttl=TTL,
+        )
+        ask = WITHOUT_FEAST[engine](task)
     labels = pq.read_table(folder / f"labels_{size}.parquet")
     before = _peak_mib()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -220,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
                 name: version(name)
                 for name in ("feast", "duckdb", "polars", "pyarrow", "numpy", "pandas")
             },
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            **surroundings(),
         }
     sys.stdout.write(json.dumps(result) + "\n")
     return 0

@@ -1,8 +1,10 @@
-"""``python -m benchmarks.features.online_read``: features for ranking, Feast's SDK beside ours.
+"""``python -m benchmarks.features.online_read``: features for ranking, Feast and ours in turn.
 
 One user and 500 items of 20 floats each, random ones each time, as 20 scalar features and as one
 vector; and one user alone beside a PING. All ways are timed in turn in one process. ``raw`` sends
 the very bytes our reader sends and takes the replies apart with hiredis, and does nothing more.
+``server`` is Feast's feature server over HTTP (``feast_server.py``), answers decoded by msgspec;
+CPU time is that of this process, so its own is not in it.
 """
 
 from __future__ import annotations
@@ -10,20 +12,24 @@ from __future__ import annotations
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import hiredis
 import numpy as np
 import redis
 
+from benchmarks.features.feast_server import FeastClient, feast_server
 from benchmarks.features.interleaved import ratio, summary, surroundings, time_in_turn
 from benchmarks.features.online_repo import (
     FLOATS,
     NUM_FLOATS,
     NUM_ITEMS,
     NUM_USERS,
+    free_port,
     run,
 )
+from benchmarks.peers.surroundings import commit, processor
 from recsys.features.column_writer import ColumnWriter
 from recsys.features.feast_declarations import plan_of_store
 from recsys.features.plan import Plan
@@ -34,11 +40,28 @@ from recsys.features.row_packer import RowPacker
 from recsys.features.service_reader import EntityRequest, ServiceReader
 
 CANDIDATES = 500
+_RATIOS = (
+    ("feast_scalar", "ours_vector"),
+    ("feast_scalar", "ours_scalar"),
+    ("feast_vector", "ours_vector"),
+    ("server_scalar", "ours_vector"),
+    ("server_scalar", "ours_scalar"),
+    ("server_vector", "ours_vector"),
+    ("server_scalar", "feast_scalar"),
+    ("feast_scalar", "plugin_scalar"),
+    ("ours_vector", "raw_vector"),
+    ("ours_scalar", "raw_scalar"),
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure; print one JSON result."""
-    return run("online_read", argv, _measure, rounds=120)
+    return run("online_read", argv, _beside_the_server, rounds=120)
+
+
+def _beside_the_server(theirs: Any, ours: Any, url: str, rounds: int, seed: int) -> dict[str, Any]:
+    with feast_server(Path(theirs.config.repo_path), url, free_port()) as server:
+        return _measure(theirs, ours, server, url, rounds, seed)
 
 
 def _fill(plan: Plan, url: str, seed: int) -> None:
@@ -78,7 +101,9 @@ class _Raw:
         return replies
 
 
-def _measure(theirs: Any, ours: Any, url: str, rounds: int, seed: int) -> dict[str, Any]:
+def _measure(
+    theirs: Any, ours: Any, server: FeastClient, url: str, rounds: int, seed: int
+) -> dict[str, Any]:
     plan = plan_of_store(ours)
     _fill(plan, url, seed)
     rng = np.random.default_rng(seed)
@@ -114,6 +139,13 @@ def _measure(theirs: Any, ours: Any, url: str, rounds: int, seed: int) -> dict[s
         )
         return user.to_dict(), items.to_dict()
 
+    def served(layout: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        user = server.get_online_features(lists[layout, "user"], {"user_id": [drawn["user"]]})
+        items = server.get_online_features(
+            lists[layout, "item"], {"item_id": drawn["items"].tolist()}
+        )
+        return user, items
+
     def read(layout: str) -> Any:
         return reader.read(
             [
@@ -145,9 +177,11 @@ def _measure(theirs: Any, ours: Any, url: str, rounds: int, seed: int) -> dict[s
         return raw.exchange(packed[layout], CANDIDATES + 1)
 
     _check(feast(theirs, "scalar"), read("scalar"), feast(theirs, "vector"), read("vector"))
+    _check(served("scalar"), read("scalar"), served("vector"), read("vector"))
     ways = {}
     for layout in services:
         ways[f"feast_{layout}"] = lambda layout=layout: feast(theirs, layout)
+        ways[f"server_{layout}"] = lambda layout=layout: served(layout)
         ways[f"plugin_{layout}"] = lambda layout=layout: feast(ours, layout)
         ways[f"ours_{layout}"] = lambda layout=layout: read(layout)
         ways[f"raw_{layout}"] = lambda layout=layout: fetch(layout)
@@ -166,6 +200,9 @@ def _measure(theirs: Any, ours: Any, url: str, rounds: int, seed: int) -> dict[s
         "feast_scalar": lambda: theirs.get_online_features(
             lists["scalar", "user"], {"user_id": [drawn["user"]]}
         ).to_dict(),
+        "server_scalar": lambda: server.get_online_features(
+            lists["scalar", "user"], {"user_id": [drawn["user"]]}
+        ),
     }
     lone = time_in_turn(alone, rounds=rounds * 10, seed=seed)
     wall = {name: times["wall"] for name, times in taken.items()}
@@ -178,22 +215,17 @@ def _measure(theirs: Any, ours: Any, url: str, rounds: int, seed: int) -> dict[s
     return {
         "what": f"1 user + {CANDIDATES} items x {NUM_FLOATS} floats",
         **surroundings(),
+        "commit": commit(),
+        "processor": processor(),
         "times": summary(taken),
         "ratios": {
-            "feast_scalar / ours_vector": ratio(
-                wall["feast_scalar"], wall["ours_vector"], seed=seed
-            ),
-            "feast_scalar / ours_scalar": ratio(
-                wall["feast_scalar"], wall["ours_scalar"], seed=seed
-            ),
-            "feast_vector / ours_vector": ratio(
-                wall["feast_vector"], wall["ours_vector"], seed=seed
-            ),
-            "feast_scalar / plugin_scalar": ratio(
-                wall["feast_scalar"], wall["plugin_scalar"], seed=seed
-            ),
-            "ours_vector / raw_vector": ratio(wall["ours_vector"], wall["raw_vector"], seed=seed),
-            "ours_scalar / raw_scalar": ratio(wall["ours_scalar"], wall["raw_scalar"], seed=seed),
+            f"{slow} / {fast}": ratio(wall[slow], wall[fast], seed=seed) for slow, fast in _RATIOS
+        },
+        "alone_ratios": {
+            f"{name} / ours_scalar": ratio(
+                lone[name]["wall"], lone["ours_scalar"]["wall"], seed=seed
+            )
+            for name in ("feast_scalar", "server_scalar")
         },
         "alone": summary(lone),
         "alone_over_ping_us": over,

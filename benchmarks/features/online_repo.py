@@ -49,7 +49,7 @@ def run(name: str, argv: list[str] | None, measure: Measure, *, rounds: int) -> 
 def redis_server() -> Iterator[str]:
     """Run a Redis or Valkey of this benchmark's own on a free port; gives its URL."""
     with tempfile.TemporaryDirectory(prefix="recsys-bench-") as folder:
-        port = _free_port()
+        port = free_port()
         server = subprocess.Popen(
             [_program(), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "",
              "--hash-max-listpack-value", "1024"],
@@ -81,7 +81,8 @@ def _program() -> str:
     return str(get_binary_path())
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Give a port of loopback that nobody listens on."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):

@@ -67,6 +67,15 @@ PEERS = (
         page="online-store.md",
     ),
     Peer(
+        name="Feast feature server",
+        distribution="feast",
+        compared_on=_READS,
+        command="benchmarks.features.online_read",
+        settings="HTTP, one worker that is never restarted, registry cached for a day, no access "
+        "log, one connection kept open; its answers decoded by msgspec",
+        page="online-store.md",
+    ),
+    Peer(
         name="Feast DuckDB store",
         distribution="feast",
         compared_on=_JOINS,
@@ -91,6 +100,23 @@ PEERS = (
         compared_on=_JOINS,
         command="benchmarks.features.offline_join",
         settings="`join_asof` by key with a tolerance, both sides sorted by event and created time",
+        page="offline-store.md",
+    ),
+    Peer(
+        name="pandas",
+        distribution="pandas",
+        compared_on=_JOINS,
+        command="benchmarks.features.offline_join",
+        settings="`merge_asof` by key with a tolerance, both sides sorted, text as categories",
+        page="offline-store.md",
+    ),
+    Peer(
+        name="DuckDB",
+        distribution="duckdb",
+        compared_on=_JOINS,
+        command="benchmarks.features.offline_join",
+        settings="`ASOF LEFT JOIN` over the Parquet files, of each key and time the row created "
+        "last (`QUALIFY`), as many threads as cores",
         page="offline-store.md",
     ),
     Peer(
