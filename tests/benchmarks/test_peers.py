@@ -42,9 +42,11 @@ def test_every_pinned_environment_is_of_a_peer() -> None:
     assert folders == {p.environment for p in PEERS if p.environment}
 
 
-def test_the_page_names_every_peer() -> None:
+def test_the_page_gives_every_peer_with_its_version_and_settings(peer: Peer) -> None:
     text = (ROOT / "docs" / "peers.md").read_text()
-    assert [p.name for p in PEERS if p.name not in text] == []
+    assert f"{peer.name} {peer.version}".strip() in text
+    assert (peer.reason or peer.settings) in text
+    assert peer.command in text
 
 
 def test_the_list_names_every_peer_with_its_state(
