@@ -14,6 +14,7 @@ from recsys.bundle.load import load_serving_model
 from recsys.bundle.manifest import read_manifest
 from recsys.inference.allocation import keep_freed_memory
 from recsys.inference.compute import answer
+from recsys.inference.threads import torch_threads
 from recsys.models import signature
 from recsys.models.signature import Dimensions
 
@@ -31,9 +32,7 @@ def kernel_times(bundle: Path, *, threads: int = 1, rounds: int = 3) -> dict[str
     With one thread, and freed memory kept, as in the model server.
     """
     keep_freed_memory()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         model = load_serving_model(bundle)
         candidates = read_manifest(bundle).num_candidates
         times: dict[str, float] = {}
@@ -48,8 +47,6 @@ def kernel_times(bundle: Path, *, threads: int = 1, rounds: int = 3) -> dict[str
                 taken.append((time.process_time() - start) / (_USERS // size * size))
             times[str(size)] = round(float(np.median(taken)) * 1e3, 4)
         return times
-    finally:
-        torch.set_num_threads(before)
 
 
 def kernel_ms_of_calls(kernel_ms: Mapping[str, float], calls: Mapping[float, float]) -> float:

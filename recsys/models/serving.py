@@ -353,7 +353,11 @@ class TorchServingModel:
             excluded=excluded.table(), num_candidates=count,
         )  # fmt: skip
         columns = index.unsqueeze(1).expand(-1, scores.shape[1], -1)
-        gathered = scores.gather(2, columns).transpose(1, 2) * (index != 0).unsqueeze(2)
+        gathered = scores.gather(2, columns)
+        for row, source in enumerate(self._sources):
+            if source.rounds_by_shape:  # a product of all is how they are found, not their score
+                gathered[:, row] = source.scores(inputs, index)
+        gathered = gathered.transpose(1, 2) * (index != 0).unsqueeze(2)
         return Candidates(index.to(torch.int32), gathered.contiguous())
 
     @torch.inference_mode()
@@ -375,9 +379,9 @@ class TorchServingModel:
             candidates.item_index.long(),
             self._ranker.cross_features(prepared, candidates, activity, prepared.prices),
         )
-        score = (output.order @ self._objective_weights).masked_fill(
-            candidates.item_index == 0, -torch.inf
-        )
+        # Not ``@``: a product with a vector rounds by how many candidates there are.
+        score = (output.order * self._objective_weights).sum(2)
+        score = score.masked_fill(candidates.item_index == 0, -torch.inf)
         return Ranked(score.float(), output.probability.sigmoid().float())
 
     @torch.inference_mode()

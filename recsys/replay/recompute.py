@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from recsys.bundle.manifest import Manifest, read_manifest
 from recsys.bundle.served import ServedBundle, load_served_bundle
 from recsys.bundle.store import BundleStore
+from recsys.bundle.triton_repository import TritonModelConfig
 from recsys.errors import BundleError, ConfigurationError, ServerError
 from recsys.events.item_follower import ItemChange
 from recsys.features.plan import PLAN_FILE
 from recsys.features.plan import load as load_plan
 from recsys.feedback.exposure import Exposure
+from recsys.inference.threads import torch_threads
 from recsys.models.signature import CREATED_KEYS
 from recsys.ranking.blending import blend
 from recsys.ranking.rules_history import read_rules_version
@@ -60,6 +62,16 @@ def replay(
 
     ``changes_since`` gives what the log had said of items by then, since a bundle was made.
     """
+    with torch_threads(TritonModelConfig().num_threads):  # last bits depend on it
+        return _replay(settings, exposure, with_contributions, changes_since)
+
+
+def _replay(
+    settings: Settings,
+    exposure: Exposure,
+    with_contributions: bool,
+    changes_since: Callable[[Manifest], Sequence[ItemChange]],
+) -> ReplayResponse:
     parts: dict[_Part, ReplayPart] = {}
     items = [
         ReplayedItem(item_id=item_id, position=place, logged_score=score)

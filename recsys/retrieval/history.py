@@ -17,6 +17,7 @@ class HistorySource:
 
     name = "history"
     knows_all = False
+    rounds_by_shape = False
 
     def __init__(self, *, half_life_days: float) -> None:
         self.half_life_days = half_life_days

@@ -40,6 +40,7 @@ class ItemToItemSource:
     """Sums decayed neighbour weights over the history."""
 
     knows_all = False
+    rounds_by_shape = False
 
     def __init__(
         self, name: str, neighbour_index: Tensor, neighbour_weight: Tensor, *, half_life_days: float

@@ -45,6 +45,7 @@ class PopularSource:
 
     name = "popular"
     knows_all = True
+    rounds_by_shape = False
 
     def __init__(self, column_weights: Tensor) -> None:
         """Take ``[Fi]`` weights of the activity columns."""

@@ -66,6 +66,11 @@ class CandidateSource(Protocol):
     def knows_all(self) -> bool:
         """Whether every item can be found; else only those with a score above 0."""
 
+    @property
+    def rounds_by_shape(self) -> bool:
+        """Whether last bits of ``all_scores`` depend on how many items and users there are; those
+        of ``scores`` never do."""
+
     def search(self, inputs: SourceInputs, count: int, excluded: Excluded) -> Found:
         """Give the ``count`` best items that are not excluded, fewer where there are fewer."""
 

@@ -35,6 +35,7 @@ class TwoTowerSource:
 
     name = "two_tower"
     knows_all = True
+    rounds_by_shape = True
 
     def __init__(self, index: VectorIndex | None = None) -> None:
         """Search exactly, or by ``index``; what it may not find enough of is searched exactly."""
@@ -185,10 +186,13 @@ class TwoTowerSource:
 
 
 def _cosines(inputs: SourceInputs, users: Tensor, index: Tensor) -> Tensor:
-    """Give ``[B, C]`` of users ``[B, D]`` with the items ``index``."""
+    """Give ``[B, C]`` of users ``[B, D]`` with the items ``index``.
+
+    The same pair has the same bits, whatever else is asked: no product of matrices, which rounds
+    by its shape, by the place in it and by the number of threads.
+    """
     local = inputs.item_vectors.local(index)
-    vectors = F.embedding(local.place, local.vectors)
-    return torch.bmm(vectors, users.unsqueeze(2)).squeeze(2)
+    return (F.embedding(local.place, local.vectors) * users.unsqueeze(1)).sum(2)
 
 
 def _nearest_of(

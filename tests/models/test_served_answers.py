@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.loadtest.untrained_bundle import add_untrained_bundle
 from recsys.bundle.load import load_serving_model
 from recsys.errors import InputError
 from recsys.inference.compute import answer
@@ -98,7 +99,7 @@ def rank_anew(model: TorchServingModel, user: UserContext, found: Candidates) ->
         model._resident.activity,
         found,
     )
-    return output.order @ model._objective_weights
+    return (output.order * model._objective_weights).sum(2)
 
 
 @pytest.mark.parametrize("size", [1, 2, 9])
@@ -123,6 +124,25 @@ def test_answers_are_to_the_bit_those_of_the_parts(
     assert torch.equal(outputs["item_index"], found.item_index.gather(1, order))
     wanted = found.source_score.gather(1, order.unsqueeze(2).expand(-1, -1, len(model._sources)))
     assert torch.equal(outputs["source_score"], wanted)
+
+
+@pytest.mark.parametrize("search_from_items", [0, 12_000])
+def test_scores_are_the_same_to_the_bit_however_many_items_there_are(
+    tmp_path: Path, search_from_items: int
+) -> None:
+    bundle = tmp_path / add_untrained_bundle(tmp_path, small_plan(), seed=1)
+    model, larger = load_serving_model(bundle), load_serving_model(bundle, room=16)
+    assert isinstance(model, TorchServingModel) and isinstance(larger, TorchServingModel)
+    model.search_from_items = larger.search_from_items = search_from_items
+    # Not offered: what is found stays the same.
+    larger.add_items([7, 8, 9, 10, 11], larger.ranker.table.at(torch.arange(1, 6)))
+    for seed in range(30):
+        inputs = {name: value[8:9] for name, value in call(model, 9, seed=seed).items()}
+        inputs["k"] = torch.tensor([[model.num_items]])
+        wanted = answer(model, inputs, num_candidates=model.num_items)
+        found = answer(larger, inputs, num_candidates=model.num_items)
+        for name in ("item_index", "score", "objective_score", "source_score"):
+            assert torch.equal(found[name], wanted[name]), (name, seed)
 
 
 def test_a_prepared_context_answers_as_the_plain_one(model: TorchServingModel) -> None:

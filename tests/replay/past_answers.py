@@ -25,6 +25,7 @@ from recsys.feedback.exposure import Exposure
 from recsys.inference.live import LiveBundle
 from recsys.inference.local import LocalModel
 from recsys.inference.model import Arrays, Model
+from recsys.inference.threads import torch_threads
 from recsys.models.serving import TorchServingModel
 from recsys.pipeline import Answer, Pipeline
 from recsys.ranking.operator_rules import NO_RULES, OperatorRules
@@ -113,7 +114,8 @@ class Past:
                 )
             )
 
-        answers = asyncio.run(run())
+        with torch_threads(1):  # as in the model server
+            answers = asyncio.run(run())
         return [
             self._exposure(f"r-{number}", request, answer)
             for number, (request, answer) in enumerate(zip(requests, answers, strict=True))
@@ -122,7 +124,8 @@ class Past:
     def rank(self, request: RankRequest) -> Exposure:
         """Answer a request for the order of items, as the route does."""
         pipeline = Pipeline(clock=lambda: NOW_MS)
-        answer = asyncio.run(pipeline.rank(self._live(), request))
+        with torch_threads(1):
+            answer = asyncio.run(pipeline.rank(self._live(), request))
         exposure = self._exposure("ranked", request, answer)
         unknown = [one for one in request.item_ids if one not in exposure.item_ids]
         return msgspec.structs.replace(

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 
 from recsys.feedback.exposure import Exposure, encode_exposure
+from recsys.inference.threads import torch_threads
 from recsys.ranking.operator_file import OperatorFile
 from recsys.replay.kept import MAX_KEPT
 from recsys.replay.recompute import replay
@@ -51,6 +53,16 @@ def test_a_plain_answer_is_equal_to_the_last_bit(past: Past) -> None:
     assert [item.score for item in found.items] == exposure.scores
     assert found.items[0].objectives.keys() == {"click", "purchase"}
     assert found.items[0].sources
+
+
+def test_it_is_equal_however_many_threads_there_are(past: Past) -> None:
+    exposures = past.answer(RecommendRequest(user_id="ann", k=100)) + past.answer(
+        RecommendRequest(user_id="eve", k=100)
+    )
+    for threads in (2, 3, 5):
+        with torch_threads(threads):
+            assert [replay(past.settings, one).equal for one in exposures] == [True, True]
+            assert torch.get_num_threads() == threads
 
 
 def test_rules_diversity_weights_and_chance_fall_as_they_fell(past: Past, tmp_path: Path) -> None:

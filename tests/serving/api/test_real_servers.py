@@ -210,29 +210,6 @@ def test_load_of_every_kind_is_answered_and_its_stages_are_seen(
     assert sum(stage.mean_ms for stage in step.stages.values()) < step.latency_ms["mean"]
 
 
-def test_a_past_answer_is_computed_again_and_explained(running: Running) -> None:
-    # Before any item is offered again or described anew: see the last bit in docs/replay.md.
-    publish_and_wait(running, running.bundles[0])
-    served = running.client.recommend("replayed-user", k=10)
-    answers: list[ReplayResponse] = []
-
-    def is_found() -> bool:  # an exposure is on its way to Kafka for a moment
-        with contextlib.suppress(NotFoundError):
-            answers.append(running.client.past_answer(served.request_id, contributions=True))
-        return bool(answers)
-
-    wait_for(is_found, "the exposure", timeout_s=60.0)
-    (found,) = answers
-    assert found.equal, found.parts
-    assert [item.item_id for item in found.items] == [i.item_id for i in served.items]
-    assert [item.score for item in found.items] == [i.score for i in served.items]
-    assert all(item.contributions for item in found.items)
-    with GrpcClient(f"{running.settings.host}:{running.settings.grpc_port}") as twin:
-        assert twin.past_answer(served.request_id, contributions=True) == found
-        with pytest.raises(NotFoundError, match="no exposure of request 'no-such-request'"):
-            twin.past_answer("no-such-request")
-
-
 def test_what_is_withdrawn_is_gone_within_two_seconds_and_comes_back(running: Running) -> None:
     client, bundle_id = running.client, running.bundles[0]
     publish_and_wait(running, bundle_id)
@@ -472,6 +449,28 @@ def test_the_model_server_leaves_its_ranker_out_when_there_is_no_time(running: R
     patience = ClientConfig(retries=0, deadline_ms=1500)
     with Client(f"http://{running.settings.host}:{running.settings.api_port}", patience) as client:
         assert client.recommend("somebody").rung == "full"
+
+
+def test_a_past_answer_is_computed_again_and_explained(running: Running) -> None:
+    publish_and_wait(running, running.bundles[0])
+    served = running.client.recommend("replayed-user", k=10)
+    answers: list[ReplayResponse] = []
+
+    def is_found() -> bool:  # an exposure is on its way to Kafka for a moment
+        with contextlib.suppress(NotFoundError):
+            answers.append(running.client.past_answer(served.request_id, contributions=True))
+        return bool(answers)
+
+    wait_for(is_found, "the exposure", timeout_s=60.0)
+    (found,) = answers
+    assert found.equal, found.parts
+    assert [item.item_id for item in found.items] == [i.item_id for i in served.items]
+    assert [item.score for item in found.items] == [i.score for i in served.items]
+    assert all(item.contributions for item in found.items)
+    with GrpcClient(f"{running.settings.host}:{running.settings.grpc_port}") as twin:
+        assert twin.past_answer(served.request_id, contributions=True) == found
+        with pytest.raises(NotFoundError, match="no exposure of request 'no-such-request'"):
+            twin.past_answer("no-such-request")
 
 
 def test_model_server_that_forgot_its_models_is_reloaded(running: Running) -> None:
