@@ -13,7 +13,7 @@ import uvloop
 
 from benchmarks.loadtest.arrivals import poisson_arrivals_s, zipf_users
 from benchmarks.loadtest.connection import prepare_post
-from benchmarks.loadtest.paced import Paced, run_paced
+from benchmarks.loadtest.paced import Paced, paced_http
 from benchmarks.loadtest.search import find_greatest, greatest
 
 __all__ = ["Asking", "Limit", "Step", "find_greatest", "greatest", "measure_step", "prepared"]
@@ -85,10 +85,10 @@ def measure_step(asking: Asking, rate: float, limit: Limit, cpu_s: CpuSeconds) -
         before = cpu_s()
         try:
             paced = uvloop.run(
-                run_paced(
+                paced_http(
                     requests, due_s, host=asking.host, port=asking.port,
                     max_waiting=max(200, int(rate)),
-                )
+                ).run()
             )  # fmt: skip
         finally:
             gc.enable()

@@ -238,24 +238,6 @@ class Pacer:
             self.done.set_result(None)
 
 
-async def run_paced(
-    requests: Sequence[bytes],
-    due_s: Floats,
-    *,
-    host: str,
-    port: int,
-    tls: ssl.SSLContext | None = None,
-    timeout_s: float = 5.0,
-    max_waiting: int = 2_000,
-    label: Label = rung_of,
-) -> Paced:
-    """Send prepared bytes over HTTP/1.1. See ``Pacer``."""
-    return await paced_http(
-        requests, due_s, host=host, port=port, tls=tls, timeout_s=timeout_s,
-        max_waiting=max_waiting, label=label,
-    ).run()  # fmt: skip
-
-
 def paced_http(
     requests: Sequence[bytes],
     due_s: Floats,
@@ -267,7 +249,7 @@ def paced_http(
     max_waiting: int = 2_000,
     label: Label = rung_of,
 ) -> Pacer:
-    """Give what sends prepared bytes over HTTP/1.1, so that a caller can stop it."""
+    """Give what sends prepared bytes over HTTP/1.1 when it is run. See ``Pacer``."""
     connections = HttpConnections(
         host, port, tls, read=lambda _number, status, body, _timing: label(status, body),
         num_ready=min(64, max_waiting),

@@ -33,7 +33,7 @@ import uvloop
 
 from benchmarks.loadtest.arrivals import poisson_arrivals_s
 from benchmarks.loadtest.greatest_rate import Asking, prepared
-from benchmarks.loadtest.paced import Label, Paced, run_paced
+from benchmarks.loadtest.paced import Label, Paced, paced_http
 from benchmarks.loadtest.system import System, find_system, user_id
 from benchmarks.loadtest.untrained_bundle import TOWERS_ONLY, add_untrained_bundle
 from recsys.errors import RecsysError
@@ -106,7 +106,8 @@ def measure(asking: Asking, rate: float, duration_s: float, label: Label) -> Pac
     rng = np.random.default_rng([asking.seed, int(rate * 1000), int(duration_s)])
     due_s = poisson_arrivals_s(rate_per_s=rate, duration_s=duration_s, rng=rng)
     requests = prepared(asking, len(due_s), rng)
-    return uvloop.run(run_paced(requests, due_s, host=asking.host, port=asking.port, label=label))
+    pacer = paced_http(requests, due_s, host=asking.host, port=asking.port, label=label)
+    return uvloop.run(pacer.run())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

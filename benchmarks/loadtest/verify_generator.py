@@ -27,7 +27,7 @@ import uvloop
 from benchmarks.loadtest.arrivals import poisson_arrivals_s
 from benchmarks.loadtest.connection import prepare_post
 from benchmarks.loadtest.md1 import sojourn_percentile, sojourns
-from benchmarks.loadtest.paced import Paced, run_paced
+from benchmarks.loadtest.paced import Paced, paced_http
 
 LOADS = (0.5, 0.8, 0.95)
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
@@ -114,7 +114,7 @@ def _rate(options: argparse.Namespace, cores: list[int]) -> dict[str, Any]:
 
 def _send(port: int, due_s: np.ndarray) -> Paced:
     request = prepare_post("127.0.0.1", port, "/", b"{}")
-    sending = run_paced([request] * len(due_s), due_s, host="127.0.0.1", port=port)
+    sending = paced_http([request] * len(due_s), due_s, host="127.0.0.1", port=port).run()
     return uvloop.run(sending)
 
 

@@ -64,7 +64,11 @@ def kafka_launch(settings: Settings, report: Report, config: KafkaConfig | None 
         version=f"{version} on Java {java.release}",
         command=(
             *_java_command(java, class_path),
+            # All of the heap from the start: it would be filled within the hour anyway, and whoever
+            # watches memory grow cannot tell that from a leak.
+            f"-Xms{config.heap_mib}m",
             f"-Xmx{config.heap_mib}m",
+            "-XX:+AlwaysPreTouch",
             f"-XX:MaxDirectMemorySize={config.direct_memory_mib}m",
             "-XX:+UseSerialGC",  # on two cores and a heap this small: least memory, least threads
             "-XX:+ExitOnOutOfMemoryError",

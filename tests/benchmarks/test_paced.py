@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from benchmarks.loadtest.connection import prepare_post
-from benchmarks.loadtest.paced import Paced, paced_http, run_paced
+from benchmarks.loadtest.paced import Paced, paced_http
 from benchmarks.loadtest.queue_server import QueueServer
 
 _FULL = b'{"rung":"full"}'
@@ -21,9 +21,9 @@ BOTH = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio",
 async def _against(due_s: np.ndarray, server: QueueServer, **how: Any) -> Paced:
     async with server:
         request = prepare_post("127.0.0.1", server.port, "/", b"{}")
-        return await run_paced(
-            [request] * len(due_s), due_s, host="127.0.0.1", port=server.port, **how
-        )
+        port = server.port
+        pacer = paced_http([request] * len(due_s), due_s, host="127.0.0.1", port=port, **how)
+        return await pacer.run()
 
 
 @BOTH
@@ -53,7 +53,7 @@ def test_a_run_ends_when_the_server_has_lost() -> None:
 
 @BOTH
 def test_an_unreachable_server_is_an_error_not_a_crash(run: Callable[..., Paced]) -> None:
-    paced = run(run_paced([b"x"] * 3, np.zeros(3), host="127.0.0.1", port=1))
+    paced = run(paced_http([b"x"] * 3, np.zeros(3), host="127.0.0.1", port=1).run())
     assert paced.answers == {"error: not connected (ConnectionRefusedError)": 3}
     assert np.isnan(paced.latency_s).all()
     assert not np.isnan(paced.waited_s).any()
@@ -95,7 +95,7 @@ def test_a_request_that_cannot_be_made_ends_the_run() -> None:
 
 async def _broken(requests: list[bytes]) -> Paced:
     async with QueueServer() as server:
-        return await run_paced(requests, np.zeros(1), host="127.0.0.1", port=server.port)
+        return await paced_http(requests, np.zeros(1), host="127.0.0.1", port=server.port).run()
 
 
 def test_key_is_sent_where_there_is_one() -> None:
