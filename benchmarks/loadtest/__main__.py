@@ -7,6 +7,7 @@
   recsys loadtest --url grpc://127.0.0.1:8090
   recsys loadtest --url http://127.0.0.1:9000 --template service.toml       your present service
   recsys loadtest compare A.json B.json          which is faster, beyond the noise?
+  recsys loadtest probe --duration 60            how soon is what happens to be seen in answers?
 
 Prints what was measured on standard error and one JSON result on standard output. Sends the key in
 RECSYS_API_KEY, if any. Exit code 1 when an answer was an error or, with --slo, the objective did
@@ -17,13 +18,9 @@ was measured until then.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 
 from rich.console import Console
 
@@ -32,6 +29,7 @@ from benchmarks.loadtest.measure import Measuring, Plan
 from benchmarks.loadtest.observed import named_parts, system_at, system_parts
 from benchmarks.loadtest.options import parse_args
 from benchmarks.loadtest.page import page
+from benchmarks.loadtest.probe import command as probe
 from benchmarks.loadtest.progress import Progress
 from benchmarks.loadtest.result import Repeat, Result, encode
 from benchmarks.loadtest.sender import SenderConfig
@@ -40,11 +38,11 @@ from benchmarks.loadtest.stages import StageMetrics
 from benchmarks.loadtest.targets import parse_address
 from benchmarks.loadtest.template import read_template
 from benchmarks.loadtest.trace import read_trace
-from recsys.errors import InputError
+from benchmarks.loadtest.traffic import read_users
+from benchmarks.loadtest.written import this_machine, versions, write_whole
 from recsys.settings import Settings
 
 _DEFAULT_RATE = 50.0
-_DEFAULT_USERS = 1_000
 _INTERRUPTED = 130
 
 
@@ -53,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     if given[:1] == ["compare"]:
         return compare.main(given[1:])
+    if given[:1] == ["probe"]:
+        return probe.main(given[1:])
     args = parse_args(__doc__, given)
     console = Console(stderr=True)
     address = parse_address(args.url)
@@ -93,9 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (args.output and sys.stdout.isatty()):  # a person who has the file wants to see the end
         sys.stdout.write(encoded.decode() + "\n")  # first: a full disk does not lose it
     if args.output:
-        _write(args.output, encoded + b"\n")
+        write_whole(args.output, encoded + b"\n")
     if args.html:
-        _write(args.html, page(result).encode())
+        write_whole(args.html, page(result).encode())
     if measuring.interrupted:
         return _INTERRUPTED
     return 0 if is_fine(result) else 1
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _plan(args: argparse.Namespace) -> Plan:
     trace = read_trace(args.trace) if args.trace else None
-    user_ids = _users(args.users)
+    user_ids = read_users(args.users)
     if trace is not None and trace.users is not None:
         user_ids = tuple(dict.fromkeys(trace.users))
     return Plan(
@@ -122,12 +122,7 @@ def _result(
         name=args.name or target, target=target,
         profile="trace" if plan.trace else args.profile.text, mix=plan.mix,
         objective=args.slo.text if args.slo else "", searched=plan.searches, began=began,
-        machine={
-            "cores": str(os.cpu_count()),
-            "system": f"{platform.machine()} {platform.system()}",
-            "python": platform.python_version(),
-        },
-        versions={name: version(name) for name in ("recsys", "uvloop", "httptools", "numpy")},
+        machine=this_machine(), versions=versions(),
         settings={
             "rate": plan.rate, "duration_s": plan.length_s, "warmup_s": args.warmup, "k": args.k,
             "users": len(plan.user_ids), "zipf": args.zipf, "click_rate": args.click_rate,
@@ -136,13 +131,6 @@ def _result(
         },
         repeats=repeats,
     )  # fmt: skip
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace a file in one step: what stood there before is whole until then."""
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_bytes(content)
-    beside.replace(path)
 
 
 def is_fine(result: Result) -> bool:
@@ -182,18 +170,6 @@ def _say(console: Console, result: Result) -> None:
             f"(p99 {max(s.generator_late_p99_ms for s in late):.1f} ms): these latencies include "
             "waiting for a free core; use more --processes, or another machine[/yellow]"
         )
-
-
-def _users(path: Path | None) -> tuple[str, ...]:
-    if path is None:
-        return tuple(f"user-{n}" for n in range(_DEFAULT_USERS))
-    try:
-        found = tuple(line for line in path.read_text().splitlines() if line)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"wanted user ids in {path}, found: {error}") from error
-    if not found:
-        raise InputError(f"wanted a user id a line in {path}, found none")
-    return found
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 from recsys.evaluation.charts import number, ticks
 
@@ -35,6 +36,8 @@ class Line:
     y: Sequence[float]
     hollow: frozenset[int] = frozenset()
     """Points drawn as rings."""
+    marks: Literal["few", "none", "only"] = "few"
+    """Points on the line, as long as they are few; the line alone; points without a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,14 +143,15 @@ def _drawn(line: Line, place: int, x: _Scale, y: _Scale) -> str:
             continue
         at, level = x(a), y(b)
         runs[-1].append(f"{at:.1f},{level:.1f}")
-        if len(line.x) <= _MANY_POINTS:
+        if line.marks == "only" or (line.marks == "few" and len(line.x) <= _MANY_POINTS):
             kind = "point hollow" if n in line.hollow else "point"
             said = escape(f"{line.name}: {number(b)} at {number(a)}")
             points.append(
                 f'<circle class="{kind}" cx="{at:.1f}" cy="{level:.1f}" r="2.8">'
                 f"<title>{said}</title></circle>"
             )
-    paths = "".join(f'<polyline class="line" points="{" ".join(run)}"/>' for run in runs if run)
+    drawn = [run for run in runs if run and line.marks != "only"]
+    paths = "".join(f'<polyline class="line" points="{" ".join(run)}"/>' for run in drawn)
     return f'<g class="l{place}">{paths}{"".join(points)}</g>'
 
 

@@ -35,7 +35,7 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> ar
         help="address of the service: http://, https://, grpc:// or grpcs://")  # fmt: skip
     add("--template", type=Path, metavar="FILE",
         help="how another HTTP service is asked (TOML; docs/loadtest.md)")  # fmt: skip
-    add("--timeout", type=_of(parse_seconds), default=5.0, help="longest a request may take")
+    add("--timeout", type=of(parse_seconds), default=5.0, help="longest a request may take")
     add("--state", type=Path, metavar="DIR",
         help="state folder of the running system whose processes are looked at "
         "(where RECSYS_STATE_DIR's answers at --url: that one)")  # fmt: skip
@@ -44,13 +44,13 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> ar
     add("--metrics", metavar="URL", help="where stages are read (of our HTTP API: its /metrics)")
     add = parser.add_argument_group("traffic").add_argument
     add("--rate", type=float, help="requests a second (50; of a trace: as recorded)")
-    add("--duration", type=_of(parse_seconds), default=10.0, help="seconds, or 5m, 1h; of a step")
-    add("--warmup", type=_of(parse_seconds), default=2.0, help="sent before each step, not counted")
-    add("--profile", type=_of(parse_profile), default=parse_profile("constant"),
+    add("--duration", type=of(parse_seconds), default=10.0, help="seconds, or 5m, 1h; of a step")
+    add("--warmup", type=of(parse_seconds), default=2.0, help="sent before each step, not counted")
+    add("--profile", type=of(parse_profile), default=parse_profile("constant"),
         help="constant, soak, ramp:LOW..HIGH, spike:FACTORx or steps:RATE,RATE,…")  # fmt: skip
     add("--trace", type=Path, metavar="FILE",
         help="arrivals as recorded: a line SECONDS or SECONDS,USER for each request")  # fmt: skip
-    add("--mix", type=_of(parse_mix), default=parse_mix("recommend"), metavar="KIND=WEIGHT,…",
+    add("--mix", type=of(parse_mix), default=parse_mix("recommend"), metavar="KIND=WEIGHT,…",
         help="of recommend, rank, similar and events (recommend=1)")  # fmt: skip
     add("--users", type=Path, metavar="FILE", help="a user id a line, busiest first")
     add("--zipf", type=float, default=1.0, help="exponent of user popularity; 0: all alike")
@@ -58,7 +58,7 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> ar
     add("--click-rate", type=float, default=0.3,
         help="chance that the first item shown is clicked; the n-th has an n-th of it")  # fmt: skip
     add = parser.add_argument_group("measurement").add_argument
-    add("--slo", type=_of(parse_objective), metavar="OBJECTIVE",
+    add("--slo", type=of(parse_objective), metavar="OBJECTIVE",
         help="such as 'p99<50ms,errors<0.1%%': finds the highest rate that holds it, from --rate "
         "on; with another profile than constant, or a trace, it is only judged")  # fmt: skip
     add("--tolerance", type=float, default=0.05, help="of the rate found, as a share of it")
@@ -91,7 +91,7 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(f"--trace says itself when to send; found --profile {args.profile.text} too")
 
 
-def _of(parse: Callable[[str], Value]) -> Callable[[str], Value]:
+def of(parse: Callable[[str], Value]) -> Callable[[str], Value]:
     """Make a parser's own words reach the user: argparse hides those of a ValueError."""
 
     def read(text: str) -> Value:

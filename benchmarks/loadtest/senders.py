@@ -92,6 +92,7 @@ class Senders:
         self._config, self._num = config, num
         self._pipes: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._stopped = threading.Event()
 
     def __enter__(self) -> Self:
         try:
@@ -129,6 +130,10 @@ class Senders:
         """The processes."""
         return [process.pid for process in self._processes]
 
+    def stop(self) -> None:
+        """Make ``run`` send no more, from another thread; so for every later one."""
+        self._stopped.set()
+
     def run(self, schedule: Schedule, *, max_waiting: int, watch: Watch | None = None) -> Sent:
         """Send all of it. Interrupted, it sends no more and gives what it has.
 
@@ -159,7 +164,8 @@ class Senders:
                 gathered.so_far.elapsed_s = time.perf_counter() - start
                 if watch is not None:
                     watch(gathered.so_far)
-                if not stopping and (interrupted.is_set() or gathered.given_up):
+                wants_end = interrupted.is_set() or self._stopped.is_set()
+                if not stopping and (wants_end or gathered.given_up):
                     stopping = True
                     for pipe in left:
                         self._tell(pipe, None)

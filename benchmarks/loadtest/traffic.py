@@ -10,15 +10,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.errors import InputError
+
 KINDS = ("recommend", "rank", "similar", "events")
 _LISTS = 1_000
 """Lists waiting to be reported; older ones are never acted on, as with real users."""
 _ITEMS = 2_000
+_DEFAULT_USERS = 1_000
 _RANKED = 100
 """Items that one ``rank`` request asks about, at most."""
 
@@ -76,6 +80,19 @@ def parse_mix(text: str) -> dict[str, float]:
     if not mix.get("recommend"):
         raise ValueError(f"wanted recommend with a weight above 0 in the mix, found {text!r}")
     return mix
+
+
+def read_users(path: Path | None) -> tuple[str, ...]:
+    """Read user ids, one a line, or make some up. Raises InputError when there are none."""
+    if path is None:
+        return tuple(f"user-{n}" for n in range(_DEFAULT_USERS))
+    try:
+        found = tuple(line for line in path.read_text().splitlines() if line)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"wanted user ids in {path}, found: {error}") from error
+    if not found:
+        raise InputError(f"wanted a user id a line in {path}, found none")
+    return found
 
 
 def draw_kinds(mix: dict[str, float], count: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -312,6 +312,47 @@ def test_what_is_created_is_recommended_ranked_and_outlives_both_processes(
     wait_for(lambda: others(client) == set(), "them to be withdrawn")
 
 
+def test_tracers_say_how_soon_events_and_items_are_seen_and_leave_nothing_behind(
+    running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.loadtest.__main__ import main as loadtest
+    from benchmarks.loadtest.probe.result import PATHS, ProbeResult
+    from benchmarks.loadtest.probe.tracer import all_offered, item_id, withdrawn
+
+    publish_and_wait(running, running.bundles[0])
+    client = running.client
+
+    def offered() -> set[str]:
+        asked = all_offered()
+        answer = client.recommend(asked.user_id, k=asked.k, filters=asked.filters)
+        return {item.item_id for item in answer.items}
+
+    # What a killed run has left, and what another one is still looking at.
+    left, others = (item_id("other", 1, gone_by_ms=now_ms() + ms) for ms in (-1, 60_000))
+    for item in (left, others):
+        said = withdrawn(item) | {"available": True, "attributes": {"recsys_probe": "tracer"}}
+        assert client.send_events([said]).accepted == 1
+    wait_for(lambda: offered() == {left, others}, "the items to be offered")
+
+    url = f"http://{running.settings.host}:{running.settings.api_port}"
+    how = ["--url", url, "--rate", "12", "--duration", "0.4", "--timeout", "20"]
+    html = tmp_path / "page.html"
+    assert loadtest(["probe", *how, "--objective", "answer.max<20s", "--html", str(html)]) == 0
+    result = msgspec.json.decode(capsys.readouterr().out, type=ProbeResult)
+    assert result.items_cleared == 1 and not result.items_left and offered() == {others}
+    num = result.paths["created"].sent
+    assert num > 1
+    assert {name: path.seen for name, path in result.paths.items()} == {
+        name: 3 * num if name == "accepted" else num for name in PATHS
+    }
+    for seen in result.observations:
+        assert seen.at_most_ms is not None and seen.accepted_ms is not None
+        assert 0 <= seen.at_least_ms <= seen.at_most_ms
+        assert seen.accepted_ms <= seen.at_most_ms
+    assert "Freshness" in html.read_text()
+    assert client.send_events([withdrawn(others)]).accepted == 1
+
+
 def forget_models(running: Running) -> None:
     import asyncio
 
