@@ -161,6 +161,17 @@ PROBE_EVENT_TO_SERVABLE_SECONDS = BulkHistogram(
 PROBE_LOST = Counter(
     "recsys_probe_lost_total", "Tracers that were not servable within the time-out.", ["view"]
 )
+TRACER_SEEN_SECONDS = BulkHistogram(
+    "recsys_tracer_seen_seconds",
+    "From sending a tracer's event to the first answer of the API that shows it, by path.",
+    "path",
+    _FRESHNESS_BUCKETS_S,
+)
+TRACER_UNSEEN = Counter(
+    "recsys_tracer_unseen_total",
+    "Tracers' events that were not accepted, or not seen within the time-out.",
+    ["path"],
+)
 CHILD_RESTARTS = Counter(
     "recsys_child_restarts_total", "Crashed servers started again by `recsys up`.", ["server"]
 )

@@ -44,11 +44,12 @@ from benchmarks.loadtest.targets import Address, parse_address
 from benchmarks.loadtest.traffic import read_users
 from benchmarks.loadtest.written import commit, this_machine, versions, write_whole
 from recsys.errors import InputError
+from recsys.metrics_page import metrics_page
 from recsys.settings import Settings
 
 _WARM_UP_S = 2.0
 _INTERRUPTED = 130
-_REDRAW_S = 0.25
+_REDRAW_S, _REDRAW_SHARE = 0.25, 50.0
 _TAIL_S = 2 * DWELL_S + 1.0
 """From the last tracer's beginning to its end, where all goes well."""
 _LIST_LENGTH, _CLICK_RATE, _ZIPF, _PATIENCE_S = 10, 0.3, 1.0, 5.0
@@ -65,7 +66,8 @@ def main(argv: Sequence[str]) -> int:
     for path in (args.output, args.html):
         if path:  # found impossible now rather than after the run
             path.parent.mkdir(parents=True, exist_ok=True)
-    result = asyncio.run(_measure(args, address, background, console))
+    with metrics_page(args.metrics_port, Settings().host):
+        result = asyncio.run(_measure(args, address, background, console))
     say(console, result)
     encoded = encode(result)
     if not (args.output and sys.stdout.isatty()):  # a person who has the file wants to see the end
@@ -152,8 +154,10 @@ async def _measure(
 
 async def _draw(shown: Progress, prober: Prober) -> None:
     while shown.is_shown:
-        shown.draw(time.perf_counter() - prober.begin_s if prober.begin_s else 0.0)
-        await asyncio.sleep(_REDRAW_S)
+        began_s = time.perf_counter()
+        shown.draw(began_s - prober.begin_s if prober.begin_s else 0.0)
+        # After hours there is much to look through.
+        await asyncio.sleep(max(_REDRAW_S, _REDRAW_SHARE * (time.perf_counter() - began_s)))
 
 
 @contextlib.contextmanager

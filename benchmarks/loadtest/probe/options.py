@@ -57,6 +57,8 @@ def parse_args(description: str | None, argv: Sequence[str] | None = None) -> ar
     )
     add("--output", type=Path, metavar="FILE", help="write the JSON there too")
     add("--html", type=Path, metavar="FILE", help="write one page with plots there")
+    add("--metrics-port", type=int, metavar="PORT",
+        help="show histograms to Prometheus at /metrics meanwhile")  # fmt: skip
     args = parser.parse_args(argv)
     for name in ("rate", "duration", "timeout", "poll", "in_a_row", "processes"):
         if not getattr(args, name) > 0:

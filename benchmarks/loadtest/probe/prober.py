@@ -23,6 +23,7 @@ from benchmarks.loadtest.probe.service import Service
 from benchmarks.loadtest.probe.tracer import Tracer, is_left, item_id, withdrawn
 from benchmarks.loadtest.probe.watching import WatchConfig, Watched, watch
 from recsys.clock import now_ms
+from recsys.telemetry import TRACER_SEEN_SECONDS, TRACER_UNSEEN
 
 DWELL_S = 0.5
 """From a tracer's creation to its click, and from that to its withdrawal."""
@@ -215,6 +216,10 @@ class Prober:
         self, path: str, tracer: Tracer, outcome: Outcome, sent: _Sent | None = None, **more: Any
     ) -> None:
         at_s = time.perf_counter() if sent is None else sent.at_s
+        if outcome == "seen":
+            TRACER_SEEN_SECONDS.observe(path, [more["at_most_ms"] / 1e3])
+        elif outcome in ("lost", "refused"):
+            TRACER_UNSEEN.labels(path=path).inc()
         self.observations.append(
             Observation(
                 path=path, tracer=tracer.number, outcome=outcome,

@@ -11,23 +11,22 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
-import prometheus_client
 from rich.console import Console
 from rich.table import Table
 
 from recsys.endpoints import resolve
-from recsys.errors import ConfigurationError, RecsysError
+from recsys.errors import RecsysError
 from recsys.events.kafka.writer import connect_writer
 from recsys.features import current_plan
 from recsys.features.quality.moments import age
 from recsys.features.quality.probe import Probe, ProbeConfig, Trace
 from recsys.features.redis_hashes import RedisHashes
+from recsys.metrics_page import metrics_page
 from recsys.settings import Settings
 
 _PERCENTILES = (50, 90, 99, 100)
@@ -75,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             writer = connect_writer(settings, endpoints)
             try:
-                with _metrics(options.metrics_port, settings.host):
+                with metrics_page(options.metrics_port, settings.host):
                     config = ProbeConfig(timeout_s=options.timeout)
                     return _run(Probe(plan, writer, hashes, config), options)
             finally:
@@ -125,23 +124,6 @@ def _percentiles(seconds: list[float]) -> dict[str, float]:
         return {}
     values = np.percentile(seconds, _PERCENTILES, method="inverted_cdf")
     return {f"p{p}": float(v) for p, v in zip(_PERCENTILES, values, strict=True)}
-
-
-@contextmanager
-def _metrics(port: int | None, host: str) -> Iterator[None]:
-    if port is None:
-        yield
-        return
-    try:
-        server, thread = prometheus_client.start_http_server(port, host)
-    except OSError as error:
-        raise ConfigurationError(f"wanted port {port} for /metrics, found: {error}") from error
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def _print(
