@@ -5,6 +5,7 @@ tests/serving/api/test_real_servers.py.
 from __future__ import annotations
 
 import asyncio
+import io
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from benchmarks.loadtest.__main__ import main
 from benchmarks.loadtest.measure import Plan
@@ -23,6 +25,7 @@ from benchmarks.loadtest.probe.command import is_fine
 from benchmarks.loadtest.probe.objective import parse_freshness
 from benchmarks.loadtest.probe.page import headline, page
 from benchmarks.loadtest.probe.prober import ProbeConfig, Prober
+from benchmarks.loadtest.probe.progress import Progress
 from benchmarks.loadtest.probe.result import Asked, Observation, Outcome, ProbeResult, summarise
 from benchmarks.loadtest.probe.service import Service
 from benchmarks.loadtest.probe.watching import WatchConfig, Watched, watch
@@ -207,6 +210,22 @@ def test_the_page_is_whole_and_loads_nothing() -> None:
     assert html.count('<circle class="point"') == 4 * 60, "each point of the charts over time"
     assert html.count('class="point hollow"') == 1
     assert "answer.p99&lt;1s" in html
+
+
+def test_what_is_known_so_far_is_drawn_in_a_terminal() -> None:
+    config = ProbeConfig(rate=1.0, duration_s=9.0, watch=WatchConfig(), seed=1)
+    prober = Prober(service=Service(parse_address("http://127.0.0.1:1")), config=config)
+    prober.num_due, prober.num_begun = 9, 4
+    prober.observations += [observation("created", at_most_ms=43.21)] * 3
+    prober.watching["answer"] = 2
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=160, color_system=None)
+    with Progress(console, prober, None) as shown:
+        shown.draw(4.2)
+        drawn = screen.getvalue()
+    assert "4 s, 4 of 9 tracers" in drawn
+    (created,) = (line for line in drawn.splitlines() if "item created" in line)
+    assert created.split()[-5:] == ["43.2", "43.2", "43.2", "43.2", "13.2"]
 
 
 def test_objectives_are_read_and_wrong_words_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,8 +38,15 @@ class Background:
         self._thread.start()
 
     def wait_warm(self, timeout_s: float) -> bool:
-        """Wait until the warm-up is over, or it has failed; tell whether one of these is so."""
-        return self._warm.wait(timeout_s)
+        """Wait until the warm-up is over; tell whether it is.
+
+        Raises:
+            RecsysError: when it could not be sent.
+        """
+        is_warm = self._warm.wait(timeout_s)
+        if self._mistake is not None:
+            raise self._mistake
+        return is_warm
 
     def stop(self) -> None:
         """Send no more, and wait for what is under way.
