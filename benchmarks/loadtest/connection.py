@@ -79,8 +79,11 @@ class _Connection(asyncio.Protocol):
 class ConnectionPool:
     """Keep-alive connections to one address, opened when none is free."""
 
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
-        self._host, self._port, self._tls = host, port, tls
+    def __init__(
+        self, host: str, port: int, tls: ssl.SSLContext | None = None, *, keeps: bool = True
+    ) -> None:
+        """``keeps`` false: each request has a connection of its own, closed after its answer."""
+        self._host, self._port, self._tls, self._keeps = host, port, tls, keeps
         self._free: deque[_Connection] = deque()
         self.num_opened = 0
 
@@ -93,8 +96,10 @@ class ConnectionPool:
             except BaseException:
                 connection.close()
                 raise
-        if connection.is_open:
+        if connection.is_open and self._keeps:
             self._free.append(connection)
+        else:
+            connection.close()
         return answer
 
     async def _take(self) -> _Connection:

@@ -120,7 +120,6 @@ async def _measure(
                     drawing.cancel()
             interrupted = stop.is_set()
         finally:
-            service.close()
             if background is not None:
                 await asyncio.to_thread(background.stop)
     elapsed_s = max(prober.end_s - prober.begin_s, 1e-9)

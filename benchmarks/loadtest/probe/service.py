@@ -55,7 +55,7 @@ class Service:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._pool = ConnectionPool(address.host, address.port, address.tls())
+        self._pool = ConnectionPool(address.host, address.port, address.tls(), keeps=False)
         key = key_in_force(None)  # an argument would stand in the process list
         self._headers = {"Connection": "close"}
         if key:
@@ -113,10 +113,6 @@ class Service:
         if found is None:
             return None
         return any(item.item_id == traced.item_id for item in found.features.history)
-
-    def close(self) -> None:
-        """Let go of the connections."""
-        self._pool.close()
 
     async def _ask(self, call: Call[Any], kind: type[Any]) -> Any:
         began_s = time.perf_counter()
