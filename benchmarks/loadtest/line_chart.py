@@ -158,8 +158,14 @@ def _drawn(line: Line, place: int, x: _Scale, y: _Scale) -> str:
 def _legend(lines: Sequence[Line]) -> str:
     items = "".join(
         f'<li><svg class="key key-line l{n % 4}" viewBox="0 0 30 16" aria-hidden="true"><g '
-        f'class="l{n % 4}"><line class="line" x1="1" x2="29" y1="8" y2="8"/></g></svg>'
-        f"{escape(line.name)}</li>"
+        f'class="l{n % 4}">{_key(line)}</g></svg>{escape(line.name)}</li>'
         for n, line in enumerate(lines)
     )
     return f'<ul class="legend">{items}</ul>'
+
+
+def _key(line: Line) -> str:
+    if line.marks == "only":
+        kind = "point hollow" if line.hollow else "point"
+        return f'<circle class="{kind}" cx="15" cy="8" r="2.8"/>'
+    return '<line class="line" x1="1" x2="29" y1="8" y2="8"/>'

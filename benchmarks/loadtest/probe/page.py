@@ -72,9 +72,11 @@ def _figures(result: ProbeResult) -> str:
             name, PATHS[name], str(path.sent), str(path.seen), str(path.lost),
             str(path.refused), str(path.untried),
             *(spelt(path, figure) for figure in _SHOWN),
-            *(spelt(path, figure, path.at_least_ms) for figure in ("p50", "p99")),
-            *(spelt(path, figure, path.since_accepted_ms) for figure in ("p50", "p99")),
-            shown_ms(path.width_ms.get("p50")),
+            *("" if name == "accepted" else text for text in (
+                *(spelt(path, figure, path.at_least_ms) for figure in ("p50", "p99")),
+                *(spelt(path, figure, path.since_accepted_ms) for figure in ("p50", "p99")),
+                shown_ms(path.width_ms.get("p50")),
+            )),
         ]
         for name, path in result.paths.items()
     ]  # fmt: skip

@@ -47,7 +47,8 @@ class Progress:
 def paths_table(paths: dict[str, Path], waiting: dict[str, int] | None = None) -> Table:
     """Give a row for each path; ``waiting`` says how many are looked for at the moment."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("milliseconds from sending to seen")
+    table.add_column("path", style="bold", no_wrap=True)
+    table.add_column("milliseconds")
     heads = ["seen", "lost", *(["waiting"] if waiting is not None else []), *_SHOWN, "to within"]
     for head in heads:
         table.add_column(head, justify="right", style="bold" if head == "p99" else "")
@@ -58,7 +59,7 @@ def paths_table(paths: dict[str, Path], waiting: dict[str, int] | None = None) -
             cells.append(str(waiting.get(name, 0)))
         cells += [spelt(path, figure) for figure in _SHOWN]
         cells.append(shown_ms(path.width_ms.get("p50")))
-        table.add_row(f"[bold]{name}[/bold]  {PATHS[name]}", *cells)
+        table.add_row(name, PATHS[name], *cells)
     return table
 
 

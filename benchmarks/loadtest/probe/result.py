@@ -18,9 +18,9 @@ from benchmarks.loadtest.result import Step
 SCHEMA = "recsys-probe/1"
 PERCENTILES = (50.0, 90.0, 99.0)
 PATHS = {
-    "accepted": "event sent → the API says it is in the log",
+    "accepted": "event → in the log, says the API",
     "features": "click → in the user's features",
-    "answer": "click → the same user's answer is another",
+    "answer": "click → the user's answer is another",
     "created": "item created → in an answer",
     "withdrawn": "item withdrawn → in no answer",
 }
