@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,20 +20,6 @@ def this_machine() -> dict[str, str]:
 def versions() -> dict[str, str]:
     """Give the versions of what sends."""
     return {name: version(name) for name in ("recsys", "uvloop", "httptools", "numpy")}
-
-
-def commit() -> str:
-    """Name the commit this is, ``+`` when files differ from it; empty outside a checkout."""
-    root = Path(__file__).parents[2]
-
-    def git(*of: str) -> str:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *of], capture_output=True, text=True)
-        except OSError:  # there is no git
-            return ""
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--short") else "")
 
 
 def write_whole(path: Path, content: bytes) -> None:

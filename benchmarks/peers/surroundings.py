@@ -23,7 +23,10 @@ def commit() -> str:
     root = Path(__file__).parents[2]
 
     def git(*of: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *of], capture_output=True, text=True)
+        try:
+            done = subprocess.run(["git", "-C", str(root), *of], capture_output=True, text=True)
+        except OSError:  # there is no git
+            return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
     return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--short") else "")

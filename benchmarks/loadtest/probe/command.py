@@ -42,7 +42,8 @@ from benchmarks.loadtest.sender import SenderConfig
 from benchmarks.loadtest.stages import StageMetrics
 from benchmarks.loadtest.targets import Address, parse_address
 from benchmarks.loadtest.traffic import read_users
-from benchmarks.loadtest.written import commit, this_machine, versions, write_whole
+from benchmarks.loadtest.written import this_machine, versions, write_whole
+from benchmarks.peers.surroundings import commit
 from recsys.errors import InputError
 from recsys.metrics_page import metrics_page
 from recsys.settings import Settings
