@@ -7,10 +7,12 @@ parts (``context``, ``attributes``) are JSON text, everything else has its own t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
 import msgspec
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -155,9 +157,25 @@ def _json_column(name: str, values: list[Any]) -> pl.Series:
 
 
 def list_column(values: list[Any], dtype: pl.DataType) -> pl.Series:
-    """Give a column of lists; Polars would make a column of each list first."""
-    inner = pa.large_string() if dtype == pl.List(pl.String()) else pa.float64()
-    made = pl.from_arrow(pa.array(values, pa.large_list(inner)))
+    """Give a column of lists; Polars would make a column of each list first.
+
+    Of parts: ``pyarrow.array`` of Python values imports pandas when it is first called, which keeps
+    a stream worker that writes its first file from its events for more than a second.
+    """
+    there = np.fromiter((value is not None for value in values), np.bool_, len(values))
+    having = [value for value in values if value is not None]
+    offsets = np.zeros(len(values) + 1, dtype=np.int64)
+    offsets[1:][there] = np.fromiter(map(len, having), np.int64, len(having))
+    np.cumsum(offsets, out=offsets)
+    inner = pl.String() if dtype == pl.List(pl.String()) else pl.Float64()
+    flat = pl.Series(list(chain.from_iterable(having)), dtype=inner)
+    made = pl.from_arrow(
+        pa.LargeListArray.from_arrays(
+            pl.Series(offsets).to_arrow(),
+            flat.to_arrow(compat_level=pl.CompatLevel.oldest()),
+            mask=pl.Series(~there).to_arrow(),
+        )
+    )
     assert isinstance(made, pl.Series)
     return made
 

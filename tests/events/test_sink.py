@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import os
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -55,6 +57,23 @@ def test_events_survive_the_columns(sample: list[Event]) -> None:
     frame = to_frame(rows)
     assert dict(frame.schema) == SCHEMA
     assert list(to_events(frame)) == sample
+
+
+def test_the_first_file_of_a_worker_does_not_wait_for_pandas() -> None:
+    code = """
+import sys
+from recsys.events.event_columns import frame_of
+from recsys.events.log import Record
+from recsys.events.log_format import parquet_of
+from recsys.events.schema import ImpressionEvent
+
+shown = ImpressionEvent(event_id="e", event_time_ms=1763800000000, user_id="u", request_id="r",
+                        items=["a", "b"])
+parquet_of(frame_of([Record("t", 0, 0, b"k", b"", 5)], [shown]))
+assert "pandas" not in sys.modules, "pyarrow imports it in the midst of events"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 2, 4_000])
