@@ -128,6 +128,14 @@ class System:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.resume()
 
+    def resume(self) -> None:
+        """Let every process go on, should a run that was killed have left them ``paused``."""
+        self.find_processes()
+        for processes in self._processes.values():
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
+
     def cpu_s(self) -> dict[str, float]:
         """Give the CPU seconds each part has spent so far; call ``find_processes`` first.
 
@@ -144,6 +152,10 @@ class System:
             times = process.cpu_times()
             self._last_s[process.pid] = float(times.user + times.system)
         return self._last_s.get(process.pid, 0.0)
+
+    def num_processes(self) -> int:
+        """Give how many processes of it there are; call ``find_processes`` first."""
+        return sum(len(processes) for processes in self._processes.values())
 
     def sizes(self) -> dict[str, dict[str, float]]:
         """Give resident memory (MiB), open descriptors and threads of each part that runs."""

@@ -15,6 +15,7 @@ from benchmarks.peers.one_process.model import BundleModel
 from recsys.bundle.load import load_serving_model
 from recsys.bundle.manifest import read_manifest
 from recsys.features import current_plan
+from recsys.features.batch import Ragged
 from recsys.inference.compute import answer
 
 
@@ -53,12 +54,14 @@ def test_the_peer_gives_the_same_list_on_the_same_features(tmp_path: Path) -> No
     activity = torch.rand(3001, ours.dimensions.num_item_features) * 5
     activity[0] = 0
     ours.set_item_activity(activity, 0)
-    inputs = users(ours.dimensions, ours.num_items, 1)
+    inputs = users(ours.dimensions, ours.num_items, 2)
     found = answer(ours, inputs, num_candidates=500)
     peer = BundleModel(path, read_manifest(path))
-    vector = ours.user_vectors(inputs)
-    rows = peer.retrieve(vector, inputs["history_index"][0].numpy(), 500)
-    ranked = peer.rank(inputs, vector, rows, activity[rows].numpy())
-    np.testing.assert_allclose(ranked.score[:20], found["score"][0].numpy(), atol=1e-5)
-    # Equal scores may change places.
-    assert len(set(ranked.row[:20]) & set(found["item_index"][0].tolist())) >= 19
+    vectors = ours.user_vectors(inputs)
+    seen = Ragged(inputs["history_index"].numpy().ravel(), np.arange(3) * 50)
+    rows = peer.retrieve(vectors, seen, 500)
+    ranked = peer.rank(inputs, vectors, rows, activity[rows].numpy())
+    np.testing.assert_allclose(ranked.score[:, :20], found["score"].numpy(), atol=1e-5)
+    for row, item_index in zip(ranked.row[:, :20], found["item_index"], strict=True):
+        # Equal scores may change places.
+        assert len(set(row.tolist()) & set(item_index.tolist())) >= 19

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,38 +49,36 @@ class Features:
         self._item_features = [f"item_activity:{name}" for name in self._item_activity]
         self._known_categories = [c for c in vocabulary.categories if c]
 
-    def user(self, user_id: str) -> UserFeatures:
-        """Read a user, alone and with each category: two calls, as the keys differ."""
-        now_ms = time.time_ns() // 1_000_000
-        row = self._read(self._user_features, {"user_id": [user_id]})
+    def users(self, user_ids: Sequence[str]) -> UserFeatures:
+        """Read ``B`` users, alone and with each category: two calls, as the keys differ."""
+        count, now_ms = len(user_ids), time.time_ns() // 1_000_000
+        rows = self._read(self._user_features, {"user_id": list(user_ids)})
         categories = self._known_categories
         pairs = self._read(
             self._pair_features,
-            {"user_id": [user_id] * len(categories), "category": categories},
+            {
+                "user_id": [user_id for user_id in user_ids for _ in categories],
+                "category": categories * count,
+            },
         )
-        by_category = np.zeros(
-            (1, len(self._vocabulary.categories), len(self._category_activity)), np.float32
-        )
+        shape = (count, len(self._vocabulary.categories), len(self._category_activity))
+        by_category = np.zeros(shape, np.float32)
         columns = [self._vocabulary.category_index_of[c] for c in categories]
-        by_category[0, columns] = _columns(
+        by_category[:, columns] = _columns(
             pairs, [f"user_category_activity__{name}" for name in self._category_activity]
-        )
-        items = row["user_history__item_ids"][0] or []
-        index = self._vocabulary.indexes(items)
-        kept = index > 0
-        counts = np.array(row["user_history__counts"][0] or [], np.float32)[kept]
-        last_ms = np.array(row["user_history__last_ms"][0] or [], np.int64)[kept]
-        tokens = row["user_profile__tokens"][0] or []
-        activity = _columns(row, [f"user_activity__{name}" for name in self._activity])
-        known = any(values[0] is not None for name, values in row.items() if "__" in name)
+        ).reshape(count, len(categories), -1)
+        history = [self._history(rows, place) for place in range(count)]
+        found = [values for name, values in rows.items() if "__" in name]
         return UserFeatures(
-            as_of_ms=np.array([now_ms]),
-            known=np.array([known]),
-            token_hashes=_ragged(token_hashes(tokens)),
-            activity=activity,
-            history_index=_ragged(index[kept]),
-            history_count=_ragged(counts),
-            history_last_ms=_ragged(last_ms),
+            as_of_ms=np.full(count, now_ms),
+            known=np.array([any(v[place] is not None for v in found) for place in range(count)]),
+            token_hashes=_ragged(
+                [token_hashes(tokens or []) for tokens in rows["user_profile__tokens"]]
+            ),
+            activity=_columns(rows, [f"user_activity__{name}" for name in self._activity]),
+            history_index=_ragged([index for index, _, _ in history]),
+            history_count=_ragged([counts for _, counts, _ in history]),
+            history_last_ms=_ragged([last_ms for _, _, last_ms in history]),
             category_activity=by_category,
         )
 
@@ -87,6 +86,16 @@ class Features:
         """Read the moving features of candidates, ``[C, Fi]``."""
         found = self._read(self._item_features, {"item_id": item_ids})
         return _columns(found, [f"item_activity__{name}" for name in self._item_activity])
+
+    def _history(
+        self, rows: dict[str, list[Any]], place: int
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Give known items' indexes, counts and last moments of the user at ``place``."""
+        index = self._vocabulary.indexes(rows["user_history__item_ids"][place] or [])
+        kept = index > 0
+        counts = np.array(rows["user_history__counts"][place] or [], np.float32)
+        last_ms = np.array(rows["user_history__last_ms"][place] or [], np.int64)
+        return index[kept], counts[kept], last_ms[kept]
 
     def _read(self, features: list[str], entities: dict[str, list[str]]) -> dict[str, list[Any]]:
         answer = self._store.get_online_features(
@@ -108,5 +117,6 @@ def _columns(found: dict[str, list[Any]], names: list[str]) -> Float32s:
     return np.nan_to_num(values, copy=False, nan=0.0)
 
 
-def _ragged(values: NDArray[Any]) -> Ragged:
-    return Ragged(values, np.array([0, len(values)]))
+def _ragged(rows: Sequence[NDArray[Any]]) -> Ragged:
+    ends = np.cumsum([len(row) for row in rows])
+    return Ragged(np.concatenate(rows), np.concatenate([[0], ends]))

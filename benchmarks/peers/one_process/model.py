@@ -1,6 +1,6 @@
 """User tower, faiss and ranker in torch: a bundle's weights, called the usual way.
 
-Axes: ``C`` candidates, ``N`` items, ``D`` embedding, ``Fi`` moving item features.
+Axes: ``B`` users, ``C`` candidates, ``N`` items, ``D`` embedding, ``Fi`` moving item features.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from recsys.bundle.load import ITEMS_FILE, RANKER_FILE, TOWERS_FILE
 from recsys.bundle.manifest import Manifest
 from recsys.compression.item_vectors import Float32Vectors
-from recsys.features.batch import Float32s, UserFeatures
+from recsys.features.batch import Float32s, Ragged, UserFeatures
 from recsys.models.encode import encode_users
 from recsys.models.item_table import ItemTable
 from recsys.models.ranker import ItemHalf, Ranker
@@ -34,9 +34,10 @@ _HNSW_LINKS, _HNSW_BUILD, _HNSW_SEARCH = 32, 80, 600
 
 
 class ScoredItems(NamedTuple):
-    """Items in order, best first."""
+    """Items in order, best first; ``[B, C]``."""
 
     row: NDArray[np.int64]
+    """0 stands behind a user's last candidate."""
     score: Float32s
 
 
@@ -65,47 +66,52 @@ class BundleModel:
         self._index = _index(path, self._vectors.numpy())
 
     @torch.inference_mode()
-    def user(self, features: UserFeatures) -> tuple[dict[str, Tensor], Tensor]:
-        """Give a user's tensors and ``[1, D]`` vector."""
+    def users(self, features: UserFeatures) -> tuple[dict[str, Tensor], Tensor]:
+        """Give users' tensors and ``[B, D]`` vectors."""
         encoded = encode_users(features, self.manifest.encoding)
         user = {name: torch.from_numpy(array) for name, array in encoded.items()}
         return user, self._towers.users(user, self._vectors)
 
-    def retrieve(self, vector: Tensor, seen: NDArray[np.int32], count: int) -> NDArray[np.int64]:
-        """Give the rows of the ``count`` nearest items that were not seen."""
-        _, found = self._index.search(vector.numpy(), count + len(seen))
-        rows = found[0] + 1
-        return rows[(rows > 0) & ~np.isin(rows, seen)][:count]
+    def retrieve(self, vectors: Tensor, seen: Ragged, count: int) -> NDArray[np.int64]:
+        """Give ``[B, C]`` rows of the ``count`` nearest items each has not seen, padded with 0."""
+        most = int(np.diff(seen.offsets).max())
+        _, found = self._index.search(vectors.numpy(), count + most)
+        rows = np.zeros((len(found), count), np.int64)
+        for place, near in enumerate(found + 1):
+            kept = near[(near > 0) & ~np.isin(near, seen.row(place))][:count]
+            rows[place, : len(kept)] = kept
+        return rows
 
     @torch.inference_mode()
     def rank(
-        self, user: dict[str, Tensor], vector: Tensor, rows: NDArray[np.int64], activity: Float32s
+        self, user: dict[str, Tensor], vectors: Tensor, rows: NDArray[np.int64], activity: Float32s
     ) -> ScoredItems:
-        """Order candidates by the ranker; ``activity`` ``[C, Fi]`` of the candidates."""
+        """Order candidates ``[B, C]`` by the ranker; ``activity`` ``[B, C, Fi]`` is theirs."""
         index = torch.from_numpy(rows)
-        moving = torch.from_numpy(activity)
+        moving = torch.from_numpy(activity).flatten(0, 1)
         inputs = SourceInputs(
-            user=user, user_vectors=vector, item_vectors=self._item_vectors, item_activity=moving
+            user=user, user_vectors=vectors, item_vectors=self._item_vectors, item_activity=moving
         )
-        source_score = self._source.scores(inputs, index.unsqueeze(0))
-        candidates = Candidates(index.unsqueeze(0).to(torch.int32), source_score.unsqueeze(2))
-        known = torch.cat([self._ranker.item_dense(moving), F.embedding(index, self._static)], 1)
+        source_score = self._source.scores(inputs, index)
+        candidates = Candidates(index.to(torch.int32), source_score.unsqueeze(2))
+        flat = index.flatten()
+        known = torch.cat([self._ranker.item_dense(moving), F.embedding(flat, self._static)], 1)
         items = ItemHalf(
             self._ranker.project_item(known),
-            self._ranker.item_factors(F.embedding(index, self._vectors)),
+            self._ranker.item_factors(F.embedding(flat, self._vectors)),
             None,
         )
         prices = self._ranker.prices(user, self._log_price)
         output = self._ranker.combine(
-            self._ranker.user_half(user, vector, items),
+            self._ranker.user_half(user, vectors, items),
             items,
-            torch.arange(len(rows)).unsqueeze(0),
+            torch.arange(len(flat)).view_as(index),
             self._ranker.cross_features(user, candidates, moving, prices),
             item_index=candidates.item_index,
         )
-        score = (output.order @ self._weights)[0]
-        best, order = score.sort(descending=True)
-        return ScoredItems(rows[order.numpy()], best.numpy())
+        score = (output.order @ self._weights).masked_fill(index == 0, -torch.inf)
+        best, order = score.sort(dim=1, descending=True)
+        return ScoredItems(index.gather(1, order).numpy(), best.numpy())
 
 
 def _index(path: Path, vectors: Float32s) -> Any:

@@ -1,0 +1,1 @@
+"""The service behind LitServe: workers as processes, FastAPI processes before them."""

@@ -1,0 +1,1 @@
+"""The service behind Ray Serve: replicas as actors, HAProxy before them."""
