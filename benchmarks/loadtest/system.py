@@ -129,11 +129,12 @@ class System:
                     process.resume()
 
     def resume(self) -> None:
-        """Let every process go on, should a run that was killed have left them ``paused``."""
-        self.find_processes()
-        for processes in self._processes.values():
-            for process in processes:
-                with contextlib.suppress(psutil.NoSuchProcess):
+        """Let go on what a run that was killed left ``paused``; its servers cannot be asked."""
+        mine = self.variables["RECSYS_STATE_DIR"]
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                is_stopped = process.status() == psutil.STATUS_STOPPED
+                if is_stopped and process.environ().get("RECSYS_STATE_DIR") == mine:
                     process.resume()
 
     def cpu_s(self) -> dict[str, float]:

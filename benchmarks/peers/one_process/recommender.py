@@ -6,6 +6,7 @@ many of them at a time.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
@@ -64,6 +65,8 @@ class Recommender:
         self._model = BundleModel(bundle, manifest)
         vocabulary = self._served.vocabulary
         self._features = Features(open_store(feast), load(bundle / PLAN_FILE), vocabulary)
+        gc.collect()
+        gc.freeze()  # else a collection looks at all that was loaded, for a third of a second
 
     def recommend(self, asked: Sequence[RecommendRequest]) -> list[RecommendResponse]:
         """Answer requests together: one read of each kind and one call of each model for all."""

@@ -90,12 +90,12 @@ def _stopped(_number: int, _frame: object) -> NoReturn:
 def _run(
     options: argparse.Namespace, names: list[str], system: System, record: dict[str, Any]
 ) -> tuple[dict[str, Any], bool]:
+    system.resume()
     schedule = Schedule(seed=options.seed, rate=options.rate)
     bundle_id = record["bundles"]["towers"]
     known = {"schedule": asdict(schedule), "bundle": bundle_id, "items": record["items"]}
     turns = TurnsFile(options.out or options.state / "serving", known)
     failed = _install([name for name in names if name != OURS], options.state)
-    system.resume()
     if OURS in names and BundleStore(system.settings.bundle_dir).live() != bundle_id:
         system.run("publish", bundle_id)
     users = tuple(user_id(n) for n in range(record["users"]))
