@@ -55,6 +55,8 @@ _JOINS = "point-in-time joins"
 _WINDOWS = "windowed aggregates from a topic"
 _SEARCH = "approximate search at recall@100 ≥ .99"
 _SEARCH_COMMAND = "benchmarks.retrieval.search --peers"
+_REQUEST = "the whole request path"
+_SERVING_COMMAND = "benchmarks.peers.serving"
 
 PEERS = (
     Peer(
@@ -207,10 +209,40 @@ PEERS = (
     Peer(
         name="One process",
         distribution="fastapi",
-        compared_on="the whole request path",
+        compared_on=_REQUEST,
         command="benchmarks.loadtest.throughput peer",
         settings="FastAPI and uvicorn (uvloop, httptools), Feast's SDK, torch and faiss",
         page="load.md",
+    ),
+    Peer(
+        name="Ray Serve",
+        distribution="ray",
+        compared_on=_REQUEST,
+        command=_SERVING_COMMAND,
+        settings="HAProxy for ingress, RAY_SERVE_THROUGHPUT_OPTIMIZED, a replica for each core, "
+        "max_ongoing_requests 100, `@serve.batch` of at most 8 without a wait, no access log",
+        page="load.md",
+        environment="ray_serve",
+    ),
+    Peer(
+        name="LitServe",
+        distribution="litserve",
+        compared_on=_REQUEST,
+        command=_SERVING_COMMAND,
+        settings="a worker for each core, as many HTTP processes, max_batch_size 8 without a "
+        "wait, fast_queue (which this version ignores)",
+        page="load.md",
+        environment="litserve",
+    ),
+    Peer(
+        name="BentoML",
+        distribution="bentoml",
+        compared_on=_REQUEST,
+        command=_SERVING_COMMAND,
+        settings="",
+        page="load.md",
+        reason="1.4.40, its newest release, wants certifi 2026.10.19, which the package index did "
+        "not have (2026.10.18 was its newest), and a peer is measured in its newest release",
     ),
 )
 

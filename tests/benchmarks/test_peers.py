@@ -31,7 +31,8 @@ def test_a_peer_is_pinned_or_says_why_it_is_not_run(peer: Peer) -> None:
 
 
 def test_a_peer_has_a_benchmark_that_runs_it_and_a_page(peer: Peer) -> None:
-    path = ROOT.joinpath(*peer.module.split(".")).with_suffix(".py")
+    path = ROOT.joinpath(*peer.module.split("."))
+    path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     functions = {n.name for n in ast.parse(path.read_text()).body if hasattr(n, "name")}
     assert "main" in functions
     assert (ROOT / "docs" / peer.page).is_file()

@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import signal
 import sys
 import time
@@ -30,7 +28,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-import torch
 
 from benchmarks.loadtest.greatest_rate import Asking
 from benchmarks.loadtest.system import System, find_system, user_id
@@ -38,7 +35,7 @@ from benchmarks.peers.serving.report import ratios, summary, table
 from benchmarks.peers.serving.services import OURS, PEERS, python_for, up, versions
 from benchmarks.peers.serving.turn import Schedule, take_turn
 from benchmarks.peers.serving.turns_file import TurnsFile
-from benchmarks.training.machine import commit
+from benchmarks.peers.surroundings import commit, surroundings
 from recsys.bundle.store import BundleStore
 from recsys.errors import ConfigurationError, InputError, RecsysError, ServerError
 
@@ -168,12 +165,7 @@ def _result(
         "measured_as": turns.measured_as,
         "seed": options.seed,
         "commits": sorted({turn["commit"] for of in measured.values() for turn in of.values()}),
-        "python": platform.python_version(),
-        "machine": {
-            "cores": os.cpu_count(),
-            "amx": "amx" in torch.backends.cpu.get_cpu_capability().lower(),
-            "capability": torch.backends.cpu.get_cpu_capability(),
-        },
+        **surroundings(),
     }
     return result, not missing
 
