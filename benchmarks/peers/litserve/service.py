@@ -5,8 +5,7 @@ CPU: a worker process for each core, as many processes for HTTP (the default), t
 many requests, the log at warnings.
 """
 
-from __future__ import annotations
-
+# No postponed annotations: LitServe hands the class that ``decode_request`` takes to FastAPI.
 import argparse
 import sys
 from collections.abc import Sequence

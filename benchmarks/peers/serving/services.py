@@ -200,9 +200,11 @@ def wait_full(port: int, check: Callable[[], None]) -> None:
         ServerError: when that takes longer than two minutes; what ``check`` raises.
     """
     deadline = time.monotonic() + _READY_S
-    full, found = 0, "no answer"
+    full = 0
     while full < 10:
-        found = ask(port, user_id(0))[0]
+        found, body = ask(port, user_id(0))
+        if found in ("400", "422"):  # it is up, and will not come to like the question
+            raise ServerError(f"wanted full answers on port {port}, found {found}: {body[:500]!r}")
         full = full + 1 if found == "200 full" else 0
         if not full:
             check()
