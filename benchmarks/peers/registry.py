@@ -229,8 +229,8 @@ PEERS = (
         distribution="litserve",
         compared_on=_REQUEST,
         command=_SERVING_COMMAND,
-        settings="a worker for each core, as many HTTP processes, max_batch_size 8 without a "
-        "wait, fast_queue (which this version ignores)",
+        settings="a worker for each core, as many HTTP processes, no batches (its batched workers "
+        "ask their queue without rest), fast_queue (which this version ignores)",
         page="load.md",
         environment="litserve",
     ),

@@ -20,13 +20,16 @@ from benchmarks.peers.one_process.recommender import (
     RecommendResponse,
 )
 
+_BATCH_TIMEOUT_S = 0.01
+"""As its examples have it; with 0 an idle worker asks its queue without rest."""
+
 
 class Recommendations(ls.LitAPI):  # type: ignore[misc]
     """What each worker runs; with batches ``predict`` is given lists."""
 
     def __init__(self, bundle: Path, feast: Path, max_batch: int) -> None:
         super().__init__(
-            max_batch_size=max_batch, batch_timeout=0.0, api_path="/v1/recommendations"
+            max_batch_size=max_batch, batch_timeout=_BATCH_TIMEOUT_S, api_path="/v1/recommendations"
         )
         self._where = bundle, feast
 

@@ -82,7 +82,7 @@ PEERS: dict[str, Peer] = {
     "litserve_batched": Peer(
         module="litserve", environment="litserve", packages=("litserve",),
         arguments=("--max-batch", "8"),
-        settings=_LIT | {"max_batch_size": 8, "batch_timeout": 0.0},
+        settings=_LIT | {"max_batch_size": 8, "batch_timeout": 0.01},
     ),
 }  # fmt: skip
 OURS = "ours"
