@@ -248,3 +248,9 @@ def test_a_figure_that_a_round_lacks_has_no_median() -> None:
     figures = report.summary({0: _turn(10, 20, 5.0), 1: _turn(30, 40, None)})
     assert figures["alone_p50_ms"]["median"] == 20
     assert figures["greatest_rate_per_s"] == {"median": None, "rounds": [5.0, None]}
+
+
+def test_lists_are_held_beside_those_of_the_same_user_and_round() -> None:
+    ours = {0: {"lists": [["a", "b"], ["c", "d"]]}, 1: {"lists": [["a", "b"], ["c", "d"]]}}
+    assert report.shared(ours, {0: {"lists": [["b", "a"], ["d", "x"]]}}) == 0.75
+    assert report.shared(ours, {2: {"lists": [["a", "b"], ["c", "d"]]}}) is None

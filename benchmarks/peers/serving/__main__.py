@@ -31,7 +31,7 @@ import numpy as np
 
 from benchmarks.loadtest.greatest_rate import Asking
 from benchmarks.loadtest.system import System, find_system, user_id
-from benchmarks.peers.serving.report import ratios, summary, table
+from benchmarks.peers.serving.report import ratios, shared, summary, table
 from benchmarks.peers.serving.services import OURS, PEERS, python_for, up, versions
 from benchmarks.peers.serving.turn import Schedule, take_turn
 from benchmarks.peers.serving.turns_file import TurnsFile
@@ -156,6 +156,9 @@ def _result(
         "services": {name: summary(of) for name, of in measured.items()},
         "ours_over_peer": {
             name: ratios(measured[OURS], measured[name]) for name in peers if OURS in measured
+        },
+        "shared_lists": {
+            name: shared(measured[OURS], measured[name]) for name in peers if OURS in measured
         },
         "settings": {name: PEERS[name].settings for name in peers},
         "versions": {name: versions(name, options.state) for name in peers},

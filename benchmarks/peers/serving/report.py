@@ -58,6 +58,20 @@ def ratios(ours: Turns, peer: Turns) -> dict[str, dict[str, float]]:
     return found
 
 
+def shared(ours: Turns, peer: Turns) -> float | None:
+    """Give which share of ours' lists the peer's held, of the same users in the same rounds.
+
+    Features move between two turns, so equal services share nearly all and not all.
+    """
+    parts = [
+        len(set(a) & set(b)) / len(a)
+        for round_ in ours.keys() & peer.keys()
+        for a, b in zip(ours[round_]["lists"], peer[round_]["lists"], strict=True)
+        if a
+    ]
+    return round(sum(parts) / len(parts), 4) if parts else None
+
+
 def table(turns: Mapping[str, Turns], rate: float) -> str:
     """Give the medians, and the ratios beside ours, as Markdown."""
     heads = [
