@@ -33,6 +33,7 @@ RUN_ALONE = (
     "features.state_bytes",
     "features.stream_peers",
     "features.stream_rate",
+    "training.collaborative",
 )
 
 

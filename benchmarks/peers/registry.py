@@ -53,6 +53,7 @@ class Peer:
 _READS = "reading a user's and 500 items' features"
 _JOINS = "point-in-time joins"
 _WINDOWS = "windowed aggregates from a topic"
+_FACTORS = "training cost and quality of collaborative filtering"
 _SEARCH = "approximate search at recall@100 ≥ .99"
 _SEARCH_COMMAND = "benchmarks.retrieval.search --peers"
 _REQUEST = "the whole request path"
@@ -154,7 +155,8 @@ PEERS = (
         distribution="hnswlib",
         compared_on=_SEARCH,
         command=_SEARCH_COMMAND,
-        settings="inner product, M 16, ef_construction 150; ef chosen for the recall",
+        settings="inner product, M 16 and ef_construction 150, and M 32 and 200; ef chosen for the "
+        "recall",
         page="retrieval.md",
         environment="ann",
     ),
@@ -163,8 +165,8 @@ PEERS = (
         distribution="usearch",
         compared_on=_SEARCH,
         command=_SEARCH_COMMAND,
-        settings="inner product, bfloat16, connectivity 16, expansion_add 150; expansion_search "
-        "chosen for the recall",
+        settings="inner product, bfloat16 with connectivity 16 and expansion_add 150, and float32 "
+        "with 32 and 200; expansion_search chosen for the recall",
         page="retrieval.md",
         environment="ann",
     ),
@@ -205,6 +207,37 @@ PEERS = (
         settings="as TorchRec, with FBGEMM's CUDA build",
         page="training-speed.md",
         environment="torchrec_cuda",
+    ),
+    Peer(
+        name="implicit",
+        distribution="implicit",
+        compared_on=_FACTORS,
+        command="benchmarks.training.collaborative",
+        settings="ALS, BPR, cosine and BM25 neighbours; one thread, one of OpenBLAS, settings "
+        "around its defaults chosen on validation",
+        page="peers.md",
+        environment="implicit",
+    ),
+    Peer(
+        name="LightFM (RecTools' fork)",
+        distribution="rectools-lightfm",
+        compared_on=_FACTORS,
+        command="benchmarks.training.collaborative",
+        settings="WARP and BPR; one thread, Adagrad, settings around its defaults chosen on "
+        "validation",
+        page="peers.md",
+        environment="lightfm",
+    ),
+    Peer(
+        name="LightFM itself",
+        distribution="lightfm",
+        compared_on=_FACTORS,
+        command="benchmarks.training.collaborative",
+        settings="",
+        page="peers.md",
+        reason="its last release, 1.17 of 2023, has no wheels and does not build: setup.py fails "
+        "with `'dict' object has no attribute '__LIGHTFM_SETUP__'` (its issue 687); the fork is "
+        "the same package, kept building",
     ),
     Peer(
         name="One process",

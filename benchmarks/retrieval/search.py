@@ -4,7 +4,8 @@ In turn in one process: the plain matrix product, the exact search that needs it
 bfloat16 and int8 with the best scored anew, searches with 99 % of items filtered out, and the
 approximate index at the recall asked for. Users alone and 32 in a call, one thread. ``--peers``
 builds and times hnswlib, usearch, ScaNN and other indexes of faiss on the same vectors as well, in
-environments of their own (``benchmarks/peers/ann``): half an hour of building at a million items.
+environments of their own (``benchmarks/peers/ann``): half an hour of building at a million items;
+``--engines`` names some of them, and ours is always among them.
 Vectors are made up (``vectors.py``). Prints one JSON line.
 """
 
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.environments import python_of
+from benchmarks.peers.surroundings import surroundings
 from benchmarks.retrieval.vectors import make_vectors
 from recsys.compression.item_vectors import Float32Vectors, Int8Vectors
 from recsys.retrieval.best import best
@@ -39,7 +41,7 @@ from recsys.settings import Settings
 
 K = 100
 OURS = ("ours", "faiss-hnsw", "faiss-ivf-pq", "faiss-ivf-sq")
-OTHERS = ("scann", "hnswlib", "usearch")
+OTHERS = ("scann", "hnswlib", "hnswlib-wide", "usearch", "usearch-wide")
 _JOB = Path(__file__).parent.parent / "peers" / "ann" / "job.py"
 
 
@@ -57,12 +59,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-index", action="store_true", help="exact searches alone")
     parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--engines", default=",".join((*OURS[1:], *OTHERS)), help="of --peers")
     args = parser.parse_args(argv)
+    if unknown := sorted(set(args.engines.split(",")) - {*OURS, *OTHERS}):
+        parser.error(f"--engines: wanted some of {', '.join((*OURS, *OTHERS))}, found {unknown}")
     torch.set_num_threads(1)
     items, users = make_vectors(args.kind, num_items=args.items, num_users=1_500, seed=args.seed)
     result = _measure(items, users, args)
     if args.peers:
-        result["peers"] = _peers(items, users)
+        result["peers"] = _peers(items, users, args.engines.split(","))
+        result |= surroundings()
     sys.stdout.write(json.dumps(result) + "\n")
     return 0
 
@@ -165,8 +171,8 @@ def _share(found: Tensor, truth: Tensor) -> float:
     return float((found.unsqueeze(2) == truth.unsqueeze(1)).any(dim=2).float().mean())
 
 
-def _peers(items: np.ndarray, users: np.ndarray) -> list[dict[str, Any]]:
-    """Give what each engine took, built one after the other, then timed."""
+def _peers(items: np.ndarray, users: np.ndarray, engines: list[str]) -> list[dict[str, Any]]:
+    """Give what ours and the named engines took, built one after the other, then timed."""
     vectors = torch.from_numpy(items)
     results = []
     with tempfile.TemporaryDirectory(prefix="peers-") as name:
@@ -181,6 +187,7 @@ def _peers(items: np.ndarray, users: np.ndarray) -> list[dict[str, Any]]:
             np.save(folder / f"{said}_truth.npy", torch.cat(found).numpy())
         pythons = dict.fromkeys(OURS, Path(sys.executable))
         pythons |= dict.fromkeys(OTHERS, python_of("ann", Settings().state_dir))
+        pythons = {e: python for e, python in pythons.items() if e in ("ours", *engines)}
         for verb in ("build", "time"):
             for engine, python in pythons.items():
                 done = subprocess.run(

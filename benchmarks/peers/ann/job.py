@@ -35,6 +35,8 @@ _MARGIN = 0.0005
 class Hnswlib:
     """Malkov & Yashunin's own graph."""
 
+    links, care = 16, 150
+    """Of a node (M), and ef_construction."""
     settings: ClassVar[list[tuple[int, ...]]] = [
         (ef,) for ef in (120, 200, 340, 580, 1000, 1700, 2200, 2900, 5000)
     ]
@@ -49,7 +51,7 @@ class Hnswlib:
 
     def build(self, items: np.ndarray) -> None:
         """Build over ``[N, D]`` and keep it on disk."""
-        self._index.init_index(max_elements=len(items), ef_construction=150, M=16)
+        self._index.init_index(max_elements=len(items), ef_construction=self.care, M=self.links)
         self._index.add_items(items, num_threads=THREADS)
         self._index.save_index(str(self._path))
 
@@ -62,9 +64,17 @@ class Hnswlib:
         return self._index.knn_query(queries, K, num_threads=threads)[0]
 
 
+class WideHnswlib(Hnswlib):
+    """The same with twice the links, which its documentation advises for high recall."""
+
+    links, care = 32, 200
+
+
 class Usearch:
     """The graph of usearch, vectors in bfloat16, which it is quicker with."""
 
+    kind, links, care = "bf16", 16, 150
+    """Of elements; links of a node (connectivity), and expansion_add."""
     settings: ClassVar[list[tuple[int, ...]]] = Hnswlib.settings
 
     def __init__(self, path: Path, size: int, built: bool) -> None:
@@ -72,7 +82,11 @@ class Usearch:
 
         self._path = path
         self._index = Index(
-            ndim=size, metric="ip", dtype="bf16", connectivity=16, expansion_add=150
+            ndim=size,
+            metric="ip",
+            dtype=self.kind,
+            connectivity=self.links,
+            expansion_add=self.care,
         )
         if built:
             self._index.load(str(path))
@@ -90,6 +104,12 @@ class Usearch:
         """Give the places ``[Q, k]`` of what is near ``[Q, D]``."""
         keys = self._index.search(queries, K, threads=threads).keys
         return keys if keys.ndim == 2 else keys[np.newaxis]
+
+
+class WideUsearch(Usearch):
+    """The same with twice the links and vectors as they are, for a recall bfloat16 cannot have."""
+
+    kind, links, care = "f32", 32, 200
 
 
 class Scann:
@@ -269,7 +289,9 @@ class Ours:
 ENGINES: dict[str, type[Any]] = {
     "ours": Ours,
     "hnswlib": Hnswlib,
+    "hnswlib-wide": WideHnswlib,
     "usearch": Usearch,
+    "usearch-wide": WideUsearch,
     "scann": Scann,
     "faiss-hnsw": FaissHnsw,
     "faiss-ivf-pq": FaissIvf,
