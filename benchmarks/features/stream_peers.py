@@ -139,6 +139,7 @@ def _measure(
             name: round(num_events / statistics.median(wall_s for _, wall_s in seconds))
             for name, seconds in took.items()
         },
+        "cpu_s": {name: [round(s, 3) for s in seconds] for name, seconds in cpu.items()},
         "times_ours": {name: _times(cpu[name], cpu["ours"]) for name in wanted},
         "rounds": num_rounds,
         "seed": 1,

@@ -76,7 +76,7 @@ PEERS = (
         command="benchmarks.features.online_read",
         settings="HTTP, one worker that is never restarted, registry cached for a day, no access "
         "log, one connection kept open; its answers decoded by msgspec",
-        page="online-store.md",
+        page="peers.md",
     ),
     Peer(
         name="Feast DuckDB store",
@@ -111,7 +111,7 @@ PEERS = (
         compared_on=_JOINS,
         command="benchmarks.features.offline_join",
         settings="`merge_asof` by key with a tolerance, both sides sorted, text as categories",
-        page="offline-store.md",
+        page="peers.md",
     ),
     Peer(
         name="DuckDB",
@@ -120,7 +120,7 @@ PEERS = (
         command="benchmarks.features.offline_join",
         settings="`ASOF LEFT JOIN` over the Parquet files, of each key and time the row created "
         "last (`QUALIFY`), as many threads as cores",
-        page="offline-store.md",
+        page="peers.md",
     ),
     Peer(
         name="Quix Streams",
