@@ -5,8 +5,9 @@ ranked, by one code for all. Each algorithm's settings are chosen on the users' 
 (NDCG@10 of 5,000 users) among a few around its documentation's. The one chosen is fitted again on
 all events but the last, since these models cannot read an event they were not fitted on, and judged
 on the last, in turns with ours, which are fitted without the second last event, too, and read it.
-``cpu_s`` is of that fit alone, on one thread. Without ``--data`` the file is looked for under
-``RECSYS_DATA_DIR``. Prints one JSON line.
+``cpu_s`` is of that fit alone, on one thread. ``--settings`` takes what an earlier run chose
+instead of choosing anew. Without ``--data`` the file is looked for under ``RECSYS_DATA_DIR``.
+Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -14,81 +15,38 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.peers.environments import python_of
 from benchmarks.peers.registry import PEERS
 from benchmarks.peers.surroundings import surroundings
-from recsys.errors import RecsysError, ServerError
-from recsys.evaluation.full_ranking import Scores
-from recsys.features.batch import Int64s, Ragged
+from benchmarks.training.collaborative_jobs import (
+    ALGORITHMS,
+    fit_peer,
+    peer_scores,
+    write_pairs,
+)
+from recsys.errors import InputError, RecsysError
+from recsys.features.batch import Ragged
 from recsys.settings import Settings
 from training.leave_one_out.protocol import HeldOut, ndcg_at_10, quality_of
-from training.leave_one_out.scorers import Neighbours, padded, popular_scores
+from training.leave_one_out.scorers import Neighbours, popular_scores
 from training.leave_one_out.sequences import Sequences, read_sequences
 from training.report.protocol import rows_of
 
-JOBS = Path(__file__).parent.parent / "peers"
+OURS = "ours item-kNN"
 DATA = Path("amazon_beauty") / "Beauty.txt"
 _TUNING_USERS = 5_000
 _SHRINKAGE = (5.0, 10.0, 20.0)
 _DECAYS = (1.0, 0.8, 0.6)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Algorithm:
-    """One algorithm of a peer, and the settings to choose among."""
-
-    environment: str
-    name: str
-    choices: Mapping[str, tuple[float, ...]]
-
-    def settings(self) -> Iterable[dict[str, float]]:
-        """Give every combination."""
-        for values in product(*self.choices.values()):
-            yield dict(zip(self.choices, values, strict=True))
-
-
-ALGORITHMS = {
-    "implicit ALS": Algorithm(
-        environment="implicit",
-        name="als",
-        choices={"factors": (64, 128), "regularization": (0.01, 0.1), "alpha": (1.0, 10.0)},
-    ),
-    "implicit BPR": Algorithm(
-        environment="implicit",
-        name="bpr",
-        choices={"factors": (64, 128), "learning_rate": (0.01, 0.05), "iterations": (100,)},
-    ),
-    "implicit cosine": Algorithm(environment="implicit", name="cosine", choices={"K": (20, 200)}),
-    "implicit BM25": Algorithm(
-        environment="implicit",
-        name="bm25",
-        choices={"K": (20, 200), "K1": (1.2,), "B": (0.2, 0.75)},
-    ),
-    "LightFM WARP": Algorithm(
-        environment="lightfm",
-        name="warp",
-        choices={"no_components": (64, 128), "learning_rate": (0.05,), "epochs": (30, 60)},
-    ),
-    "LightFM BPR": Algorithm(
-        environment="lightfm",
-        name="bpr",
-        choices={"no_components": (64, 128), "learning_rate": (0.05,), "epochs": (30, 60)},
-    ),
-}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -102,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--algorithms", default=",".join(ALGORITHMS))
+    parser.add_argument("--settings", type=Path, help="what an earlier run printed, in a file")
     options = parser.parse_args(argv)
     wanted = options.algorithms.split(",") if options.algorithms else []
     if unknown := sorted(set(wanted) - set(ALGORITHMS)):
@@ -113,7 +72,10 @@ def main(argv: list[str] | None = None) -> int:
         pythons = {
             e: python_of(e, settings.state_dir) for e in {ALGORITHMS[w].environment for w in wanted}
         }
-        report = compare(sequences, wanted, pythons, rounds=options.rounds, seed=options.seed)
+        earlier = _earlier(options.settings, wanted) if options.settings else None
+        report = compare(
+            sequences, wanted, pythons, rounds=options.rounds, seed=options.seed, chosen=earlier
+        )
     except RecsysError as error:
         sys.stderr.write(f"collaborative: {error}\n")
         return 1
@@ -128,34 +90,23 @@ def compare(
     *,
     rounds: int,
     seed: int,
+    chosen: dict[str, dict[str, float]] | None = None,
 ) -> dict[str, Any]:
-    """Choose the settings of each, then fit all in turns and judge them."""
-    past, test, everyone = sequences.until(2), HeldOut.of(sequences, 1), HeldOut.of(sequences, 2)
-    drawn = np.random.default_rng(seed).permutation(sequences.num_users)[:_TUNING_USERS]
-    tuning = _some(everyone, np.sort(drawn))
-    chosen: dict[str, dict[str, float]] = {}
+    """Choose the settings of each unless they are given, then fit all in turns and judge them."""
+    past, test = sequences.until(2), HeldOut.of(sequences, 1)
     with tempfile.TemporaryDirectory(prefix="collaborative-") as name:
         folder = Path(name)
-        write_pairs(folder, past, sequences.num_items)
-        for title in wanted:
-            algorithm = ALGORITHMS[title]
-            python = pythons[algorithm.environment]
-            found = []
-            for settings in algorithm.settings():
-                fit_peer(python, algorithm, settings, folder, seed)
-                scores = peer_scores(folder, everyone.history, sequences.num_items)
-                ranks = tuning.ranks(lambda rows, of=scores: of(np.sort(drawn)[rows]))
-                found.append((ndcg_at_10(ranks), settings))
-            chosen[title] = max(found, key=lambda pair: pair[0])[1]
-        ours = _choose_ours(past, tuning, sequences.num_items)
+        if chosen is None:
+            chosen = choose(sequences, wanted, pythons, folder, seed)
+        ours = chosen[OURS]
         write_pairs(folder, sequences.until(1), sequences.num_items)
-        cpu: dict[str, list[float]] = {title: [] for title in ("ours item-kNN", *wanted)}
+        cpu: dict[str, list[float]] = {title: [] for title in (OURS, *wanted)}
         quality: dict[str, dict[str, object]] = {}
         for turn in range(rounds):
             begin = time.process_time()
             neighbours = Neighbours(past, sequences.num_items, shrinkage=ours["shrinkage"])
-            cpu["ours item-kNN"].append(time.process_time() - begin)
-            judged = {"ours item-kNN": neighbours.scores(test.history, decay=ours["decay"])}
+            cpu[OURS].append(time.process_time() - begin)
+            judged = {OURS: neighbours.scores(test.history, decay=ours["decay"])}
             for title in wanted:
                 algorithm = ALGORITHMS[title]
                 python = pythons[algorithm.environment]
@@ -175,7 +126,7 @@ def compare(
         "cpu_s_range": {
             title: [round(min(took), 3), round(max(took), 3)] for title, took in cpu.items()
         },
-        "settings": {"ours item-kNN": ours, **chosen},
+        "settings": chosen,
         "tried": {title: dict(ALGORITHMS[title].choices) for title in wanted},
         "seed": seed,
         "rounds": rounds,
@@ -184,64 +135,43 @@ def compare(
     }
 
 
-def write_pairs(folder: Path, past: Ragged, num_items: int) -> None:
-    """Write the distinct pairs of user and item, both from 0."""
-    user = np.repeat(np.arange(len(past)), np.diff(past.offsets))
-    pairs = np.unique(user * num_items + past.values - 1)
-    np.savez(
-        folder / "past.npz",
-        user=pairs // num_items, item=pairs % num_items, shape=[len(past), num_items],
-    )  # fmt: skip
-
-
-def fit_peer(
-    python: Path, algorithm: Algorithm, settings: Mapping[str, float], folder: Path, seed: int
-) -> float:
-    """Fit once; gives seconds of CPU. Raises ServerError when the job fails."""
-    job = JOBS / algorithm.environment / "job.py"
-    done = subprocess.run(
-        [str(python), str(job), str(folder), algorithm.name, json.dumps(settings), str(seed)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise ServerError(
-            f"wanted a fit of {algorithm.environment} {algorithm.name}, found: "
-            f"{done.stderr.strip()[-500:]}"
-        )
-    return float(json.loads(done.stdout.splitlines()[-1])["cpu_s"])
-
-
-def peer_scores(folder: Path, histories: Ragged, num_items: int) -> Scores:
-    """Give the scores of the model in ``folder``, of the users in their order."""
-    with np.load(folder / "model.npz") as file:
-        model = {name: torch.from_numpy(file[name]) for name in file.files}
-    if "users" in model:
-        users, items = model["users"], model["items"]
-        bias = model.get("item_bias", torch.zeros(len(items)))
-        return lambda rows: _behind_padding(users[torch.from_numpy(rows)] @ items.T + bias)
-    index, weight = model["index"], model["weight"]
-
-    def summed(rows: Int64s) -> Tensor:
-        history = padded(histories, rows, int(np.diff(histories.offsets).max(initial=1)))
-        values = weight[history - 1] * (history != 0).unsqueeze(2)
-        out = torch.zeros(len(rows), num_items)
-        out.scatter_add_(1, index[history - 1].flatten(1), values.flatten(1))
-        return _behind_padding(out)
-
-    return summed
-
-
-def _behind_padding(scores: Tensor) -> Tensor:
-    """Put the column of row 0, which is no item, before the scores of items."""
-    return torch.nn.functional.pad(scores, (1, 0))
-
-
-def _some(everyone: HeldOut, rows: Int64s) -> HeldOut:
-    return HeldOut(
+def choose(
+    sequences: Sequences, wanted: list[str], pythons: Mapping[str, Path], folder: Path, seed: int
+) -> dict[str, dict[str, float]]:
+    """Give the settings of each, ours included, that rank the second last events best."""
+    everyone, past = HeldOut.of(sequences, 2), sequences.until(2)
+    drawn = np.random.default_rng(seed).permutation(sequences.num_users)[:_TUNING_USERS]
+    rows = np.sort(drawn)
+    tuning = HeldOut(
         history=rows_of(everyone.history, rows),
         target=everyone.target[rows],
         num_items=everyone.num_items,
     )
+    write_pairs(folder, past, sequences.num_items)
+    chosen = {OURS: _choose_ours(past, tuning, sequences.num_items)}
+    for title in wanted:
+        algorithm = ALGORITHMS[title]
+        found = []
+        for settings in algorithm.settings():
+            fit_peer(pythons[algorithm.environment], algorithm, settings, folder, seed)
+            scores = peer_scores(folder, everyone.history, sequences.num_items)
+            ranks = tuning.ranks(lambda some, of=scores: of(rows[some]))
+            found.append((ndcg_at_10(ranks), settings))
+        chosen[title] = max(found, key=lambda pair: pair[0])[1]
+    return chosen
+
+
+def _earlier(path: Path, wanted: list[str]) -> dict[str, dict[str, float]]:
+    try:
+        found = json.loads(path.read_text())["settings"]
+        if set(found[OURS]) != {"shrinkage", "decay"}:
+            raise ValueError(f"of {OURS}: {found[OURS]}")
+        return {title: found[title] for title in (OURS, *wanted)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--settings: wanted what an earlier run printed, with {', '.join(wanted)}, in {path}: "
+            f"{error!r}"
+        ) from error
 
 
 def _choose_ours(past: Ragged, tuning: HeldOut, num_items: int) -> dict[str, float]:

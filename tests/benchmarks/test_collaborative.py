@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.training.collaborative import ALGORITHMS, main, peer_scores, write_pairs
+from benchmarks.training.collaborative import main
+from benchmarks.training.collaborative_jobs import ALGORITHMS, peer_scores, write_pairs
 from recsys.features.batch import Ragged
 
 HISTORIES = Ragged(np.array([1, 3, 2], dtype=np.int64), np.array([0, 2, 3], dtype=np.int64))
@@ -49,3 +50,13 @@ def test_every_combination_of_settings_is_tried() -> None:
 def test_a_missing_file_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", str(tmp_path / "absent.txt"), "--algorithms", ""]) == 1
     assert "absent.txt" in capsys.readouterr().err
+
+
+def test_settings_of_another_run_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, settings = tmp_path / "data.txt", tmp_path / "earlier.json"
+    data.write_text("1 1 2 3\n")
+    settings.write_text('{"settings": {"ours item-kNN": {}}}')
+    assert main(["--data", str(data), "--algorithms", "", "--settings", str(settings)]) == 1
+    assert "wanted what an earlier run printed" in capsys.readouterr().err
