@@ -10,7 +10,7 @@ ARGS ?=
 export PYTHON RECSYS_TORCH_INDEX
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test verify-accuracy verify-cold-start verify-degradation verify-equality verify-feast verify-fuzz verify-generator verify-kuairand verify-memory verify-offline verify-pipeline verify-ranklens verify-resume verify-sequences verify-stream verify-tune bench lock clean
+.PHONY: help setup demo check test verify-accuracy verify-bench verify-cold-start verify-degradation verify-equality verify-feast verify-fuzz verify-generator verify-kuairand verify-memory verify-offline verify-pipeline verify-ranklens verify-resume verify-sequences verify-stream verify-tune bench bench-smoke lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,8 +88,14 @@ verify-stream: setup  ## hurt workers, broker and store at 280 random points; no
 verify-pipeline: setup  ## kill the pipeline: engine, steps, on Ray, with all servers (ARGS=--ray: one part) (minutes)
 	@$(BIN)/python -m tests.training.pipeline.verify $(ARGS)
 
-bench: setup  ## run the benchmarks and print their figures
+bench: setup  ## run all benchmarks and keep their results in benchmarks/results (an hour; goes on where it was stopped)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-smoke: setup  ## is a kernel slower than it was? ratios against a baseline, with its noise (a minute)
+	@$(BIN)/python -m benchmarks gate $(ARGS)
+
+verify-bench: setup  ## the gate passes ten runs of the same code and fails when kernels are made slower (minutes)
+	@$(BIN)/python -m benchmarks.gate.verify $(ARGS)
 
 lock: setup  ## resolve all versions anew: packages, server wheels, Kafka's jars
 	@$(BIN)/uv pip compile pyproject.toml --extra embedded --extra dev --universal \

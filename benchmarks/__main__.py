@@ -1,57 +1,33 @@
-"""``python -m benchmarks`` (``make bench``): run every benchmark that starts what it needs.
+"""``python -m benchmarks``: evidence, and what is made of it.
 
-Each is a module of its own with a ``main``; each prints one JSON line. Others want servers or data
-and are run alone, as ``python -m benchmarks.features.stream_rate``; each says what it needs with
-``--help``. The load test of a running system is ``recsys loadtest``.
+    python -m benchmarks [NAME ...]     run benchmarks, keep their results   (suite/run.py)
+    python -m benchmarks gate           is a kernel slower than it was?      (gate/__main__.py)
+    python -m benchmarks peers          the systems ours is compared with    (peers/command.py)
+    python -m benchmarks table          the tables of README.md and docs     (numbers/table.py)
 
-``python -m benchmarks table`` makes the tables of README.md and docs/numbers.md, and
-``python -m benchmarks peers`` lists the systems that ours is compared with.
+Each benchmark is also a module of its own: ``python -m benchmarks.features.stream_rate --help``.
+The load test of a running system is ``recsys loadtest``.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 
-BENCHMARKS = (
-    "event_codec",
-    "event_sink",
-    "event_spool",
-    "features.offline_join",
-    "features.online_read",
-    "features.online_write",
-    "reranking",
-    "retrieval.search",
-    "training.ranker",
-    "training.sequences",
-)
+_OTHERS = {
+    "gate": "benchmarks.gate.__main__",
+    "peers": "benchmarks.peers.command",
+    "table": "benchmarks.numbers.table",
+}
 
 
-RUN_ALONE = (
-    "features.backfill_rate",
-    "features.item_feed",
-    "features.state_bytes",
-    "features.stream_peers",
-    "features.stream_rate",
-    "training.collaborative",
-)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the named benchmarks, or all; the sum of their exit codes."""
-    given = sys.argv[1:] if argv is None else argv
-    if given[:1] in (["table"], ["peers"]):
-        module = {"table": "benchmarks.numbers.table", "peers": "benchmarks.peers.command"}
-        return int(importlib.import_module(module[given[0]]).main(given[1:]))
-    wanted = given or list(BENCHMARKS)
-    unknown = sorted(set(wanted) - set(BENCHMARKS))
-    if unknown:
-        sys.stderr.write(
-            f"no benchmark {unknown}; there are {list(BENCHMARKS)}; these want servers or data and "
-            f"are run as `python -m benchmarks.NAME`: {list(RUN_ALONE)}\n"
-        )
-        return 2
-    return sum(importlib.import_module(f"benchmarks.{name}").main() for name in wanted)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the first word says; the exit code."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given[:1] and given[0] in _OTHERS:
+        return int(importlib.import_module(_OTHERS[given[0]]).main(given[1:]))
+    return int(importlib.import_module("benchmarks.suite.run").main(given))
 
 
 if __name__ == "__main__":

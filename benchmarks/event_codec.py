@@ -6,11 +6,12 @@ one process; the ratio of the medians is the result.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Annotated, Literal
 
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.events.codec import decode
 
-_ROUNDS, _EVENTS = 7, 50_000
+_ROUNDS = 7
 _BODY = (
     b'{"kind":"interaction","event_id":"e-123456","event_time_ms":1700000000000,'
     b'"user_id":"17850","item_id":"85123A","type":"purchase","value":6.0,'
@@ -45,19 +46,22 @@ class _Interaction(BaseModel):
     context: dict[str, str] = {}
 
 
-def _microseconds(read: Callable[[bytes], object]) -> float:
+def _microseconds(read: Callable[[bytes], object], events: int) -> float:
     start = time.perf_counter()
-    for _ in range(_EVENTS):
+    for _ in range(events):
         read(_BODY)
-    return (time.perf_counter() - start) / _EVENTS * 1e6
+    return (time.perf_counter() - start) / events * 1e6
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure both; print one JSON result."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.event_codec")
+    parser.add_argument("--events", type=int, default=50_000, help="a round")
+    options = parser.parse_args(argv)
     ours, theirs = [], []
     for _ in range(_ROUNDS):
-        ours.append(_microseconds(decode))
-        theirs.append(_microseconds(_Interaction.model_validate_json))
+        ours.append(_microseconds(decode, options.events))
+        theirs.append(_microseconds(_Interaction.model_validate_json, options.events))
     result = {
         "benchmark": "event_codec",
         "msgspec_us": round(statistics.median(ours), 3),

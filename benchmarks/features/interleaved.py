@@ -60,6 +60,19 @@ def ratio(slow: np.ndarray, fast: np.ndarray, *, seed: int) -> dict[str, float]:
     }
 
 
+def difference(more: np.ndarray, less: np.ndarray, *, seed: int) -> dict[str, float]:
+    """Give by how many microseconds the medians differ, with a 95 % bootstrap interval."""
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(0, len(more), (_BOOTSTRAPS, len(more)))
+    drawn = np.median(more[picks], axis=1) - np.median(less[picks], axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {
+        "value": round(float(np.median(more) - np.median(less)) * 1e6, 1),
+        "low": round(float(low) * 1e6, 1),
+        "high": round(float(high) * 1e6, 1),
+    }
+
+
 def summary(taken: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, float]]:
     """Give median and 99th percentile of wall time and the median of CPU time, in ms."""
     return {

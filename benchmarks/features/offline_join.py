@@ -232,7 +232,7 @@ def _compared(
     answers = {(r["rows"], r["found"]) for many in runs.values() for r in many}
     if len(answers) != 1:
         raise SystemExit(f"the engines do not agree on {size} labels: {runs}")
-    medians: dict[str, Any] = {
+    medians: dict[str, dict[str, Any]] = {
         engine: {
             name: statistics.median(run[name] for run in many)
             for name in ("wall_s", "cpu_s", "peak_mib", "before_mib")
@@ -244,6 +244,13 @@ def _compared(
             for unit in ("wall_s", "cpu_s"):
                 ratio = medians[engine][unit] / medians["ours"][unit]
                 medians[engine][f"{unit[:-2]}_ratio_to_ours"] = round(ratio, 2)
+                by_round = sorted(
+                    theirs[unit] / ours[unit]
+                    for theirs, ours in zip(runs[engine], runs["ours"], strict=True)
+                )
+                medians[engine][f"{unit[:-2]}_ratios"] = [
+                    round(by_round[place], 2) for place in (0, len(by_round) // 2, -1)
+                ]
     return medians
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import redis
 
 from benchmarks.features.feast_server import FeastClient, feast_server
-from benchmarks.features.interleaved import ratio, summary, surroundings, time_in_turn
+from benchmarks.features.interleaved import difference, ratio, summary, surroundings, time_in_turn
 from benchmarks.features.online_repo import (
     FLOATS,
     NUM_FLOATS,
@@ -29,7 +29,7 @@ from benchmarks.features.online_repo import (
     free_port,
     run,
 )
-from benchmarks.peers.surroundings import commit, processor
+from benchmarks.machine import commit, processor
 from recsys.features.column_writer import ColumnWriter
 from recsys.features.feast_declarations import plan_of_store
 from recsys.features.plan import Plan
@@ -207,8 +207,9 @@ def _measure(
     lone = time_in_turn(alone, rounds=rounds * 10, seed=seed)
     wall = {name: times["wall"] for name, times in taken.items()}
     over = {
-        name: round(float(np.median(lone[name]["wall"]) - np.median(lone["ping"]["wall"])) * 1e6, 1)
+        name: difference(lone[name]["wall"], lone["ping"]["wall"], seed=seed)
         for name in alone
+        if name != "ping"
     }
     reader.close()
     client.close()

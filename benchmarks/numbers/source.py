@@ -154,7 +154,7 @@ def _from_result(row: Row, document: dict[str, Any]) -> dict[str, Any]:
     result = document["result"]
     said = {
         "commit": document["commit"], "date": document["date"],
-        "machine": document["machine"]["processor"],
+        "machine": document["machine"]["name"],
     }  # fmt: skip
     try:
         said["measured"] = row.measured.format(**result)
@@ -162,7 +162,8 @@ def _from_result(row: Row, document: dict[str, Any]) -> dict[str, Any]:
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise _wrong(row, f"figures of the result of {row.result}", repr(error)) from error
     if isinstance(found, dict):
-        said |= {"value": found["ratio"], "low": found.get("low"), "high": found.get("high")}
+        value = found["ratio"] if "ratio" in found else found["value"]
+        said |= {"value": value, "low": found.get("low"), "high": found.get("high")}
     elif isinstance(found, list):
         said |= dict(zip(("low", "value", "high"), found, strict=True))
     elif found is not None:

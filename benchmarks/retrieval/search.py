@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.features.interleaved import ratio
 from benchmarks.peers.environments import python_of
 from benchmarks.peers.surroundings import surroundings
 from benchmarks.retrieval.vectors import make_vectors
@@ -127,6 +128,9 @@ def _measure(items: np.ndarray, users: np.ndarray, args: argparse.Namespace) -> 
                 way(block)
                 times[name].append(time.perf_counter() - start)
         result[f"ms_x_{batch}"] = {name: median(t) * 1e3 for name, t in times.items()}
+        result.setdefault("exact_over_product", {})[str(batch)] = ratio(
+            np.array(times["exact"]), np.array(times["product"]), seed=args.seed
+        )
     return result
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers.surroundings import commit, processor
+from benchmarks.machine import commit, processor
 
 PEAKS: dict[str, tuple[float, float, float]] = {
     # part of the device's name: TFLOP/s in bf16, TFLOP/s in float32 (TF32 units), GB/s of memory

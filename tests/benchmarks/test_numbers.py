@@ -34,7 +34,7 @@ def _rows(folder: Path, *rows: str) -> Path:
 def _result(folder: Path, day: str, **result: Any) -> None:
     (folder / day).mkdir(parents=True)
     document = {
-        "commit": f"of {day}", "date": day, "machine": {"processor": "a chip"}, "result": result
+        "commit": f"of {day}", "date": day, "machine": {"name": "a chip"}, "result": result
     }  # fmt: skip
     (folder / day / "features.reads.json").write_text(json.dumps(document))
 

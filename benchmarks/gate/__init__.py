@@ -1,0 +1,1 @@
+"""Kernels beside plain references, held against committed ratios: ``make bench-smoke``."""

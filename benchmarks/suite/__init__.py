@@ -1,0 +1,1 @@
+"""All benchmarks of ``make bench``: which there are, and how their results are kept."""

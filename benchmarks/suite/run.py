@@ -1,0 +1,169 @@
+"""``python -m benchmarks`` (``make bench``): run benchmarks one after the other, keep each result.
+
+Each runs in a process of its own and its result is written to ``benchmarks/results/DATE/NAME.json``
+as soon as it is there. A run that was interrupted, or in which one failed, is run again with the
+same command: what was measured at this commit is not measured anew (``--again`` does). Without
+names, all of ``suite/plan.py``. Each result also goes to standard output as a line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.suite.plan import PLAN, RUN_ALONE, Benchmark
+from benchmarks.suite.record import Record, is_done, write
+from benchmarks.suite.servers import servers_in
+from recsys.errors import InputError, RecsysError, ServerError
+from recsys.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+_END_S = 30.0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure; 0 when all have a result, 1 when one failed, 2 for a wrong call, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("names", nargs="*", help="benchmarks; without any, all")
+    parser.add_argument("--into", type=Path, help="folder of the results")
+    parser.add_argument("--again", action="store_true", help="measure anew what is there already")
+    options = parser.parse_args(argv)
+    folder = options.into or ROOT / "benchmarks" / "results" / time.strftime(
+        "%Y-%m-%d", time.gmtime()
+    )
+    try:
+        wanted = chosen(options.names)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder), servers_in(Settings().state_dir / "bench") as servers:
+
+            def measured(benchmark: Benchmark) -> Record:
+                if not benchmark.with_servers:
+                    servers.stop()
+                given = servers.environment() if benchmark.with_servers else dict(os.environ)
+                return measure(benchmark, given)
+
+            return run_all(wanted, folder, measured, again=options.again)
+    except InputError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on with what is left\n")
+        return 130
+
+
+def chosen(names: Sequence[str]) -> list[Benchmark]:
+    """Give the named benchmarks, or all. Raises InputError for a name that is none."""
+    known = {benchmark.name: benchmark for benchmark in PLAN}
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise InputError(
+            f"no benchmark {unknown}; there are {list(known)}; these want a data set or a prepared "
+            f"system and are run as `python -m benchmarks.NAME`: {list(RUN_ALONE)}"
+        )
+    return [known[name] for name in names] or list(PLAN)
+
+
+def run_all(
+    wanted: Sequence[Benchmark],
+    folder: Path,
+    measured: Callable[[Benchmark], Record],
+    *,
+    again: bool = False,
+) -> int:
+    """Measure what ``folder`` has no result of; 0 when all are there, 1 when some failed."""
+    failed = []
+    for benchmark in wanted:
+        command, commit = command_of(benchmark), machine.commit()
+        if not again and is_done(folder, benchmark.name, command, commit):
+            sys.stderr.write(f"{benchmark.name}: measured already at {commit}\n")
+            continue
+        sys.stderr.write(f"{benchmark.name}: {command}\n")
+        try:
+            record = measured(benchmark)
+        except RecsysError as error:
+            failed.append(benchmark.name)
+            sys.stderr.write(f"{benchmark.name}: {error}\n")
+            continue
+        write(folder, record)
+        sys.stdout.write(json.dumps(record.result) + "\n")
+        sys.stdout.flush()
+        sys.stderr.write(f"{benchmark.name}: {record.took_s:.0f} s\n")
+    if failed:
+        sys.stderr.write(f"without a result: {failed}; the same command tries them again\n")
+    return 1 if failed else 0
+
+
+def command_of(benchmark: Benchmark) -> str:
+    """Give what is run, for the record and for a reader."""
+    return " ".join(["python -m", f"benchmarks.{benchmark.name}", *benchmark.arguments])
+
+
+def measure(benchmark: Benchmark, environment: Mapping[str, str]) -> Record:
+    """Run it in a process of its own. Raises ServerError when it fails or prints no result."""
+    described, began = machine.describe(), datetime.datetime.now(datetime.UTC)
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"benchmarks.{benchmark.name}", *benchmark.arguments],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        printed, _ = process.communicate()
+    finally:
+        _end(process)
+    if process.returncode:
+        raise ServerError(f"wanted it to work, found exit code {process.returncode}; see above")
+    result = _last_line(printed)
+    return Record(
+        benchmark=benchmark.name, command=command_of(benchmark), commit=machine.commit(),
+        date=began.date().isoformat(), started_at=began.isoformat(timespec="seconds"),
+        took_s=round(time.perf_counter() - start, 1), seed=result.get("seed"), machine=described,
+        versions=machine.versions(), result=result,
+    )  # fmt: skip
+
+
+def _last_line(printed: str) -> dict[str, Any]:
+    lines = [line for line in printed.splitlines() if line.strip()]
+    with contextlib.suppress(ValueError, IndexError):
+        result = json.loads(lines[-1])
+        if isinstance(result, dict):
+            return result
+    raise ServerError(f"wanted a line of JSON as the last, found {lines[-1:] or 'nothing'}")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """An interrupt reaches the child, too; it has a while to stop what it started."""
+    try:
+        process.wait(_END_S if process.poll() is None else 0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two that measure at once measure each other. Raises InputError for the second."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"wanted to measure alone, found another run writing to {folder.name}; wait for it"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
