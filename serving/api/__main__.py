@@ -27,6 +27,7 @@ from recsys.settings import Settings
 from serving.api.app import ServeBeside, create_app
 from serving.api.composition import make_gate, make_overload, open_services
 from serving.api.draining import Draining, DrainingServer
+from serving.api.early_refusal import refusing_protocol
 from serving.api.listen import listen
 from serving.api.services import Services
 from serving.api.shared_metrics import forget_the_dead
@@ -79,10 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(stopping, lambda *_: None)
     draining = Draining(settings.drain_s)
     sys.setswitchinterval(_SWITCH_S)
+    overload = make_overload(settings)
     app = create_app(
         lambda: _open(settings, endpoints, draining, number),
         gate,
-        make_overload(settings),
+        overload,
         serve_beside=_grpc_twin(settings),
     )
     # What is here now stays: the collector need not walk it at every full pass.
@@ -91,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=refusing_protocol(overload),
         ws="none",
         lifespan="on",
         access_log=False,

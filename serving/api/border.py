@@ -101,9 +101,14 @@ class Border:
             if admission is not None and admitted_s:
                 admission.done(perf_counter() - admitted_s, was_answered=status == 200)
             route = getattr(scope.get("endpoint"), "__name__", "none")
-            requests, seconds = _metrics_of(route, status)
-            requests.inc()
-            seconds.observe(perf_counter() - start)
+            count_answer(route, status, perf_counter() - start)
+
+
+def count_answer(route: str, status: int, seconds: float) -> None:
+    """Count an answer and its time; ``route`` is its handler's name."""
+    answers, times = _metrics_of(route, status)
+    answers.inc()
+    times.observe(seconds)
 
 
 @lru_cache(maxsize=256)

@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
@@ -37,6 +38,10 @@ class Overload:
         self._head = [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
         self._body = bytes(refusal.body)
         self._status = refusal.status_code
+        head = b"".join(b"%b: %b\r\n" % pair for pair in self._head)
+        phrase = HTTPStatus(self._status).phrase.encode()
+        self.refusal = b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (self._status, phrase, head, self._body)
+        """All of it as it travels."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_timed = False
         """Whether the loop is to look at the clock shortly: only while requests come."""
