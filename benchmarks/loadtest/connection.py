@@ -17,10 +17,12 @@ from benchmarks.loadtest.http_request import prepare
 
 
 class Answer(NamedTuple):
-    """Status and body of one response."""
+    """What is read of one response."""
 
     status: int
     body: bytes
+    timing: bytes
+    """Its ``Server-Timing`` header; empty without."""
 
 
 class _Connection(asyncio.Protocol):
@@ -29,6 +31,7 @@ class _Connection(asyncio.Protocol):
         self._answer: asyncio.Future[Answer] | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
+        self._timing = b""
         self.is_open = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -46,6 +49,10 @@ class _Connection(asyncio.Protocol):
         self.is_open = False
         self._fail(exc or ConnectionError("the server closed the connection"))
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"server-timing":
+            self._timing = value
+
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
 
@@ -55,9 +62,10 @@ class _Connection(asyncio.Protocol):
             self.is_open = False
         answer, self._answer = self._answer, None
         body, self._body = b"".join(self._body), []
+        timing, self._timing = self._timing, b""
         self._parser = httptools.HttpResponseParser(self)
         if answer is not None and not answer.done():
-            answer.set_result(Answer(status, body))
+            answer.set_result(Answer(status, body, timing))
 
     def _fail(self, error: Exception) -> None:
         answer, self._answer = self._answer, None

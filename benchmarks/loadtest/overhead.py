@@ -4,10 +4,11 @@ Usage::
 
     python -m benchmarks.loadtest.overhead --state DIR [--calls 300] [--seed 0]
 
-on the system that ``throughput prepare`` made. One caller asks in turn; between whole requests the
-model server is asked directly, with the same kind of inputs, over a connection of our own. Both are
-measured in one run, call by call in turn, so that a machine that slows down slows both. The
-difference of the medians is what the API, Redis and HTTP add.
+on the system that ``throughput prepare`` made. One caller asks in turn. Of each answer the API says
+how long its call of the model server took (``Server-Timing``): the difference of the medians is
+what API, Redis and HTTP add. Beside it, call by call in turn so that a machine that slows down
+slows both, the model server is asked directly over a connection of our own with the same kind of
+inputs.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.loadtest.connection import ConnectionPool
+from benchmarks.loadtest.connection import Answer, ConnectionPool
 from benchmarks.loadtest.greatest_rate import Asking, prepared
 from benchmarks.loadtest.kernels import users
+from benchmarks.loadtest.server_timing import note_stages
 from benchmarks.loadtest.system import System, find_system, user_id
 from recsys.bundle.manifest import read_manifest
 from recsys.bundle.store import BundleStore
@@ -63,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def overhead(asking: Asking, system: System, *, calls: int = _CALLS) -> dict[str, float]:
-    """Give medians in milliseconds: ``whole_p50``, ``triton_p50`` and their difference."""
+    """Give medians in milliseconds of whole requests and of calls of the model server, those of the
+    API (``in_api``) and our own, and the differences."""
     return asyncio.run(_overhead(asking, system, calls))
 
 
@@ -80,6 +83,7 @@ async def _overhead(asking: Asking, system: System, calls: int) -> dict[str, flo
     inputs = {name: tensor.numpy() for name, tensor in made.items()}
     pool = ConnectionPool(asking.host, asking.port)
     whole: list[float] = []
+    in_api: list[float] = []
     alone: list[float] = []
     requests = prepared(asking, _WARM_UP + calls, np.random.default_rng(asking.seed))
     async with TritonServer(system.endpoints.require_triton()) as server:
@@ -87,19 +91,35 @@ async def _overhead(asking: Asking, system: System, calls: int) -> dict[str, flo
         for request in requests:
             await asyncio.sleep(_PAUSE_S)
             start = time.perf_counter()
-            await pool.send(request, timeout_s=5.0)
+            answer = await pool.send(request, timeout_s=5.0)
             whole.append(time.perf_counter() - start)
+            in_api.append(_called_s(answer))
             await asyncio.sleep(_PAUSE_S)
             start = time.perf_counter()
             await model.recommend(inputs, Deadline.after_ms(5_000))
             alone.append(time.perf_counter() - start)
     pool.close()
-    medians = [float(np.median(times[_WARM_UP:])) * 1e3 for times in (whole, alone)]
+    whole_ms, in_api_ms, alone_ms = (
+        float(np.median(times[_WARM_UP:])) * 1e3 for times in (whole, in_api, alone)
+    )
     return {
-        "whole_p50_ms": round(medians[0], 3),
-        "triton_p50_ms": round(medians[1], 3),
-        "overhead_ms": round(medians[0] - medians[1], 3),
+        "whole_p50_ms": round(whole_ms, 3),
+        "triton_in_api_p50_ms": round(in_api_ms, 3),
+        "triton_p50_ms": round(alone_ms, 3),
+        "overhead_ms": round(whole_ms - in_api_ms, 3),
+        "overhead_over_own_call_ms": round(whole_ms - alone_ms, 3),
     }
+
+
+def _called_s(answer: Answer) -> float:
+    stages: dict[str, list[float]] = {}
+    note_stages(answer.timing, stages)
+    if "recommend" not in stages:
+        raise ServerError(
+            f"wanted the stage recommend in Server-Timing of a full answer, found {answer.timing!r}"
+            f" with status {answer.status}; is this API of an earlier version?"
+        )
+    return sum(stages["recommend"]) / 1e3
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from recsys.ranking.exploration import Policy
 from recsys.ranking.ranked import RankedItems
 from recsys.ranking.request_rules import Applying
 from recsys.ranking.reranking import NO_DIVERSITY, Diversity, Exploring, rerank
-from recsys.telemetry import ANSWERS_EXPLORED, STAGE_FAILURES, served_by, stage_seconds
+from recsys.stage_times import stage
+from recsys.telemetry import ANSWERS_EXPLORED, STAGE_FAILURES, served_by
 from recsys.wire import Rung
 
 RERANK_LATE = "stage rerank late"
@@ -40,7 +41,7 @@ def reranked_answer(
         STAGE_FAILURES.labels("rerank", "late").inc()
         late = f"recommend: {RERANK_LATE}: no diversity, no exploration"
         degraded = f"{degraded}; {late}" if degraded else late
-    with stage_seconds("rerank").time():
+    with stage("rerank"):
         shown = rerank(
             ranked,
             asked.bundle,

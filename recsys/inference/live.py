@@ -43,7 +43,8 @@ from recsys.ranking.ranked import RankedItems
 from recsys.resilience.breaker import BreakerConfig, CircuitBreaker
 from recsys.resilience.hedge import Hedge
 from recsys.resilience.recent_users import RecentUsers, UserPast
-from recsys.telemetry import MODEL_CALL_USERS, stage_seconds
+from recsys.stage_times import stage
+from recsys.telemetry import MODEL_CALL_USERS
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +212,7 @@ class LiveBundle:
         """Give what is known about a user now, and what the bundle looks at of the request."""
         self._require_layout()
         self._store_breaker.require("features")
-        with _stage("features"):
+        with stage("features"):
             user = await _within(deadline, "features", self._read_batch(_Read(user_id, deadline)))
         self.recent_users.keep(user_id, user.past)
         if keys := self.bundle.encoding.request_keys:
@@ -251,7 +252,7 @@ class LiveBundle:
             "k": np.array([[k]], dtype=np.int32),
         }
         self._model_breaker.require("recommend")
-        with _stage("recommend"):
+        with stage("recommend"):
             call = self._recommend_batch(_ModelCall(self._named(inputs), deadline))
             outputs = await _within(deadline, "recommend", call)
         return RankedItems.of(self._rows(outputs, "item_index"), outputs).first(k)
@@ -262,7 +263,7 @@ class LiveBundle:
         """Score given items and put them in order."""
         inputs = {**user.arrays, "candidate_index": candidate_index[np.newaxis]}
         self._model_breaker.require("rank")
-        with _stage("rank"):
+        with stage("rank"):
             call = self._rank_batch(_ModelCall(self._named(inputs), deadline))
             outputs = await _within(deadline, "rank", call)
         num_candidates = len(candidate_index)
@@ -278,7 +279,7 @@ class LiveBundle:
             "item_index": np.array([[row]], dtype=np.int32),
             "k": np.array([[k]], dtype=np.int32),
         }
-        with _stage("similar"):
+        with stage("similar"):
             call = self.model.similar(self._named(inputs), deadline)
             outputs = await _within(deadline, "similar", call)
         found = self._rows(outputs, "similar_index")
@@ -399,12 +400,3 @@ def _reading() -> Iterator[None]:
         raise
     except (RecsysError, OSError) as error:
         raise StageError(f"features: {error}", stage="features") from error
-
-
-@contextmanager
-def _stage(stage: str) -> Iterator[None]:
-    start = perf_counter()
-    try:
-        yield
-    finally:
-        stage_seconds(stage).observe(perf_counter() - start)

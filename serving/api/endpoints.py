@@ -62,6 +62,8 @@ class Endpoint:
     unready: Any = None
     """Type of a 503 answer that is no ``ErrorResponse``."""
     parameters: tuple[Parameter, ...] = ()
+    tells_stages: bool = False
+    """Whether the good answer says where its time went."""
 
     @property
     def route_path(self) -> str:
@@ -94,6 +96,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         request=wire.RecommendRequest,
         answer=wire.RecommendResponse,
         parameters=(_TIMEOUT,),
+        tells_stages=True,
         problems=(*_BODY, "overloaded", "not_found", "no_bundle"),
     ),
     Endpoint(
@@ -110,6 +113,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         request=wire.RankRequest,
         answer=wire.RankResponse,
         parameters=(_TIMEOUT,),
+        tells_stages=True,
         problems=(*_BODY, "overloaded", "not_found", "no_bundle"),
     ),
     Endpoint(

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from recsys import __version__
+from recsys.stage_times import SERVER_TIMING
 from recsys.wire import ErrorResponse
 from serving.api.endpoints import ENDPOINTS, Endpoint, Parameter
 from serving.api.problems import STATUS, Code
@@ -25,6 +26,12 @@ _REF = "#/components/schemas/{name}"
 
 _ASKED: tuple[Code, ...] = ("unauthenticated", "forbidden", "rate_limited")
 """What an endpoint answers besides when it asks who calls."""
+
+
+_SERVER_TIMING = {
+    "description": "Milliseconds of each stage the request went through (W3C Server Timing).",
+    "schema": {"type": "string"},
+}
 
 
 def openapi_document() -> dict[str, Any]:
@@ -81,7 +88,10 @@ def _responses(endpoint: Endpoint, schema_of: dict[Any, Any]) -> dict[str, Any]:
         good: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
     else:
         good = _json(schema_of[endpoint.answer])
-    responses = {str(endpoint.status): {"description": "The answer.", "content": good}}
+    answer: dict[str, Any] = {"description": "The answer.", "content": good}
+    if endpoint.tells_stages:
+        answer["headers"] = {SERVER_TIMING: _SERVER_TIMING}
+    responses = {str(endpoint.status): answer}
     by_status: dict[int, list[Code]] = {}
     asked = () if endpoint.access == "public" else _ASKED
     for code in (*endpoint.problems, *asked, "internal"):

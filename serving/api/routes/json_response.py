@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -10,6 +11,10 @@ from starlette.responses import Response
 _encode = msgspec.json.Encoder().encode
 
 
-def json_response(value: Any, status_code: int = 200) -> Response:
+def json_response(
+    value: Any, status_code: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """Give a response with ``value`` as its body."""
-    return Response(_encode(value), status_code=status_code, media_type="application/json")
+    return Response(
+        _encode(value), status_code=status_code, headers=headers, media_type="application/json"
+    )

@@ -15,6 +15,7 @@ from recsys.feedback.exposure import Exposure
 from recsys.feedback.request_ids import new_request_id
 from recsys.pipeline import Answer
 from recsys.replay.kept import context_kept, kept
+from recsys.stage_times import SERVER_TIMING, note_stages, server_timing
 from recsys.wire import (
     RankedItem,
     RankRequest,
@@ -37,6 +38,7 @@ _rank_decoder = msgspec.json.Decoder(RankRequest)
 async def recommend(request: Request) -> Response:
     """Answer ``POST /v1/recommendations``."""
     start = perf_counter()
+    note_stages()
     services: Services = request.app.state.services
     deadline = deadline_of(request, services.pipeline)
     body = await read_body(request)
@@ -102,13 +104,15 @@ async def recommend(request: Request) -> Response:
             degraded=answer.degraded,
             features=_features(bundle, answer) if wanted.explain else None,
             took_ms=_since_ms(start),
-        )
+        ),
+        headers=_stages(),
     )
 
 
 async def rank(request: Request) -> Response:
     """Answer ``POST /v1/rank``."""
     start = perf_counter()
+    note_stages()
     services: Services = request.app.state.services
     deadline = deadline_of(request, services.pipeline)
     body = await read_body(request)
@@ -164,12 +168,18 @@ async def rank(request: Request) -> Response:
             degraded=answer.degraded,
             features=_features(bundle, answer) if wanted.explain else None,
             took_ms=_since_ms(start),
-        )
+        ),
+        headers=_stages(),
     )
 
 
 def _features(bundle: ServedBundle, answer: Answer) -> UserSummary | None:
     return explanations.user_summary(bundle, answer.user) if answer.user is not None else None
+
+
+def _stages() -> dict[str, str]:
+    said = server_timing()
+    return {SERVER_TIMING: said} if said else {}
 
 
 def _since_ms(start: float) -> float:

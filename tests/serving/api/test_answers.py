@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.loadtest.server_timing import note_stages
 from recsys.clock import now_ms
 from recsys.deadline import Deadline
 from recsys.errors import DeadlineExceededError, ServerError, StageError
@@ -45,6 +46,22 @@ def recommend(api: MemoryApi, **body: Any) -> dict[str, Any]:
 
 def ids(answer: dict[str, Any]) -> list[str]:
     return [item["item_id"] for item in answer["items"]]
+
+
+def test_an_answer_says_where_its_time_went(api: MemoryApi) -> None:
+    body = {"user_id": "ann", "k": 2}
+    answers = [
+        api.client.post("/v1/recommendations", json=body),
+        api.client.post("/v1/rank", json={"user_id": "ann", "item_ids": ["item-3", "item-2"]}),
+    ]
+    stages: list[dict[str, list[float]]] = [{}, {}]
+    for answer, found in zip(answers, stages, strict=True):
+        note_stages(answer.headers["server-timing"].encode(), found)
+    assert [list(found) for found in stages] == [
+        ["features", "recommend", "rerank"], ["features", "rank"],
+    ]  # fmt: skip
+    for answer, found in zip(answers, stages, strict=True):
+        assert 0.0 < sum(sum(ms) for ms in found.values()) < answer.json()["took_ms"]
 
 
 def test_unknown_user_gets_the_cold_start(api: MemoryApi) -> None:
