@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import msgspec
@@ -20,6 +21,7 @@ from rich.console import Console
 
 from benchmarks.loadtest.untrained_bundle import NUM_CANDIDATES, add_untrained_bundle, item_id
 from recsys import Client, endpoints
+from recsys.bundle.compress import write_compressed
 from recsys.bundle.load import load_serving_model
 from recsys.bundle.served import VOCABULARY_FILE
 from recsys.bundle.store import BundleStore
@@ -37,6 +39,7 @@ from recsys.feedback.exposure import decode_exposure
 from recsys.grpc_api.client import GrpcClient
 from recsys.inference.compute import answer as compute
 from recsys.inference.triton import model_name
+from recsys.models.config import Precision
 from recsys.models.serving import TorchServingModel
 from recsys.settings import Settings
 from recsys.wire import Filters, ReplayResponse
@@ -406,12 +409,27 @@ def test_two_bundles_answer_side_by_side_and_one_is_retired(running: Running) ->
     assert client.recommend("ann").bundle == first
 
 
-def test_served_scores_are_those_of_the_bundle_itself(running: Running) -> None:
+MOST_BY_INT8 = 0.05
+"""Score (log-odds) that an untrained bundle may lose or gain by all of it in int8."""
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_served_scores_are_those_of_the_bundle_itself(
+    running: Running, tmp_path: Path, precision: Literal["float32", "int8"]
+) -> None:
     import torch
 
     bundle_id = running.bundles[0]
+    store = BundleStore(running.settings.bundle_dir)
+    if precision == "int8":
+        smaller = Precision(item_vectors="int8", towers="int8", ranker="int8")
+        write_compressed(store.path(bundle_id), smaller, tmp_path / "int8", now_ms=1)
+        bundle_id = store.add(tmp_path / "int8")
     publish_and_wait(running, bundle_id)
-    served = running.client.recommend("somebody-new", k=20, explain=True)
+    user = f"parity-{precision}"
+    assert running.client.send_events([click(user, item_id(n)) for n in (3, 5, 8)]).accepted == 3
+    wait_for(lambda: running.client.recommend(user, k=1).known, "the clicks")
+    served = running.client.recommend(user, k=20, explain=True)
     topics = Topics(namespace=running.settings.namespace)
     reader = connect_reader(
         running.settings, running.endpoints, topics=[topics.exposures], group="test"
@@ -430,7 +448,7 @@ def test_served_scores_are_those_of_the_bundle_itself(running: Running) -> None:
     exposure = next(e for e in found if e.request_id == served.request_id)
     assert exposure.item_ids == [item.item_id for item in served.items]
     # The exposure holds all it takes to compute the answer again, in another process.
-    folder = BundleStore(running.settings.bundle_dir).path(bundle_id)
+    folder = store.path(bundle_id)
     model = load_serving_model(folder, room=100)
     assert isinstance(model, TorchServingModel)
     state_dir = running.settings.state_dir
@@ -457,6 +475,17 @@ def test_served_scores_are_those_of_the_bundle_itself(running: Running) -> None:
     assert kept is not None
     assert [item_id(row) for row in again["item_index"][0].tolist()] == exposure.item_ids
     assert torch.allclose(again["score"][0], torch.tensor(exposure.scores), atol=1e-5)
+    # And how far that is from the numbers it was made of, for the same items.
+    whole = load_serving_model(store.path(running.bundles[0]), room=100)
+    assert isinstance(whole, TorchServingModel)
+    whole.set_item_activity(
+        model.activity_of(torch.arange(model.num_items + 1).unsqueeze(0))[0, : whole.num_items + 1],
+        model.item_activity_as_of_ms,
+    )
+    ranked = whole.rank(inputs, whole.score_sources(inputs, again["item_index"]))
+    difference = float((ranked.score - again["score"]).abs().max())
+    assert difference <= (1e-5 if precision == "float32" else MOST_BY_INT8)
+    assert (difference > 1e-5) == (precision == "int8")
 
 
 def test_the_model_server_leaves_its_ranker_out_when_there_is_no_time(running: Running) -> None:
