@@ -7,8 +7,8 @@
              └► else ──► refused at once, with Retry-After
 
 The limit follows the measured time of the answers: while their 95th percentile is above the target
-it falls by a tenth, while it is below and the limit is in use it rises by a step. What waits is
-then bounded by what is answered within the target, whatever comes.
+it falls by a tenth, while it is well below and the limit is in use it rises by a step. What waits
+is then bounded by what is answered within the target, whatever comes.
 
 Source: Welsh & Culler, "Adaptive Overload Control for Busy Internet Servers" (USITS 2003), which
 controls the rate of admission by the 90th percentile of the response time, additively up and
@@ -39,7 +39,11 @@ class AdmissionConfig:
     interval_s: float = 0.1
     """Between two looks; each needs ``min_answers``."""
     min_answers: int = 20
-    initial_limit: float = 64.0
+    rise_below: float = 0.7
+    """Share of the target. Of twenty answers the 95th percentile is the slowest but one; a limit
+    that rises until that is late has one answer in a hundred twice as late."""
+    initial_limit: float = 32.0
+    """What two cores answer in twice the target; where more fits it rises in a second."""
     min_limit: float = 2.0
     """While more are turned away than answered: one at work, and one that waits for it."""
     calm_limit: float = 8.0
@@ -50,7 +54,7 @@ class AdmissionConfig:
     factor: float = 0.9
     memory_share: float = 1.0
     """Answers from memory for each of the servers': they cost a tenth, and are worth a place."""
-    memory_burst: float = 256.0
+    memory_burst: float = 160.0
     """Of them while the servers answer nobody: what comes until a breaker opens (half a second)."""
 
 
@@ -119,7 +123,10 @@ class Admission:
         if high_s > config.target_ms / 1e3:
             # From what was at work: a limit far above it would fall for long without effect.
             self._limit = config.factor * min(self._limit, float(self._most_at_work))
-        elif self._most_at_work >= self._limit / 2:
+        elif (
+            high_s < config.rise_below * config.target_ms / 1e3
+            and self._most_at_work >= self._limit / 2
+        ):
             self._limit = min(config.max_limit, self._limit + config.step)
         self._limit = max(floor, self._limit)
         ADMISSION_LIMIT.set(self._limit)

@@ -79,3 +79,19 @@ def test_what_was_not_answered_says_nothing_about_time() -> None:
         clock.now_s += 0.01
         admission.leave(None)
     assert admission.limit == AdmissionConfig().initial_limit
+
+
+def test_the_limit_rises_while_answers_are_well_within_the_target_and_stays_near_it() -> None:
+    def limit_after(seconds: float) -> float:
+        clock = Clock()
+        admission = Admission(AdmissionConfig(initial_limit=10.0), clock_s=clock)
+        for _ in range(40):
+            asking = [admission.enter() for _ in range(10)].count("servers")
+            clock.now_s += seconds
+            for _ in range(asking):
+                admission.leave(seconds)
+        return admission.limit
+
+    assert limit_after(0.030) > 10.0
+    assert limit_after(0.040) == 10.0
+    assert limit_after(0.051) < 10.0
