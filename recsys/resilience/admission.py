@@ -42,10 +42,11 @@ class AdmissionConfig:
     rise_below: float = 0.7
     """Share of the target. Of twenty answers the 95th percentile is the slowest but one; a limit
     that rises until that is late has one answer in a hundred twice as late."""
-    initial_limit: float = 32.0
-    """What two cores answer in twice the target; where more fits it rises in a second."""
-    min_limit: float = 2.0
-    """While more are turned away than answered: one at work, and one that waits for it."""
+    initial_limit: float = 24.0
+    """What two cores answer in twice the target; where more fits it rises in seconds."""
+    min_limit: float = 4.0
+    """While more are turned away than answered. At 2 half as many are answered, one by one, and
+    none of them sooner: what then takes the time is that everybody waits for a core."""
     calm_limit: float = 8.0
     """Otherwise: a machine that is slow for another reason than too many requests gets no faster
     by turning some away."""
