@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         system = find_system(args.state)
+        # Every item of the log that a bundle does not know would come to it, and be in all three.
+        system = replace(system, variables={**system.variables, "RECSYS_MAX_CREATED_ITEMS": "0"})
         bundles = _bundles(system, args.state)
         for bundle_id in bundles:
             system.run("publish", bundle_id)

@@ -76,7 +76,8 @@ def add_untrained_bundle(
     """Put a bundle into the store and give its id; another seed gives another bundle.
 
     Items not ``offered`` are withdrawn. With a ``prefix`` they are other items than the log's, so
-    that what the log says of those changes nothing here.
+    that what the log says of those changes nothing here; whoever serves it with room for created
+    items (``RECSYS_MAX_CREATED_ITEMS``) adds those of the log.
     """
     work = Path(tempfile.mkdtemp(prefix=".untrained-", dir=_made(bundle_dir).parent))
     try:
