@@ -14,11 +14,12 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import machine
-from benchmarks.limits.arithmetic import memory_gb_s, num_threads, products_gflops, thread_counts
+from benchmarks.limits.arithmetic import memory_gb_s, products_gflops, thread_counts
 from benchmarks.limits.http_echo import http_limits
 from benchmarks.limits.kafka_loop import kafka_limits
 from benchmarks.limits.redis_rate import redis_limits
 from benchmarks.limits.shares import exact_search
+from recsys.inference.threads import torch_threads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     products, memory = {}, {}
     for count in thread_counts():
-        with num_threads(count):
+        with torch_threads(count):
             said = "1 thread" if count == 1 else f"{count} threads"
             products[said] = products_gflops(options.seconds, options.seed)
             memory[said] = memory_gb_s(options.seconds)

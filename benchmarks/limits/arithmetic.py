@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 
@@ -26,17 +25,6 @@ _BYTES = 512 * 2**20
 def thread_counts() -> list[int]:
     """Give one, and all cores where there are more."""
     return sorted({1, len(os.sched_getaffinity(0))})
-
-
-@contextmanager
-def num_threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads meanwhile."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def products_gflops(seconds: float, seed: int) -> dict[str, float]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.limits.arithmetic import best_seconds, memory_gb_s, num_threads
+from benchmarks.limits.arithmetic import best_seconds, memory_gb_s
 from recsys.compression.item_vectors import Float32Vectors
+from recsys.inference.threads import torch_threads
 from recsys.retrieval.excluded import Excluded
 from recsys.retrieval.source import SourceInputs
 from recsys.retrieval.two_tower import TwoTowerSource
@@ -25,7 +26,7 @@ def exact_search(seconds: float, seed: int) -> dict[str, float]:
     held, source = Float32Vectors(vectors), TwoTowerSource()
     unavailable, activity = torch.arange(len(vectors)) == 0, torch.zeros(len(vectors), 1)
     found: dict[str, float] = {}
-    with num_threads(1):
+    with torch_threads(1):
         for batch in (1, 32):
             users = torch.randn(batch, _SIZE, generator=generator)
             nobody = torch.zeros(batch, 0, dtype=torch.int64)

@@ -39,7 +39,7 @@ from benchmarks.loadtest.targets import parse_address
 from benchmarks.loadtest.template import read_template
 from benchmarks.loadtest.trace import read_trace
 from benchmarks.loadtest.traffic import read_users
-from benchmarks.loadtest.written import this_machine, versions, write_whole
+from benchmarks.loadtest.written import hand_over, this_machine, versions
 from recsys.settings import Settings
 
 _DEFAULT_RATE = 50.0
@@ -89,13 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _say(console, result)
     if args.metrics and metrics.trouble:
         console.print(f"[yellow]no stages: {metrics.trouble}[/yellow]", soft_wrap=True)
-    encoded = encode(result)
-    if not (args.output and sys.stdout.isatty()):  # a person who has the file wants to see the end
-        sys.stdout.write(encoded.decode() + "\n")  # first: a full disk does not lose it
-    if args.output:
-        write_whole(args.output, encoded + b"\n")
-    if args.html:
-        write_whole(args.html, page(result).encode())
+    hand_over(encode(result), lambda: page(result), output=args.output, html=args.html)
     if measuring.interrupted:
         return _INTERRUPTED
     return 0 if is_fine(result) else 1

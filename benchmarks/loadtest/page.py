@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from html import escape
 from statistics import median
 
 from benchmarks.loadtest.line_chart import STYLE, Axis, Line, line_chart
-from benchmarks.loadtest.page_parts import processes_section, stages_section, table
+from benchmarks.loadtest.page_parts import head_section, processes_section, stages_section, table
 from benchmarks.loadtest.result import Result, Second, Step, merged
 from benchmarks.loadtest.slo import parse_objective
 from recsys.evaluation.html_page import html_page
@@ -68,14 +67,7 @@ def _head(result: Result) -> str:
         ("seed, repeats", f"{result.settings.get('seed', 0)}, {len(result.repeats)}"),
         ("requests sent", f"{sum(step.sent for step in result.steps()):,}"),
     ]
-    cells = "".join(f"<div><dt>{k}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in notes_on(result))
-    return (
-        f"<header><h1>Load test: {escape(result.name)}</h1>"
-        f'<p class="lead">{escape(headline(result))}</p><dl class="facts">{cells}</dl>'
-        + (f'<ul class="notes">{notes}</ul>' if notes else "")
-        + "</header>"
-    )
+    return head_section(f"Load test: {result.name}", headline(result), facts, notes_on(result))
 
 
 def headline(result: Result) -> str:

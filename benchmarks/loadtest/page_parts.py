@@ -11,6 +11,20 @@ from recsys.evaluation.charts import number, ticks
 _ROW, _LABEL, _WIDTH, _RIGHT = 26, 150, 900, 90
 
 
+def head_section(
+    title: str, lead: str, facts: Sequence[tuple[str, object]], notes: Sequence[str]
+) -> str:
+    """Give what a page begins with: what was found, on what, and what to know of it."""
+    cells = "".join(f"<div><dt>{k}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts)
+    said = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    return (
+        f"<header><h1>{escape(title)}</h1>"
+        f'<p class="lead">{escape(lead)}</p><dl class="facts">{cells}</dl>'
+        + (f'<ul class="notes">{said}</ul>' if said else "")
+        + "</header>"
+    )
+
+
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> str:
     """Give a table whose first ``words`` columns are names and whose others are numbers."""
     top = "".join(

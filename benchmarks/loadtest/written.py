@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,3 +29,15 @@ def write_whole(path: Path, content: bytes) -> None:
     beside = path.with_name(f".{path.name}.new")
     beside.write_bytes(content)
     beside.replace(path)
+
+
+def hand_over(
+    encoded: bytes, page: Callable[[], str], *, output: Path | None, html: Path | None
+) -> None:
+    """Give a result to standard output, and to the files that were asked for."""
+    if not (output and sys.stdout.isatty()):  # a person who has the file wants to see the end
+        sys.stdout.write(encoded.decode() + "\n")  # first: a full disk does not lose it
+    if output:
+        write_whole(output, encoded + b"\n")
+    if html:
+        write_whole(html, page().encode())

@@ -20,7 +20,6 @@ import argparse
 import asyncio
 import contextlib
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -42,7 +41,7 @@ from benchmarks.loadtest.sender import SenderConfig
 from benchmarks.loadtest.stages import StageMetrics
 from benchmarks.loadtest.targets import Address, parse_address
 from benchmarks.loadtest.traffic import read_users
-from benchmarks.loadtest.written import this_machine, versions, write_whole
+from benchmarks.loadtest.written import hand_over, this_machine, versions
 from benchmarks.peers.surroundings import commit
 from recsys.errors import InputError
 from recsys.metrics_page import metrics_page
@@ -70,13 +69,7 @@ def main(argv: Sequence[str]) -> int:
     with metrics_page(args.metrics_port, Settings().host):
         result = asyncio.run(_measure(args, address, background, console))
     say(console, result)
-    encoded = encode(result)
-    if not (args.output and sys.stdout.isatty()):  # a person who has the file wants to see the end
-        sys.stdout.write(encoded.decode() + "\n")  # first: a full disk does not lose it
-    if args.output:
-        write_whole(args.output, encoded + b"\n")
-    if args.html:
-        write_whole(args.html, page(result).encode())
+    hand_over(encode(result), lambda: page(result), output=args.output, html=args.html)
     if result.interrupted:
         return _INTERRUPTED
     return 0 if is_fine(result) else 1

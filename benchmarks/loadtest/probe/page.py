@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from benchmarks.loadtest.line_chart import STYLE, Axis, Line, line_chart
-from benchmarks.loadtest.page_parts import processes_section, table
+from benchmarks.loadtest.page_parts import head_section, processes_section, table
 from benchmarks.loadtest.probe.censored import ended_by
 from benchmarks.loadtest.probe.objective import parse_freshness
 from benchmarks.loadtest.probe.result import PATHS, Observation, ProbeResult
@@ -56,14 +56,7 @@ def _head(result: ProbeResult) -> str:
         ("the probe itself", f"{asked.per_s:g} questions a second, {asked.mean_ms:.1f} ms each, "
          f"{asked.cores:.2f} cores"),
     ]  # fmt: skip
-    cells = "".join(f"<div><dt>{k}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in notes_on(result))
-    return (
-        f"<header><h1>Freshness: {escape(result.target)}</h1>"
-        f'<p class="lead">{escape(headline(result))}</p><dl class="facts">{cells}</dl>'
-        + (f'<ul class="notes">{notes}</ul>' if notes else "")
-        + "</header>"
-    )
+    return head_section(f"Freshness: {result.target}", headline(result), facts, notes_on(result))
 
 
 def _figures(result: ProbeResult) -> str:
