@@ -13,6 +13,7 @@ import json
 import shutil
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ from recsys.models.item_table import ItemStatics, ItemTable
 from recsys.models.ranker import Ranker
 from recsys.models.signature import Dimensions
 from recsys.models.two_tower import TwoTower
-from recsys.retrieval.search_choice import is_approximate
+from recsys.retrieval.search_choice import Search, is_approximate
 
 NUM_CATEGORIES = 20
 NUM_NEIGHBOURS = 50
@@ -51,6 +52,20 @@ _PROFILE_PART = 0.3
 TOWERS_ONLY = SourceMix(names=("two_tower",), weights=(1.0,), quotas=(0,))
 """One source: candidates are the nearest items, as in the service ours is measured beside."""
 _ALL_SOURCES = SourceMix()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Sizes beside the catalogue's: those of the default recipe, unless given."""
+
+    num_candidates: int = NUM_CANDIDATES
+    history_length: int = HISTORY_LENGTH
+    num_item_features: int | None = None
+    """Moving features an item; others than the plan's (``None``) can be computed, not served."""
+    search: Search = "auto"
+
+
+_DEFAULT_SHAPE = Shape()
 
 
 def item_id(row: int) -> str:
@@ -72,6 +87,7 @@ def add_untrained_bundle(
     seed: int = 0,
     offered: slice = slice(None),
     prefix: str = "",
+    shape: Shape = _DEFAULT_SHAPE,
 ) -> str:
     """Put a bundle into the store and give its id; another seed gives another bundle.
 
@@ -81,7 +97,7 @@ def add_untrained_bundle(
     """
     work = Path(tempfile.mkdtemp(prefix=".untrained-", dir=_made(bundle_dir).parent))
     try:
-        return _write(bundle_dir, work, plan, num_items, mix, seed, offered, prefix)
+        return _write(bundle_dir, work, plan, num_items, mix, seed, offered, prefix, shape)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -95,6 +111,7 @@ def _write(
     bundle_dir: Path, folder: Path, plan: Plan, num_items: int, mix: SourceMix, seed: int,
     offered: slice,
     prefix: str,
+    shape: Shape,
 ) -> str:  # fmt: skip
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -130,7 +147,7 @@ def _write(
         )
     )
     encoding = UserEncoding(
-        history_length=HISTORY_LENGTH,
+        history_length=shape.history_length,
         num_tokens=NUM_TOKENS,
         user_activity=plan.user_activity_names,
         num_categories=NUM_CATEGORIES,
@@ -142,7 +159,7 @@ def _write(
         num_user_features=len(encoding.dense_names),
         num_categories=NUM_CATEGORIES,
         num_category_features=len(encoding.user_category_activity),
-        num_item_features=len(plan.item_activity_names),
+        num_item_features=shape.num_item_features or len(plan.item_activity_names),
         objectives=("click", "purchase"),
         sources=mix.names,
     )
@@ -198,7 +215,7 @@ def _write(
             Objective(name="purchase", interaction="purchase", weight=0.5),
         ),
         num_items=num_items,
-        num_candidates=NUM_CANDIDATES,
+        num_candidates=shape.num_candidates,
         metrics={},
         lineage=Lineage(
             dataset="none", num_events=0, data_from_ms=0, data_until_ms=0, seed=seed,
@@ -208,7 +225,7 @@ def _write(
     )  # fmt: skip
     manifest = Manifest.model_validate_json(manifest.model_dump_json()).with_id()
     manifest.write(folder)
-    if is_approximate("auto", num_items):
+    if is_approximate(shape.search, num_items):
         add_index(folder, now_ms=now_ms())
     return BundleStore(bundle_dir).add(folder)
 
