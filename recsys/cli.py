@@ -85,6 +85,7 @@ COMMANDS: dict[str, Command] = {
     "loadtest": Command(
         "benchmarks.loadtest", "send load to a service, find the rate that holds an objective"
     ),
+    "capacity": Command("benchmarks.capacity", "measure how cost grows, plan what a load takes"),
 }
 
 
