@@ -87,7 +87,7 @@ def fit_line(columns: Floats, y: Floats) -> Floats:
     found = non_negative(columns * weight[:, None], y * weight)
     for _ in range(_ROUNDS):
         rest = (columns @ found - y) / np.abs(y)
-        robust = np.sqrt(_huber(rest)) * weight
+        robust = np.sqrt(_huber_rows(rest[None])[0]) * weight
         found = non_negative(columns * robust[:, None], y * robust)
     return found
 
@@ -111,46 +111,65 @@ def non_negative(columns: Floats, y: Floats) -> Floats:
     return best
 
 
-def _huber(rest: Floats) -> Floats:
-    scale = 1.4826 * float(np.median(np.abs(rest)))
-    if scale < 1e-9:
-        return np.ones(len(rest))
-    return np.minimum(1.0, _HUBER * scale / np.maximum(np.abs(rest), 1e-12))
-
-
 def _best(x: Floats, y: Floats) -> tuple[float, float, float]:
     """Give ``a``, ``b``, ``e``: the exponent from a grid, then finer around the best."""
-    e = min(_EXPONENTS.tolist(), key=lambda e: _loss(x, y, e)[0])
-    step = 0.02
-    while step > 5e-4:
-        e = min((e - step, e, e + step), key=lambda e: _loss(x, y, max(e, 0.01))[0])
-        e = max(e, 0.01)
-        step *= 0.7
-    _, a, b = _loss(x, y, e)
-    return a, b, e
+    grid = _EXPONENTS
+    for finer in (0.02, 0.002):
+        loss, a, b = _losses(x, y, grid)
+        best = int(np.argmin(loss))
+        around = float(grid[best])
+        grid = np.clip(around + finer * np.arange(-15, 16) / 10, 0.01, None)
+    loss, a, b = _losses(x, y, grid)
+    best = int(np.argmin(loss))
+    return float(a[best]), float(b[best]), float(grid[best])
 
 
-def _loss(x: Floats, y: Floats, e: float) -> tuple[float, float, float]:
-    unit = float(x.max()) ** e  # else 1 and 10 ** 14 stand side by side
-    columns = np.stack([np.ones_like(x), x**e / unit], axis=1)
-    weight = 1.0 / y
-    a, b = non_negative(columns * weight[:, None], y * weight)
-    for _ in range(3):
-        rest = (columns @ np.array([a, b]) - y) / y
-        robust = np.sqrt(_huber(rest)) * weight
-        a, b = non_negative(columns * robust[:, None], y * robust)
-    rest = (columns @ np.array([a, b]) - y) / y
-    # Of the absolute residuals: what Huber's bound itself depends on must not choose the exponent.
-    return float(np.abs(rest).sum()), float(a), float(b) / unit
+def _losses(x: Floats, y: Floats, exponents: Floats) -> tuple[Floats, Floats, Floats]:
+    """Give for each exponent the sum of absolute relative residuals, ``a`` and ``b``.
+
+    Of the absolute residuals: the exponent must not be chosen by a bound that depends on it.
+    """
+    unit = float(x.max())  # else 1 and 10 ** 14 stand side by side
+    power = (x / unit) ** exponents[:, None]
+    weight = np.ones_like(power)
+    for _ in range(4):
+        a, b = _two_weights(1.0 / y, power / y, weight)
+        rest = (a[:, None] + b[:, None] * power) / y - 1.0
+        weight = _huber_rows(rest)
+    return np.abs(rest).sum(axis=1), a, b / unit**exponents
+
+
+def _two_weights(ones: Floats, power: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """Solve ``a * ones + b * power = 1`` by weighted least squares, neither below 0, row by row."""
+    s11 = (weight * ones * ones).sum(axis=1)
+    s12 = (weight * ones * power).sum(axis=1)
+    s22 = (weight * power * power).sum(axis=1)
+    t1, t2 = (weight * ones).sum(axis=1), (weight * power).sum(axis=1)
+    determinant = s11 * s22 - s12 * s12
+    safe = np.where(determinant > 1e-15 * s11 * s22, determinant, np.inf)
+    a, b = (t1 * s22 - t2 * s12) / safe, (t2 * s11 - t1 * s12) / safe
+    alone_a, alone_b = t1 / s11, t2 / s22
+    one_only = (a < 0) | (b < 0) | ~np.isfinite(safe)
+    # With one column the loss is t0 - t * t / s: the better of the two.
+    takes_a = one_only & (t1 * alone_a > t2 * alone_b)
+    a = np.where(one_only, np.where(takes_a, alone_a, 0.0), a)
+    b = np.where(one_only, np.where(takes_a, 0.0, alone_b), b)
+    return a, b
+
+
+def _huber_rows(rest: Floats) -> Floats:
+    scale = 1.4826 * np.median(np.abs(rest), axis=1, keepdims=True)
+    bound = np.where(scale < 1e-9, np.inf, _HUBER * scale)
+    weight: Floats = np.minimum(1.0, bound / np.maximum(np.abs(rest), 1e-12))
+    return weight
 
 
 def _drawn_exponents(x: Floats, y: Floats, rng: np.random.Generator) -> Floats:
     groups = [np.flatnonzero(x == value) for value in np.unique(x)]
     if max(map(len, groups)) < 2:
         return np.zeros(0)
-    drawn = []
-    for _ in range(_RESAMPLES):
+    drawn = np.zeros(_RESAMPLES)
+    for n in range(_RESAMPLES):
         places = np.concatenate([rng.choice(group, len(group)) for group in groups])
-        coarse = min(_EXPONENTS.tolist(), key=lambda e: _loss(x[places], y[places], e)[0])
-        drawn.append(coarse)
-    return np.array(drawn)
+        drawn[n] = _EXPONENTS[np.argmin(_losses(x[places], y[places], _EXPONENTS)[0])]
+    return drawn
