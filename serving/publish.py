@@ -17,20 +17,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
-from recsys.endpoints import resolve
-from recsys.errors import RecsysError, ServerError, StageError
-from recsys.settings import Settings
-from serving.publishing import publish, retire
+from recsys.spare_time import continue_in_spare_time
 
 TRY_AGAIN = 3
 """Exit code when a server did not answer: the same command may succeed in a minute."""
-_NICENESS = 10
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,6 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.retire and args.bundle_id is None:
         parser.error("--retire wants the id of a bundle that is served beside the live one")
+    # Imported here: it is a second of CPU, which is to be spent at the lowest priority too.
+    from rich.console import Console
+
+    from recsys.endpoints import resolve
+    from recsys.errors import RecsysError, ServerError, StageError
+    from recsys.settings import Settings
+    from serving.publishing import publish, retire
+
     console = Console(stderr=True)
     settings = Settings()
     try:
@@ -88,5 +89,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     # Nobody waits for a publication as for an answer; the servers on this machine come first.
-    os.nice(_NICENESS)
+    continue_in_spare_time()
     sys.exit(main())

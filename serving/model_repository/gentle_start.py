@@ -2,9 +2,13 @@
 
 Importing torch and reading a bundle is seconds of CPU. They are spent in a thread of the lowest
 priority, which on Linux is a thread's own and goes with it; requests are then computed in Triton's
-thread, at the usual one. (A process cannot raise its priority again without a privilege.) Where
-nothing else is loaded, after Triton was restarted say, there is nobody to be gentle to: requests
-wait for this bundle.
+thread, at the usual one. (A process cannot raise its priority again without a privilege.) Where the
+system weighs sessions, the process has one of its own, which is the lowest for as long
+(``recsys/spare_time.py``). Where nothing else is loaded, after Triton was restarted say, there is
+nobody to be gentle to: requests wait for this bundle.
+
+Out of Triton's session and so of its group of processes, this one is not reached by a signal to
+them; Triton's program around it looks three times a second whether its parent lives, and ends.
 """
 
 from __future__ import annotations
@@ -15,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from recsys.spare_time import NICENESS, leave_session, weigh_session
+
 if TYPE_CHECKING:
     from serving.model_repository.backend import ServedModel
-
-_LOWEST = 19
 
 
 class TritonPythonModel:
@@ -26,9 +30,17 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the bundle, then start what keeps it fresh."""
-        self._served = load_gently(args)
-        # Not in the loading thread: threads inherit its priority.
-        self._served.start()
+        is_beside = others_are_loaded()
+        is_alone_in_session = leave_session()
+        if is_beside and is_alone_in_session:
+            weigh_session(NICENESS)
+        try:
+            self._served = load(args, gently=is_beside)
+            # Not in the loading thread: threads inherit its priority.
+            self._served.start()
+        finally:
+            if is_beside and is_alone_in_session:
+                weigh_session(0)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch."""
@@ -39,22 +51,22 @@ class TritonPythonModel:
         self._served.stop()
 
 
-def load_gently(args: dict[str, str]) -> ServedModel:
+def load(args: dict[str, str], *, gently: bool) -> ServedModel:
     """Give a loaded bundle that does nothing yet. Raises what loading raises."""
     loaded: list[ServedModel] = []
     failed: list[BaseException] = []
 
-    def load() -> None:
+    def work() -> None:
         try:
-            if others_are_loaded():
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
+            if gently:
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
             from serving.model_repository.backend import ServedModel
 
             loaded.append(ServedModel(args))
         except BaseException as error:  # noqa: BLE001  raised below
             failed.append(error)
 
-    thread = threading.Thread(target=load, name="gentle-start")
+    thread = threading.Thread(target=work, name="gentle-start")
     thread.start()
     thread.join()
     if failed:

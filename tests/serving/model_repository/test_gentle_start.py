@@ -1,4 +1,4 @@
-"""A bundle is loaded at the lowest priority; what it starts then has the usual one."""
+"""A bundle is loaded at the lowest priority; what answers then has the usual one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -44,6 +45,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> TritonPythonModel:
     backend = ModuleType("backend")  # the real one imports what only Triton's process has
     backend.ServedModel = Served  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "serving.model_repository.backend", backend)
+    monkeypatch.setattr(gentle_start, "leave_session", lambda: False)  # of the tests' process
     return TritonPythonModel()
 
 
@@ -92,3 +94,43 @@ def test_other_models_of_the_server_are_seen(others: int, said: str) -> None:
     command = [sys.executable, "-c", SERVER, MODEL, str(others)]
     told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert told.stdout.strip() == said
+
+
+LOADING = """
+import sys
+from types import ModuleType
+from serving.model_repository import gentle_start
+
+def weight():
+    return open("/proc/self/autogroup").read().split()[-1]
+
+class Served:
+    def __init__(self, args):
+        print(weight())
+        if sys.argv[1] == "wrong":
+            raise ValueError
+    def start(self):
+        print(weight())
+
+backend = ModuleType("backend")
+backend.ServedModel = Served
+sys.modules["serving.model_repository.backend"] = backend
+gentle_start.others_are_loaded = lambda: sys.argv[1] != "alone"
+try:
+    gentle_start.TritonPythonModel().initialize({})
+except ValueError:
+    pass
+print(weight())
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/autogroup").exists(), reason="this kernel does not weigh sessions"
+)
+@pytest.mark.parametrize(
+    ("how", "weights"), [("beside", "19 19 0"), ("wrong", "19 0"), ("alone", "0 0 0")]
+)
+def test_the_process_counts_least_until_it_answers(how: str, weights: str) -> None:
+    command = [sys.executable, "-c", LOADING, how]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout.split() == weights.split()

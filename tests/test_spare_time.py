@@ -1,0 +1,93 @@
+"""Work in spare time: the lowest priority, and interrupted, killed and ended as if it were here."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+AUTOGROUP = Path("/proc/self/autogroup")
+BEGIN = "from recsys.spare_time import *; import os, sys, time; continue_in_spare_time(); "
+WAIT = BEGIN + "print(os.getpid(), flush=True); time.sleep(60)"
+
+needs_autogroup = pytest.mark.skipif(
+    not AUTOGROUP.exists(), reason="this kernel does not weigh sessions"
+)
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=30, check=False
+    )
+
+
+@contextmanager
+def waiting() -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
+    """Give one that waits, and its child."""
+    with subprocess.Popen([sys.executable, "-c", WAIT], stdout=subprocess.PIPE, text=True) as one:
+        assert one.stdout is not None
+        yield one, psutil.Process(int(one.stdout.readline()))
+
+
+def test_it_goes_on_at_the_lowest_priority_in_a_session_of_its_own() -> None:
+    done = run(BEGIN + "print(os.nice(0), os.getsid(0) == os.getpid())")
+    assert (done.returncode, done.stdout) == (0, "19 True\n")
+
+
+@needs_autogroup
+def test_the_session_has_the_lowest_priority_too_and_ours_has_not() -> None:
+    before = AUTOGROUP.read_text()
+    done = run(BEGIN + "print(open('/proc/self/autogroup').read())")
+    assert done.stdout.split()[1:] == ["nice", "19"]
+    assert AUTOGROUP.read_text() == before
+
+
+@needs_autogroup
+def test_a_session_becomes_usual_again_without_a_privilege() -> None:
+    code = (
+        "import ctypes, os; from recsys.spare_time import *; assert leave_session(); "
+        "os.geteuid() or os.setuid(65534); "
+        "ctypes.CDLL(None).prctl(4, 1, 0, 0, 0); "  # what changed its user does not own its files
+        "assert weigh_session(19); assert weigh_session(0); "
+        "print(open('/proc/self/autogroup').read())"
+    )
+    assert run(code).stdout.split()[1:] == ["nice", "0"]
+
+
+def test_its_exit_code_is_ours() -> None:
+    assert run(BEGIN + "sys.exit(3)").returncode == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_are_passed_on(number: signal.Signals) -> None:
+    with waiting() as (process, child):
+        assert child.pid != process.pid
+        process.send_signal(number)
+        code = process.wait(timeout=30)
+        assert not child.is_running()
+    assert code == 128 + number
+
+
+def test_it_does_not_outlive_us() -> None:
+    with waiting() as (process, child):
+        process.kill()
+        process.wait(timeout=30)
+        ends_s = time.monotonic() + 10
+        while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < ends_s
+            time.sleep(0.02)
+
+
+def test_a_leader_of_processes_stays_in_its_session() -> None:
+    code = (
+        "import os; from recsys.spare_time import leave_session; os.setpgid(0, 0); "
+        "print(leave_session(), os.getsid(0) == os.getpid())"
+    )
+    assert run(code).stdout == "False False\n"
