@@ -14,11 +14,13 @@ import datetime
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from benchmarks import machine
@@ -32,6 +34,10 @@ ROOT = Path(__file__).parents[2]
 _END_S = 30.0
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: to us alone, where Ctrl-C reaches the benchmark as well."""
+
+
 def main(argv: Sequence[str]) -> int:
     """Measure; 0 when all have a result, 1 when one failed, 2 for a wrong call, 130 interrupted."""
     parser = argparse.ArgumentParser(
@@ -42,6 +48,18 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--into", type=Path, help="folder of the results")
     parser.add_argument("--again", action="store_true", help="measure anew what is there already")
     options = parser.parse_args(argv)
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return _run(options)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _run(options: argparse.Namespace) -> int:
     folder = options.into or ROOT / "benchmarks" / "results" / time.strftime(
         "%Y-%m-%d", time.gmtime()
     )
@@ -122,6 +140,9 @@ def measure(benchmark: Benchmark, environment: Mapping[str, str]) -> Record:
     )  # fmt: skip
     try:
         printed, _ = process.communicate()
+    except _Terminated:
+        process.send_signal(signal.SIGINT)
+        raise
     finally:
         _end(process)
     if process.returncode:
@@ -145,7 +166,7 @@ def _last_line(printed: str) -> dict[str, Any]:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """An interrupt reaches the child, too; it has a while to stop what it started."""
+    """One that was interrupted has a while to stop what it started."""
     try:
         process.wait(_END_S if process.poll() is None else 0)
     except subprocess.TimeoutExpired:

@@ -6,9 +6,14 @@ import fcntl
 import importlib.util
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks import machine
@@ -110,6 +115,24 @@ def test_a_benchmark_runs_in_its_own_process_and_its_last_line_is_the_result() -
 def test_a_benchmark_that_ends_badly_is_an_error() -> None:
     with pytest.raises(ServerError, match="found exit code 2"):
         run.measure(Benchmark(name="event_codec", arguments=("--colour",)), dict(os.environ))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_leaves_nothing_running(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "benchmarks", "training.ranker", "--into", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as suite:
+        ends_s = time.monotonic() + 30
+        while not (children := psutil.Process(suite.pid).children()):
+            assert time.monotonic() < ends_s
+            time.sleep(0.02)
+        suite.send_signal(number)
+        if number == signal.SIGINT:  # as from a terminal
+            children[0].send_signal(number)
+        said = suite.communicate(timeout=60)[1]
+    assert suite.returncode == 130
+    assert "the same command goes on" in said
+    assert not any(child.is_running() for child in children)
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_that_measure_into_one_folder_are_refused(
