@@ -11,14 +11,14 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 
-from recsys.answers.last_step import RERANK_LATE
+from recsys.answers.last_step import RERANK_LATE, choose
 from recsys.bundle.served import ServedBundle
 from recsys.features.batch import Int32s
 from recsys.feedback.exposure import GREEDY, Exposure, TensorRecord
 from recsys.ranking.operator_rules import OperatorRules
 from recsys.ranking.ranked import RankedItems
 from recsys.ranking.request_rules import applying, bind
-from recsys.ranking.reranking import NO_DIVERSITY, Diversity, Exploring, Reranked, rerank
+from recsys.ranking.reranking import Reranked
 from recsys.replay.kept import (
     CANDIDATE_INDEX,
     CANDIDATE_OBJECTIVES,
@@ -42,26 +42,14 @@ def list_again(
     """
     request = msgspec.json.decode(exposure.request, type=RecommendRequest)
     policy = None if exposure.policy == GREEDY else operator.exploration
-    diversity = Diversity(
-        amount=request.diversity, method=request.diversity_method, by=request.diversity_by
-    )
-    if RERANK_LATE in exposure.degraded:
-        diversity = NO_DIVERSITY
     rules = applying(
         request, bundle, bind(operator, bundle), now_ms=exposure.now_ms,
         user_tokens=_tokens(exposure),
     )  # fmt: skip
-    return rerank(
-        _candidates(exposure, index),
-        bundle,
-        k=request.k,
-        are_probabilities=exposure.rung == "full" and bool(request.objective_weights),
-        diversity=diversity,
-        applying=rules,
-        exploring=None if policy is None else Exploring(
-            policy=policy, user_id=exposure.user_id, request_id=exposure.request_id
-        ),
-        now_ms=exposure.now_ms,
+    return choose(
+        request, _candidates(exposure, index), bundle, exposure.rung, rules,
+        policy=policy, is_late=RERANK_LATE in exposure.degraded,
+        request_id=exposure.request_id, now_ms=exposure.now_ms,
     )  # fmt: skip
 
 
