@@ -1,5 +1,6 @@
 """``recsys capacity``: what a load takes, and how cost grows.
 
+  recsys capacity plan --users 100e6 --rate 50000 --items 10e6      how many of what, at what cost
   recsys capacity scaling kernels --state DIR      measure how cost grows, one axis at a time
 
 Each word is a command of its own: ``recsys capacity scaling --help``.
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
+    "plan": "benchmarks.capacity.plan_command",
     "scaling": "benchmarks.capacity.scaling.__main__",
 }
 """The module of each first word; its ``main`` takes the words after it and gives the exit code."""

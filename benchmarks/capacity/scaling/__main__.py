@@ -2,10 +2,11 @@
 
     python -m benchmarks.capacity.scaling prepare --state DIR [--most-items 1000000]
     python -m benchmarks.capacity.scaling kernels --state DIR --minutes 4
+    python -m benchmarks.capacity.scaling memory  --state DIR --minutes 4
     python -m benchmarks.capacity.scaling store   --state DIR --minutes 4
     python -m benchmarks.capacity.scaling events  --state DIR --minutes 4
     python -m benchmarks.capacity.scaling system  --state DIR --minutes 4
-    python -m benchmarks.capacity.scaling fit     --state DIR --output FILE --html FILE
+    python -m benchmarks.capacity.scaling fit     --state DIR [--into DIR] --html FILE
 
 ``prepare`` makes what is measured: bundles, and a system filled through Kafka. Each study measures
 its points in rounds, in an order of each round, and keeps every point the moment it ended; stopped
@@ -17,20 +18,26 @@ seen. Exit code: 0 when nothing is missing, 3 when points are left, 1 for an err
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.capacity.scaling import events, kernels, store, system
+from benchmarks.capacity.scaling import events, kernels, memory, store, system
+from benchmarks.capacity.scaling.kept import RESULTS
+from benchmarks.capacity.scaling.page import page
 from benchmarks.capacity.scaling.points import PointFile, Task, measure_in_turn
 from benchmarks.capacity.scaling.reference import reference_ms
+from benchmarks.capacity.scaling.result import make_record, summary
+from benchmarks.loadtest.written import write_whole
+from benchmarks.suite.record import write
 from recsys.errors import RecsysError
 from recsys.features import current_plan
 
 LEFT = 3
 _PROJECT = "scaling"
-_STUDIES = ("kernels", "store", "events", "system")
+_STUDIES = ("kernels", "memory", "store", "events", "system")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +68,25 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--minutes", type=float, default=4.0, help="begin nothing after")
             command.add_argument("--repeats", type=int, default=4)
             command.add_argument("--seed", type=int, default=0)
+    command = commands.add_parser("fit")
+    command.set_defaults(run=fit)
+    command.add_argument("--state", type=Path, required=True)
+    command.add_argument("--into", type=Path, help="folder of the result")
+    command.add_argument("--html", type=Path, help="page with the plots")
     return parser
+
+
+def fit(options: argparse.Namespace) -> int:
+    """Fit the laws, predict what was held out, write result and page."""
+    points = PointFile(options.state / "points.jsonl").read()
+    record = make_record(points)
+    folder = options.into or RESULTS / record.date
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder, record)
+    if options.html:
+        write_whole(options.html, page(record).encode())
+    sys.stdout.write(json.dumps(summary(record)) + "\n")
+    return 0
 
 
 def prepare(options: argparse.Namespace) -> int:
@@ -84,9 +109,10 @@ def measure(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _study(options: argparse.Namespace) -> Iterator[list[Task]]:
-    if options.study == "kernels":
+    if options.study in ("kernels", "memory"):
         plan = current_plan.ensure(options.state, project=_PROJECT)
-        yield kernels.tasks(options.state / "bundles", plan, most_items=options.most_items)
+        tasks = {"kernels": kernels.tasks, "memory": memory.tasks}[options.study]
+        yield tasks(options.state / "bundles", plan, most_items=options.most_items)
         return
     folder = options.state / ("system" if options.study == "system" else "servers")
     with {"store": store, "events": events, "system": system}[options.study].study(folder) as made:

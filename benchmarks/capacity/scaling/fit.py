@@ -8,8 +8,8 @@ linearly beyond a bound (Huber 1964), so that one disturbed point does not turn 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,16 +25,15 @@ _LEAST_POINTS = 3
 _RESAMPLES = 300
 
 
-@dataclass(frozen=True, kw_only=True)
-class PowerLaw:
+class PowerLaw(msgspec.Struct, frozen=True, kw_only=True):
     """``fixed + factor * x ** exponent``, with what is known of how sure that is."""
 
     fixed: float
     factor: float
     exponent: float
-    exponent_low: float
-    """95 % of a bootstrap over the repeats at each x; NaN where there was one repeat."""
-    exponent_high: float
+    exponent_low: float | None
+    """95 % of a bootstrap over the repeats at each x; None where there was one repeat."""
+    exponent_high: float | None
     x_low: float
     """Measured from here …"""
     x_high: float
@@ -70,10 +69,10 @@ def fit_power_law(x: Sequence[float], y: Sequence[float], *, seed: int = 0) -> P
         raise InputError("wanted positive figures to fit a power law, found others among them")
     a, b, e = _best(xs, ys)
     drawn = _drawn_exponents(xs, ys, np.random.default_rng(seed))
-    low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
+    low, high = np.quantile(drawn, [0.025, 0.975]).tolist() if len(drawn) else (None, None)
     error = float(np.median(np.abs(a + b * xs**e - ys) / ys))
     return PowerLaw(
-        fixed=a, factor=b, exponent=e, exponent_low=float(low), exponent_high=float(high),
+        fixed=a, factor=b, exponent=e, exponent_low=low, exponent_high=high,
         x_low=float(xs.min()), x_high=float(xs.max()), error=error,
     )  # fmt: skip
 

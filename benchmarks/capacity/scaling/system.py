@@ -6,6 +6,8 @@ several rates; two of them are *held out*: nothing is fitted to them, they are p
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,19 +23,24 @@ from benchmarks.capacity.scaling.bundles import bundle_of
 from benchmarks.capacity.scaling.points import Task
 from benchmarks.capacity.scaling.servers import running
 from benchmarks.loadtest.arrivals import poisson_arrivals_s
-from benchmarks.loadtest.connection import prepare_post
-from benchmarks.loadtest.greatest_rate import Asking, Limit, measure_step
+from benchmarks.loadtest.connection import ConnectionPool, prepare_post
+from benchmarks.loadtest.greatest_rate import Asking, Limit, measure_step, prepared
+from benchmarks.loadtest.kernels import users
 from benchmarks.loadtest.model_calls import between, model_calls
 from benchmarks.loadtest.paced import paced_http
 from benchmarks.loadtest.system import SERVERS, Behaviour, System, fill, user_id
 from benchmarks.loadtest.untrained_bundle import Shape, item_id
+from recsys.bundle.manifest import read_manifest
 from recsys.clock import now_ms
 from recsys.features import current_plan
+from recsys.models import signature
 from recsys.retrieval.search_choice import Search
 
 _FILLED = "filled"
 _BEHAVIOUR = Behaviour()
 _WARM_UP_S, _STEP_S, _IDLE_S = 2.5, 6.0, 6.0
+_EXPOSED_S = 0.5
+"""Until what was shown has reached Kafka's files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +111,19 @@ def _run(system: System, one: Configuration) -> Callable[[], dict[str, Any]]:
         bundle = bundle_of(settings.bundle_dir, plan, one.items, one.shape)
         system.run("publish", bundle.name)
         system.find_processes()
-        users = tuple(user_id(n) for n in range(_BEHAVIOUR.num_users))
+        who = tuple(user_id(n) for n in range(_BEHAVIOUR.num_users))
         rng = np.random.default_rng(time.time_ns())
         asking = Asking(
-            host="127.0.0.1", port=system.settings.api_port, user_ids=users,
+            host="127.0.0.1", port=system.settings.api_port, user_ids=who,
             seed=int(rng.integers(1 << 30)),
         )  # fmt: skip
         order = rng.permutation(len(one.rates)).tolist()
         steps = [_step(system, asking, one.rates[place]) for place in order]
         rss = {name: size["rss_mib"] for name, size in system.sizes().items()}
-        return {"steps": steps, "rss_mib": rss, "bundle_bytes": _size(bundle)}
+        return {
+            "steps": steps, "rss_mib": rss, "bundle_bytes": _size(bundle),
+            "answer_bytes": asyncio.run(_answer_bytes(asking)), "call_bytes": _call_bytes(bundle),
+        }  # fmt: skip
 
     return run
 
@@ -123,14 +133,18 @@ def _step(system: System, asking: Asking, rate: float) -> dict[str, Any]:
         before = system.cpu_s()
         time.sleep(_IDLE_S)
         spent = {name: cpu - before[name] for name, cpu in system.cpu_s().items()}
-        return {"rate": 0.0, "seconds": _IDLE_S, "cpu_s": spent}
-    calls = model_calls(system.url)
+        return {"asked": 0.0, "rate": 0.0, "seconds": _IDLE_S, "cpu_s": spent}
+    calls, stored = model_calls(system.url), _kafka_bytes(system)
     limit = Limit(warm_up_s=_WARM_UP_S, step_s=_STEP_S)
     found = measure_step(asking, rate, limit, system.cpu_s)
     # Calls of the warm-up are among them: the same rate of the same users.
     sizes = between(calls, model_calls(system.url))
     full = found.answers.get("200 full", 0)
+    time.sleep(_EXPOSED_S)
+    # Of the warm-up and the step, asked at the same rate.
+    exposures = (_kafka_bytes(system) - stored) * _STEP_S / (_STEP_S + _WARM_UP_S)
     return {
+        "asked": rate, "kafka_bytes": exposures,
         "rate": found.sent / _STEP_S, "seconds": _STEP_S, "cpu_s": found.cpu_s,
         "sent": found.sent, "full": full, "p50_ms": found.p50_ms, "p99_ms": found.p99_ms,
         "late_p99_ms": found.late_p99_ms, "generator_cpu_s": found.generator_cpu_s,
@@ -158,7 +172,7 @@ def _event_step(
     time.sleep(1.0)  # what was taken is applied within that
     spent = {name: cpu - before[name] for name, cpu in system.cpu_s().items()}
     return {
-        "posts": len(due_s) / _STEP_S, "events": len(due_s) * each / _STEP_S,
+        "rate": 0.0, "posts": len(due_s) / _STEP_S, "events": len(due_s) * each / _STEP_S,
         "seconds": _STEP_S + 1.0, "busy_s": _STEP_S, "cpu_s": spent,
         "answers": dict(paced.answers),
     }  # fmt: skip
@@ -177,6 +191,39 @@ def _body(rng: np.random.Generator, each: int) -> bytes:
             }
         )  # fmt: skip
     return msgspec.json.encode({"events": events})
+
+
+async def _answer_bytes(asking: Asking) -> float:
+    pool = ConnectionPool(asking.host, asking.port)
+    sizes = []
+    for request in prepared(asking, 20, np.random.default_rng(asking.seed)):
+        answer = await pool.send(request, timeout_s=5.0)
+        sizes.append(len(request) + len(answer.body))
+    pool.close()
+    return float(np.median(sizes))
+
+
+def _call_bytes(bundle: Path) -> float:
+    """Give the bytes of a user's tensors to the model server, and of an answer of 20 back."""
+    dimensions = read_manifest(bundle).dimensions
+    inputs = users(dimensions, 1_000, 1)
+    sent = sum(tensor.numel() * tensor.element_size() for tensor in inputs.values())
+    outputs = signature.recommend_outputs(dimensions)
+    sizes = {"INT32": 4, "INT64": 8, "FP32": 4, "BOOL": 1}
+    per_answer = sum(
+        sizes[spec.dtype] * math.prod(n for n in spec.shape if n > 0) for spec in outputs
+    )
+    return float(sent + asked_k() * per_answer)
+
+
+def asked_k() -> int:
+    """Give how many answers each request of the study wants."""
+    return Asking(host="", port=0, user_ids=()).k
+
+
+def _kafka_bytes(system: System) -> int:
+    folder = system.settings.state_dir / "kafka"
+    return sum(path.stat().st_size for path in folder.rglob("*.log"))
 
 
 def _size(folder: Path) -> int:

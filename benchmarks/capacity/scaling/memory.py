@@ -1,0 +1,67 @@
+"""What a bundle takes of a model server's memory: a fresh process loads it and answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.capacity.scaling.bundles import bundle_of
+from benchmarks.capacity.scaling.points import Task
+from benchmarks.loadtest.untrained_bundle import Shape
+from recsys.errors import ServerError
+from recsys.features.plan import Plan
+from recsys.retrieval.search_choice import Search
+
+ITEMS: dict[Search, tuple[int, ...]] = {
+    "exact": (20_000, 100_000, 300_000, 1_000_000),
+    "approximate": (50_000, 100_000, 300_000, 1_000_000),
+}
+_JOB = """
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+
+from benchmarks.loadtest.kernels import users
+from recsys.bundle.load import load_serving_model
+from recsys.inference.allocation import keep_freed_memory
+from recsys.inference.compute import answer
+
+keep_freed_memory()
+torch.set_num_threads(1)
+model = load_serving_model(Path(sys.argv[1]))
+drawn = users(model.dimensions, model.num_items, 64)
+for at in range(0, 64, 8):
+    answer(model, {n: t[at : at + 8] for n, t in drawn.items()}, num_candidates=500)
+print(psutil.Process().memory_info().rss)
+"""
+
+
+def tasks(folder: Path, plan: Plan, *, most_items: int) -> list[Task]:
+    """Give the points up to ``most_items``."""
+    return [
+        Task(
+            name=f"items={items} {search}", settings={"items": items, "kind": search},
+            run=_run(folder, plan, items, search),
+        )
+        for search, sizes in ITEMS.items()
+        for items in sizes
+        if items <= most_items
+    ]  # fmt: skip
+
+
+def _run(folder: Path, plan: Plan, items: int, search: Search) -> Callable[[], dict[str, int]]:
+    def run() -> dict[str, int]:
+        bundle = bundle_of(folder, plan, items, Shape(search=search))
+        done = subprocess.run(
+            [sys.executable, "-c", _JOB, str(bundle)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise ServerError(f"wanted the bundle to answer, found {done.stderr.strip()[-500:]}")
+        return {"bytes": int(json.loads(done.stdout))}
+
+    return run

@@ -1,0 +1,117 @@
+"""The study as one HTML page: a curve for each axis, its exponent, and what was predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.loadtest.line_chart import STYLE, Line, line_chart
+from benchmarks.loadtest.line_chart import Axis as ChartAxis
+from benchmarks.loadtest.page_parts import head_section, table
+from benchmarks.suite.record import Record
+from recsys.evaluation.html_page import html_page
+
+_MOST_LINES = 4
+_CURVE_POINTS = 40
+
+
+def page(record: Record) -> str:
+    """Give the page."""
+    result = record.result
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for axis in result["axes"]:
+        if axis["points"]:
+            groups.setdefault((axis["x"], axis["y"]), []).append(axis)
+    charts = "".join(_section(x, y, axes) for (x, y), axes in groups.items())
+    parts = [_head(record), _held_out(result), charts]
+    return html_page("How cost grows", "\n".join(parts), style=STYLE)
+
+
+def _head(record: Record) -> str:
+    result, spread = record.result, record.result["reference_ms"]
+    facts = [
+        ("machine", record.machine["name"]), ("commit", record.commit), ("date", record.date),
+        ("points", result["points"]), ("seed", record.seed),
+        ("reference work", f"{spread['least']} to {spread['greatest']} ms"),
+    ]  # fmt: skip
+    notes = [
+        "Times are CPU times of one core, brought to the machine's median speed over the study by "
+        "a fixed piece of work that was timed beside every point.",
+        "A law is fixed + factor * x ^ exponent; the interval is 95 % of a bootstrap over repeats.",
+    ]
+    return head_section("How cost grows", _headline(result), facts, notes)
+
+
+def _headline(result: dict[str, Any]) -> str:
+    worst = abs(result["worst_error"])
+    said = "within" if worst <= result["bar"] else "NOT within"
+    return (
+        f"CPU of a request of configurations that no law has seen was predicted {said} "
+        f"{100 * result['bar']:.0f} %: the worst is {100 * worst:.0f} % off."
+    )
+
+
+def _held_out(result: dict[str, Any]) -> str:
+    parts = list(result["held_out"][0]["measured_ms"])
+    heads = ["held out", "part", "measured ms a request", "predicted", "off by"]
+    rows = []
+    for row in result["held_out"]:
+        name = (
+            f"{row['items']:,} items, {row['search']}, {row['candidates']} candidates, "
+            f"{row['rate']:g} a second"
+        )
+        rows += [
+            [
+                name, part, f"{row['measured_ms'][part]:.2f}", f"{row['predicted_ms'][part]:.2f}",
+                f"{100 * row['error'][part]:+.0f} %" if part in row["error"] else "",
+            ]
+            for part in parts
+        ]  # fmt: skip
+    return (
+        "<section><h2>Predicted, then compared</h2>"
+        f'<div class="card">{table(heads, rows, words=2)}</div></section>'
+    )
+
+
+def _section(x: str, y: str, axes: Sequence[dict[str, Any]]) -> str:
+    charts = "".join(
+        f"<div>{_chart(x, y, axes[at : at + _MOST_LINES // 2])}</div>"
+        for at in range(0, len(axes), _MOST_LINES // 2)
+    )
+    rows = [_law_row(axis) for axis in axes if axis["law"]]
+    heads = ["curve", "fixed", "exponent", "95 %", "median distance of points"]
+    laws = table(heads, rows) if rows else ""
+    return (
+        f'<section><h2>{y} by {x}</h2><div class="card"><div class="pair">{charts}</div>{laws}'
+        "</div></section>"
+    )
+
+
+def _chart(x: str, y: str, axes: Sequence[dict[str, Any]]) -> str:
+    """Draw the points of a few curves, and their laws through them."""
+    lines = []
+    for axis in axes:
+        at, median = [row[0] for row in axis["points"]], [row[1] for row in axis["points"]]
+        name = axis["name"].removesuffix(f" by {x}")
+        law = axis["law"]
+        lines.append(Line(name=name, x=at, y=median, marks="only" if law else "few"))
+        if law:
+            grid = np.geomspace(min(at), max(at), _CURVE_POINTS)
+            curve = law["fixed"] + law["factor"] * grid ** law["exponent"]
+            lines.append(
+                Line(name=f"its law, exponent {law['exponent']:.2f}", x=grid.tolist(),
+                     y=curve.tolist(), marks="none")
+            )  # fmt: skip
+    return line_chart(lines, x=ChartAxis(title=x, is_log=True), y=ChartAxis(title=y, is_log=True))
+
+
+def _law_row(axis: dict[str, Any]) -> list[str]:
+    law = axis["law"]
+    low, high = law["exponent_low"], law["exponent_high"]
+    interval = "one repeat" if low is None else f"{low:.2f} … {high:.2f}"
+    return [
+        axis["name"], f"{law['fixed']:.3g}", f"{law['exponent']:.2f}", interval,
+        f"{100 * law['error']:.1f} %",
+    ]  # fmt: skip
