@@ -22,7 +22,6 @@ _HUBER = 1.345
 (Huber & Ronchetti 2009, section 4)."""
 _ROUNDS = 12
 _LEAST_POINTS = 3
-_RESAMPLES = 300
 
 
 class PowerLaw(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +31,7 @@ class PowerLaw(msgspec.Struct, frozen=True, kw_only=True):
     factor: float
     exponent: float
     exponent_low: float | None
-    """95 % of a bootstrap over the repeats at each x; None where there was one repeat."""
+    """95 % of a bootstrap over the repeats at each x; None where none was drawn."""
     exponent_high: float | None
     x_low: float
     """Measured from here …"""
@@ -50,11 +49,13 @@ class PowerLaw(msgspec.Struct, frozen=True, kw_only=True):
         return self.x_low <= x <= self.x_high
 
 
-def fit_power_law(x: Sequence[float], y: Sequence[float], *, seed: int = 0) -> PowerLaw:
+def fit_power_law(
+    x: Sequence[float], y: Sequence[float], *, resamples: int = 0, seed: int = 0
+) -> PowerLaw:
     """Fit points, several of which may share an ``x`` (repeats).
 
     ``a`` and ``b`` are not negative: a cost has no negative part. Repeats of one x are drawn again
-    with replacement for the interval, so that every x stays in.
+    with replacement ``resamples`` times for the interval, so that every x stays in.
 
     Raises:
         InputError: for fewer than three different x, or figures that are not positive.
@@ -68,7 +69,7 @@ def fit_power_law(x: Sequence[float], y: Sequence[float], *, seed: int = 0) -> P
     if not (np.isfinite(xs).all() and np.isfinite(ys).all() and (xs > 0).all() and (ys > 0).all()):
         raise InputError("wanted positive figures to fit a power law, found others among them")
     a, b, e = _best(xs, ys)
-    drawn = _drawn_exponents(xs, ys, np.random.default_rng(seed))
+    drawn = _drawn_exponents(xs, ys, resamples, np.random.default_rng(seed))
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist() if len(drawn) else (None, None)
     error = float(np.median(np.abs(a + b * xs**e - ys) / ys))
     return PowerLaw(
@@ -163,12 +164,12 @@ def _huber_rows(rest: Floats) -> Floats:
     return weight
 
 
-def _drawn_exponents(x: Floats, y: Floats, rng: np.random.Generator) -> Floats:
+def _drawn_exponents(x: Floats, y: Floats, resamples: int, rng: np.random.Generator) -> Floats:
     groups = [np.flatnonzero(x == value) for value in np.unique(x)]
     if max(map(len, groups)) < 2:
         return np.zeros(0)
-    drawn = np.zeros(_RESAMPLES)
-    for n in range(_RESAMPLES):
+    drawn = np.zeros(resamples)
+    for n in range(resamples):
         places = np.concatenate([rng.choice(group, len(group)) for group in groups])
         drawn[n] = _EXPONENTS[np.argmin(_losses(x[places], y[places], _EXPONENTS)[0])]
     return drawn

@@ -26,6 +26,8 @@ from benchmarks.capacity.scaling.validate import BAR, validate
 from benchmarks.suite.record import Record
 from recsys.errors import InputError
 
+_RESAMPLES = 200
+
 
 class Axis(msgspec.Struct, frozen=True, kw_only=True):
     """One curve: what grew, what was measured, and the law it follows."""
@@ -196,7 +198,9 @@ def _axis(
     rows = [[at, median(v), min(v), max(v)] for at, v in sorted(groups.items())]
     law = None
     if fits and len(rows) >= 3:
-        law = fit_power_law([at for at, _ in found], [value for _, value in found])
+        law = fit_power_law(
+            [at for at, _ in found], [value for _, value in found], resamples=_RESAMPLES
+        )
     return Axis(name=f"{name} by {x}", x=x, y=y, points=rows, law=law)
 
 
