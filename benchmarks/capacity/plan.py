@@ -15,7 +15,7 @@ the cheapest is taken. Nothing is drawn and nothing is remembered: the same ques
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -110,12 +110,39 @@ def _model_servers(demand: Demand, laws: Laws, machines: Machines) -> tuple[Line
         except InputError:
             shards *= 2
             continue
-        said = (*line.says, f"items split into {shards}: NOT BUILT") if shards > 1 else line.says
-        return msgspec.structs.replace(line, says=said), shards
+        says = (*line.says, *_of_splitting(demand, laws, machines, line, shards))
+        return msgspec.structs.replace(line, says=says), shards
     raise InputError(
         f"wanted model servers that hold {demand.items:g} items, found no machine with the memory; "
         "name larger ones with --machines"
     )
+
+
+def _of_splitting(
+    demand: Demand, laws: Laws, machines: Machines, line: Line, shards: int
+) -> Iterator[str]:
+    """Say that items are split, or what it would save: the model server cannot do it today."""
+    if shards > 1:
+        yield f"items split into {shards} parts: NOT BUILT"
+    if line.bounded_by != "memory":
+        return
+    others = [
+        (
+            parts,
+            _cheapest(
+                "model server", machines,
+                lambda machine: plan_parts.model_server(demand, laws, machine, parts),  # noqa: B023
+                with_gpu=demand.gpu,
+            ),
+        )
+        for parts in (2 * shards, 4 * shards, 8 * shards, 16 * shards)
+    ]  # fmt: skip
+    parts, best = min(others, key=lambda other: other[1].cost_a_month)
+    if best.cost_a_month < line.cost_a_month:
+        yield (
+            f"were items split into {parts} parts (NOT BUILT), {best.machines:,} {best.machine} "
+            f"machines, at {best.cost_a_month / line.cost_a_month:.0%} of this cost"
+        )
 
 
 def _cheapest(
@@ -150,19 +177,21 @@ def _line(part: str, name: str, machine: Machine, need: Need, disk_price: float)
     bounds = {
         need.bounded_by: math.ceil(need.processes / on_one),
         "network": math.ceil(need.bits / (machine.network_gbit * 1e9 * _NETWORK_PART)),
+        "disk": math.ceil(need.disk_gib / machine.disk_gib),
         "failure reserve": need.at_least,
     }
     if on_one < machine.cores and not need.a_machine_each:
         bounds = {"memory" if name == need.bounded_by else name: n for name, n in bounds.items()}
     count = max(bounds.values())
     price = count * machine.price_per_hour * HOURS_A_MONTH + need.disk_gib * disk_price
+    processes = max(need.processes, count) if need.a_machine_each else need.processes
     says = need.says
     if on_one < machine.cores and not need.a_machine_each:
         says = (*says, f"memory leaves {machine.cores - on_one} of {machine.cores} cores idle")
     return Line(
-        part=part, processes=need.processes, machines=count, machine=name,
+        part=part, processes=processes, machines=count, machine=name,
         bounded_by=next(name for name, n in bounds.items() if n == count),
-        busy_cores=need.busy_cores, memory_gib=need.processes * need.process_gib,
+        busy_cores=need.busy_cores, memory_gib=processes * need.process_gib,
         disk_gib=need.disk_gib, cost_a_month=price, says=says,
     )  # fmt: skip
 

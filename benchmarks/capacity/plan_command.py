@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         sys.stdout.write(msgspec.json.encode({"laws": source, "plan": plan}).decode() + "\n")
     else:
-        _show(Console(), plan, source)
+        console = Console()
+        _show(Console(width=max(console.width, _WIDTH)), plan, source)
     return 0
 
 
@@ -111,6 +112,8 @@ def _show(console: Console, plan: Plan, source: str) -> None:
         console.print(f"[yellow]extrapolated: {said}[/yellow]", soft_wrap=True)
 
 
+_WIDTH = 112
+"""Of the table; a narrower terminal folds it, a file does not."""
 _WORDS = {"part", "of kind", "bounded by"}
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     relative_speed: Positive
     memory_gib: Positive
     network_gbit: Positive
+    disk_gib: Positive
+    """At most, paid for apart by what is used."""
     price_per_hour: Price
     gpu_cores: Price = 0.0
     """How many of its cores' arithmetic the GPU replaces: assumed, never measured."""

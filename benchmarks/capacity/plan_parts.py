@@ -70,10 +70,15 @@ def api(demand: Demand, laws: Laws, machine: Machine) -> Need:
         processes=math.ceil(needed * demand.reserve),
         busy_cores=needed * demand.utilisation,
         process_gib=laws.api_bytes / GIB,
-        bits=8 * _PACKET * (demand.rate * sent + demand.events * laws.kafka_event_bytes * 2),
+        bits=8 * _PACKET * (demand.rate * sent + demand.events * _event_bytes(laws)),
         bounded_by="processor", at_least=demand.zones,
         says=(f"{each:,.0f} requests a second each, {event_cores:,.0f} cores of all for events",),
     )  # fmt: skip
+
+
+def _event_bytes(laws: Laws) -> float:
+    """Give the bytes of an event that comes in as JSON and goes out to Kafka."""
+    return laws.posted_event_bytes + laws.kafka_event_bytes
 
 
 def model_server(demand: Demand, laws: Laws, machine: Machine, shards: int) -> Need:
@@ -102,14 +107,14 @@ def _on_gpu(
     demand: Demand, laws: Laws, machine: Machine, work: Work, shards: int, held: float
 ) -> Need:
     batch = float(laws.kernels[-1].batch)
-    on_gpu = laws.in_service * call_ms(laws, work, batch) / batch / machine.gpu_cores / 1e3
+    on_gpu = laws.warm * call_ms(laws, work, batch) / batch / machine.gpu_cores / 1e3
     on_host = laws.parts["model server"].by_rate.factor / 1e3 / machine.relative_speed
     each = demand.utilisation / max(on_gpu, on_host)
     processes = shards * math.ceil(demand.rate / each * demand.reserve)
     return Need(
         processes=processes, busy_cores=demand.rate * shards * on_host, process_gib=held,
         bits=8 * _PACKET * demand.rate * shards * laws.call_bytes,
-        bounded_by="GPU (assumed)" if on_gpu > on_host else "processor beside the GPU",
+        bounded_by="GPU (assumed)" if on_gpu > on_host else "host processor",
         a_machine_each=True, at_least=demand.zones,
         says=(
             f"{each:,.0f} requests a second a GPU, ASSUMED to compute like "
@@ -122,8 +127,9 @@ def redis(demand: Demand, laws: Laws, machine: Machine) -> Need:
     """Size the store: primaries by memory and by commands, and a replica of each elsewhere."""
     by_users = laws.user_bytes_by_users
     # Beyond what was written a user takes what the last ones took.
-    beside = by_users(min(demand.users, by_users.x_high)) / by_users(by_users.x_low)
-    data = demand.users * laws.user_bytes(demand.user_events) * max(beside, 1.0) / GIB
+    stored = min(max(demand.users, by_users.x_low), by_users.x_high)
+    beside = by_users(stored) / by_users(laws.base.users)
+    data = demand.users * laws.user_bytes(demand.user_events) * beside / GIB
     read_ms = laws.read_redis_ms(min(demand.users, laws.read_redis_ms.x_high))
     busy = (demand.rate * read_ms + demand.events * laws.redis_event_us / 1e3) / 1e3
     busy /= machine.relative_speed
@@ -132,11 +138,10 @@ def redis(demand: Demand, laws: Laws, machine: Machine) -> Need:
     primaries = max(by_memory, by_processor, 3)
     copies = 2 if demand.zones > 1 else 1
     read = laws.read_bytes(demand.user_events)
-    written = laws.kafka_event_bytes * 4
     return Need(
         processes=copies * primaries, busy_cores=busy * 1.3 if copies == 2 else busy,
         process_gib=data / primaries + _REDIS_EMPTY_GIB,
-        bits=8 * _PACKET * (demand.rate * read + demand.events * written * copies),
+        bits=8 * _PACKET * read * (demand.rate + demand.events * (1 + copies)),
         bounded_by="memory" if by_memory >= by_processor else "processor",
         memory_part=REDIS_MEMORY_PART, at_least=2 if copies == 2 else 1,
         says=(
@@ -152,7 +157,9 @@ def kafka(demand: Demand, laws: Laws, machine: Machine) -> Need:
     rate = demand.events * laws.kafka_event_bytes + exposures
     share = laws.parts["kafka"].by_rate
     measured = min(demand.rate, laws.most_rate)
-    busy = share(measured) / measured * demand.rate + demand.events * laws.kafka_event_us / 1e3
+    # An exposure is one record more: never less than an event's, whatever noise made of it.
+    exposure_ms = max(share(measured) / measured, laws.kafka_event_us / 1e3)
+    busy = exposure_ms * demand.rate + demand.events * laws.kafka_event_us / 1e3
     busy *= _KAFKA_REPLICAS / 1e3 / machine.relative_speed
     copies = _KAFKA_REPLICAS if demand.zones > 1 else 1
     bits = 8 * _PACKET * rate * (2 * copies - 1 + _CONSUMERS)
@@ -171,16 +178,18 @@ def kafka(demand: Demand, laws: Laws, machine: Machine) -> Need:
 
 def stream(demand: Demand, laws: Laws, machine: Machine) -> Need:
     """Size the stream workers."""
-    each = demand.utilisation * machine.relative_speed / laws.worker_us(laws.worker_us.x_high) * 1e6
+    each = demand.utilisation * machine.relative_speed / laws.worker_us * 1e6
     workers = _workers(demand, laws, machine.relative_speed)
     return Need(
         processes=math.ceil(workers * demand.reserve), busy_cores=demand.events / each
         * demand.utilisation, process_gib=_WORKER_GIB,
-        bits=8 * _PACKET * demand.events * laws.kafka_event_bytes * 9, bounded_by="processor",
+        bits=8 * _PACKET * demand.events
+        * (laws.kafka_event_bytes + 2 * laws.read_bytes(demand.user_events)),
+        bounded_by="processor",
         at_least=min(demand.zones, 2), says=(f"{each:,.0f} events a second each",),
     )  # fmt: skip
 
 
 def _workers(demand: Demand, laws: Laws, speed: float) -> int:
-    seconds = demand.events * laws.worker_us(laws.worker_us.x_high) / 1e6
+    seconds = demand.events * laws.worker_us / 1e6
     return max(1, math.ceil(seconds / (demand.utilisation * speed)))

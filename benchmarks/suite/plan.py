@@ -42,6 +42,7 @@ PLAN = (
 """In the order they run: those that want servers together, the longest last."""
 
 RUN_ALONE = (
+    "capacity.scaling",
     "features.item_feed",
     "features.state_bytes",
     "loadtest.overhead",

@@ -13,7 +13,7 @@ FEATURES = 9
 _IDLE = {"api": 20.0, "triton's children": 15.0, "triton": 3.0, "redis": 4.0, "kafka": 60.0,
          "stream": 25.0}  # fmt: skip
 _A_REQUEST = {"api": 1.5, "triton": 0.2, "redis": 0.25, "kafka": 0.3, "stream": 0.1}
-IN_SERVICE, EACH = 1.6, 0.4
+WARM, COLD, EACH = 1.1, 0.7, 0.4
 """Of the model server: arithmetic beside that of a loop, and what a request takes besides."""
 
 
@@ -29,7 +29,7 @@ def stages_ms(
 
 def users_a_call(rate: float, call_one_ms: float) -> float:
     """Give how many travel together."""
-    return 1.0 + 0.8 * rate * IN_SERVICE * call_one_ms / 1e3
+    return 1.0 + rate * call_one_ms / 1e3
 
 
 def cpu_ms_a_second(
@@ -42,7 +42,9 @@ def cpu_ms_a_second(
     eight = sum(stages_ms(items, search, candidates, 50, FEATURES, 8).values()) + 0.2
     users = users_a_call(rate, one)
     call = one + (eight - one) * (users - 1) / 7
-    return _IDLE[process] + rate * (IN_SERVICE * call / users + EACH)
+    idle, arithmetic = _IDLE[process], rate * call / users
+    factor = WARM + COLD * (1 - idle / 1e3)
+    return idle + (arithmetic * factor + EACH * rate) / (1 + arithmetic * COLD / 1e3)
 
 
 def synthetic_points(noise: float = 0.0, seed: int = 0) -> list[Point]:

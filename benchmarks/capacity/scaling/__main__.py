@@ -25,12 +25,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.capacity.scaling import events, kernels, memory, store, system
-from benchmarks.capacity.scaling.kept import RESULTS
 from benchmarks.capacity.scaling.page import page
 from benchmarks.capacity.scaling.points import PointFile, Task, measure_in_turn
 from benchmarks.capacity.scaling.reference import reference_ms
 from benchmarks.capacity.scaling.result import make_record, summary
 from benchmarks.loadtest.written import write_whole
+from benchmarks.numbers.source import RESULTS
 from benchmarks.suite.record import write
 from recsys.errors import RecsysError
 from recsys.features import current_plan

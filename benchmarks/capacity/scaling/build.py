@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.capacity.scaling import events, kernels, store
+from benchmarks.capacity.scaling import kernels, memory, store, system
 from benchmarks.capacity.scaling.fit import PowerLaw, fit_line, fit_power_law
 from benchmarks.capacity.scaling.laws import PARTS, Base, EventLaw, Kernel, Laws, PartLaw
 from benchmarks.capacity.scaling.points import Point
-from benchmarks.capacity.scaling.predict import Work, call_ms
+from benchmarks.capacity.scaling.predict import Work, call_ms, in_service_ms
 from recsys.errors import InputError
 
 PROCESSES = {"triton's children": "model server"}
@@ -24,27 +24,6 @@ _NOTHING = PowerLaw(
 )  # fmt: skip
 
 
-_NEAR_S = 150.0
-
-
-class Speed:
-    """Brings times that were measured while the machine was slow or fast to its median speed.
-
-    By the reference work of all points of the minutes around: a single one is as noisy as what it
-    is to correct.
-    """
-
-    def __init__(self, points: Sequence[Point]) -> None:
-        """Of all points of the study."""
-        self._at = np.array([point.at for point in points])
-        self._taken = np.array([point.reference_ms for point in points])
-
-    def __call__(self, point: Point) -> float:
-        """Give the factor for a point's times."""
-        near = np.abs(self._at - point.at) <= _NEAR_S
-        return float(np.median(self._taken) / np.median(self._taken[near]))
-
-
 def build(points: Sequence[Point]) -> Laws:
     """Fit everything. Raises InputError naming what has not been measured yet."""
     of = {
@@ -53,21 +32,21 @@ def build(points: Sequence[Point]) -> Laws:
     }
     if missing := [study for study, found in of.items() if not found]:
         raise InputError(f"wanted points of every study, found none of {', '.join(missing)}")
-    speed = Speed(points)
     base, fitted = _base(of["kernels"]), [point for point in of["system"] if _is_fitted(point)]
-    steps = [step for point in fitted for step in steps_of(point, speed)]
+    steps = [step for point in fitted for step in steps_of(point)]
     made = Laws(
         base=base,
-        kernels=[_kernel(of["kernels"], batch, base, speed) for batch in kernels.BATCHES],
-        in_service=1.0, call_users=_NOTHING, parts={}, events=_events(fitted, steps, speed),
-        **_stream(of["events"], speed), **_store(of["store"], speed),
+        kernels=[_kernel(of["kernels"], batch, base) for batch in kernels.BATCHES],
+        warm=1.0, cold=0.0, call_users=_NOTHING, parts={}, events=_events(fitted, steps),
+        **_stream(of["events"]), **_store(of["store"]),
         model_bytes={
-            kind: _law(of["memory"], "items", "bytes", kind=kind)
+            kind: _law(memory_fitted(of["memory"]), "items", "bytes", exponent=1.0, kind=kind)
             for kind in ("exact", "approximate")
         },
         api_bytes=_of_system(fitted, lambda values: values["rss_mib"]["api"]) * 2**20,
         answer_bytes=_of_system(fitted, lambda values: values["answer_bytes"]),
         call_bytes=_of_system(fitted, lambda values: values["call_bytes"]),
+        posted_event_bytes=system.posted_event_bytes(),
         kafka_request_bytes=median(
             step["kafka_bytes"] / step["sent"] for step in steps if step.get("sent")
         ),
@@ -81,17 +60,26 @@ def is_full(step: dict[str, Any]) -> bool:
     return bool(step.get("sent")) and step["full"] >= 0.995 * step["sent"]
 
 
-def steps_of(point: Point, speed: Callable[[Point], float]) -> list[dict[str, Any]]:
-    """Give a point's steps with CPU milliseconds a second of each part, at the median speed."""
+def steps_of(point: Point) -> list[dict[str, Any]]:
+    """Give a point's steps with CPU milliseconds a second of each part."""
     found = []
     for step in point.values["steps"]:
         cpu = dict.fromkeys(PARTS, 0.0)
         for process, seconds in step["cpu_s"].items():
             part = PROCESSES.get(process, process.removesuffix("'s children"))
             if part in cpu:
-                cpu[part] += 1e3 * seconds * speed(point) / step["seconds"]
+                cpu[part] += 1e3 * seconds / step["seconds"]
         found.append({**point.settings, **step, "cpu": cpu})
     return found
+
+
+def memory_fitted(points: Iterable[Point]) -> list[Point]:
+    """Give the points of memory that a law may see."""
+    return [
+        point
+        for point in points
+        if (point.settings["kind"], point.settings["items"]) not in memory.HELD_OUT
+    ]
 
 
 def work_of(step: dict[str, Any]) -> Work:
@@ -114,7 +102,7 @@ def _base(points: Iterable[Point]) -> Base:
     declared = mode(point.settings["features"] for point in points)
     return Base(
         items=kernels.BASE.items, candidates=kernels.BASE.candidates,
-        history=kernels.BASE.history, features=declared,
+        history=kernels.BASE.history, features=declared, users=store.BASE_USERS,
     )  # fmt: skip
 
 
@@ -126,7 +114,7 @@ def _is_base(settings: dict[str, Any], but: str = "features") -> bool:
     return all(settings[name] == value for name, value in wanted.items() if name != but)
 
 
-def _kernel(points: Sequence[Point], batch: int, base: Base, speed: Speed) -> Kernel:
+def _kernel(points: Sequence[Point], batch: int, base: Base) -> Kernel:
     mine = [point for point in points if point.settings["batch"] == batch]
 
     def axis(name: str, stage: str) -> PowerLaw:
@@ -137,7 +125,7 @@ def _kernel(points: Sequence[Point], batch: int, base: Base, speed: Speed) -> Ke
         ]  # fmt: skip
         return fit_power_law(
             [point.settings[name] for point in some],
-            [point.values[stage] * speed(point) for point in some],
+            [point.values[stage] for point in some],
         )
 
     def items(search: str) -> PowerLaw:
@@ -150,12 +138,11 @@ def _kernel(points: Sequence[Point], batch: int, base: Base, speed: Speed) -> Ke
         ]  # fmt: skip
         return fit_power_law(
             [point.settings["items"] for point in some],
-            [point.values["retrieve"] * speed(point) for point in some],
+            [point.values["retrieve"] for point in some],
         )
 
     rest = median(
         (point.values["answer"] - sum(point.values[s] for s in ("prepare", "retrieve", "rank")))
-        * speed(point)
         for point in mine
     )
     return Kernel(
@@ -169,7 +156,7 @@ def _kernel(points: Sequence[Point], batch: int, base: Base, speed: Speed) -> Ke
 
 
 def _law(
-    points: Iterable[Point], x: str, y: str, speed: Speed | None = None, **settings: object
+    points: Iterable[Point], x: str, y: str, exponent: float | None = None, **settings: object
 ) -> PowerLaw:
     some = [
         point for point in points
@@ -177,48 +164,45 @@ def _law(
     ]  # fmt: skip
     return fit_power_law(
         [(point.settings | point.values)[x] for point in some],
-        [point.values[y] * (speed(point) if speed else 1.0) for point in some],
+        [point.values[y] for point in some],
+        exponent=exponent,
     )
 
 
-def _store(points: Sequence[Point], speed: Speed) -> dict[str, PowerLaw]:
+def _store(points: Sequence[Point]) -> dict[str, Any]:
     users, deeds = {"users": store.BASE_USERS}, {"events": store.BASE_EVENTS}
     return {
         "user_bytes": _law(points, "events", "bytes_a_user", **users),
         "user_bytes_by_users": _law(points, "users", "bytes_a_user", **deeds),
-        "read_redis_ms": _law(points, "users", "read_redis_ms", speed, **deeds),
+        "read_redis_ms": _law(points, "users", "read_redis_ms", **deeds),
         "read_bytes": _law(points, "events", "read_bytes", **users),
     }
 
 
-def _stream(points: Sequence[Point], speed: Speed) -> dict[str, Any]:
+def _stream(points: Sequence[Point]) -> dict[str, Any]:
     every = [point for point in points if point.settings["views"] == "all"]
     return {
-        "worker_us": _law(points, "features", "worker_us", speed, users=events.BASE_USERS),
-        "redis_event_us": median(point.values["redis_us"] * speed(point) for point in every),
+        "worker_us": median(point.values["worker_us"] for point in every),
+        "redis_event_us": median(point.values["redis_us"] for point in every),
         "kafka_event_us": median(
-            (point.values["kafka_write_us"] + point.values["kafka_read_us"]) * speed(point)
-            for point in every
+            (point.values["kafka_write_us"] + point.values["kafka_read_us"]) for point in every
         ),
         "kafka_event_bytes": median(point.values["kafka_bytes"] for point in every),
     }
 
 
 def _of_system(points: Iterable[Point], what: Callable[[dict[str, Any]], float]) -> float:
-    return median(what(point.values) for point in points if "rss_mib" in point.values)
+    return float(median(what(point.values) for point in points if "rss_mib" in point.values))
 
 
 def _idle(steps: Iterable[dict[str, Any]], part: str) -> float:
-    return median(
-        step["cpu"][part] for step in steps if step["rate"] == 0.0 and "posts" not in step
-    )
+    idle = [step["cpu"][part] for step in steps if step["rate"] == 0.0 and "posts" not in step]
+    return float(median(idle))
 
 
-def _events(
-    points: Iterable[Point], steps: Sequence[dict[str, Any]], speed: Speed
-) -> dict[str, EventLaw]:
+def _events(points: Iterable[Point], steps: Sequence[dict[str, Any]]) -> dict[str, EventLaw]:
     taken = [
-        step for point in points if point.name == "events" for step in steps_of(point, speed)
+        step for point in points if point.name == "events" for step in steps_of(point)
     ]  # fmt: skip
     found = {}
     for part in PARTS:
@@ -239,8 +223,8 @@ def _events(
 def _with_system(laws: Laws, steps: Sequence[dict[str, Any]]) -> Laws:
     """Give the laws with those of the running system.
 
-    What the model server takes is idling, arithmetic (known but for one factor: caches are cold
-    between requests) and something for each request; what other parts take depends on the rate.
+    What the model server takes is idling, arithmetic (known but for how cold its caches are) and
+    something for each request; what other parts take depends on the rate.
     """
     asked = [step for step in steps if is_full(step)]
     call_one = [call_ms(laws, work_of(step), 1.0) for step in asked]
@@ -251,19 +235,23 @@ def _with_system(laws: Laws, steps: Sequence[dict[str, Any]]) -> Laws:
     server = np.array([step["cpu"]["model server"] for step in asked])
     idle = _idle(steps, "model server")
     arithmetic = rates * np.array(in_calls)
-    factor, each = fit_line(np.stack([arithmetic, rates], axis=1), server - idle)
-    in_service = float(factor)
-    offered = rates * in_service * np.array(call_one) / 1e3
+    columns = np.stack([arithmetic, arithmetic * (1 - server / 1e3), rates], axis=1)
+    warm, cold, each = fit_line(columns, server - idle).tolist()
+    offered = rates * np.array(call_one) / 1e3
+    found = np.array(
+        [idle + in_service_ms(warm, cold, idle, one, each * rate)
+         for one, rate in zip(arithmetic.tolist(), rates.tolist(), strict=True)]
+    )  # fmt: skip
     more = np.array([max(users_a_call(step) - 1.0, 1e-3) for step in asked])
     parts = {
         "model server": PartLaw(
             idle=idle,
             by_rate=PowerLaw(
-                fixed=0.0, factor=float(each), exponent=1.0, exponent_low=None,
+                fixed=0.0, factor=each, exponent=1.0, exponent_low=None,
                 exponent_high=None, x_low=float(rates.min()), x_high=float(rates.max()),
                 error=0.0,
             ),
-            error=_error(idle + factor * arithmetic + each * rates, server),
+            error=_error(found, server),
         )
     }  # fmt: skip
     for part in PARTS:
@@ -276,7 +264,7 @@ def _with_system(laws: Laws, steps: Sequence[dict[str, Any]]) -> Laws:
         found = np.array([idle + law(rate) for rate in rates.tolist()])
         parts[part] = PartLaw(idle=idle, by_rate=law, error=_error(found, spent))
     return msgspec.structs.replace(
-        laws, in_service=in_service, parts=parts,
+        laws, warm=warm, cold=cold, parts=parts,
         call_users=fit_power_law(offered.tolist(), more.tolist()),
     )  # fmt: skip
 

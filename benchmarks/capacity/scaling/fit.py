@@ -7,6 +7,7 @@ linearly beyond a bound (Huber 1964), so that one disturbed point does not turn 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -22,6 +23,8 @@ _HUBER = 1.345
 (Huber & Ronchetti 2009, section 4)."""
 _ROUNDS = 12
 _LEAST_POINTS = 3
+_FLAT = 1.5
+"""A constant is the law when its residuals are no more than so many times those of the best."""
 
 
 class PowerLaw(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +45,7 @@ class PowerLaw(msgspec.Struct, frozen=True, kw_only=True):
 
     def __call__(self, x: float) -> float:
         """Give the curve at ``x``."""
-        return self.fixed + self.factor * float(x) ** self.exponent
+        return self.fixed + self.factor * math.pow(x, self.exponent)
 
     def is_measured_at(self, x: float) -> bool:
         """Whether ``x`` lies between measured points."""
@@ -50,12 +53,19 @@ class PowerLaw(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fit_power_law(
-    x: Sequence[float], y: Sequence[float], *, resamples: int = 0, seed: int = 0
+    x: Sequence[float],
+    y: Sequence[float],
+    *,
+    exponent: float | None = None,
+    resamples: int = 0,
+    seed: int = 0,
 ) -> PowerLaw:
     """Fit points, several of which may share an ``x`` (repeats).
 
-    ``a`` and ``b`` are not negative: a cost has no negative part. Repeats of one x are drawn again
-    with replacement ``resamples`` times for the interval, so that every x stays in.
+    ``a`` and ``b`` are not negative: a cost has no negative part. Where a constant is hardly
+    further from the points, it is the law: factor and exponent are 0. ``exponent`` fixes it, where
+    it is known and what is wanted is what lies beyond. Repeats of one x are drawn again with
+    replacement ``resamples`` times for the interval, so that every x stays in.
 
     Raises:
         InputError: for fewer than three different x, or figures that are not positive.
@@ -68,9 +78,15 @@ def fit_power_law(
         )
     if not (np.isfinite(xs).all() and np.isfinite(ys).all() and (xs > 0).all() and (ys > 0).all()):
         raise InputError("wanted positive figures to fit a power law, found others among them")
-    a, b, e = _best(xs, ys)
-    drawn = _drawn_exponents(xs, ys, resamples, np.random.default_rng(seed))
-    low, high = np.quantile(drawn, [0.025, 0.975]).tolist() if len(drawn) else (None, None)
+    if exponent is not None:
+        _, factors, others = _losses(xs, ys, np.array([exponent]))
+        a, b, e = float(factors[0]), float(others[0]), exponent
+    else:
+        a, b, e = _best(xs, ys)
+    low = high = None
+    if b and exponent is None:
+        drawn = _drawn_exponents(xs, ys, resamples, np.random.default_rng(seed))
+        low, high = np.quantile(drawn, [0.025, 0.975]).tolist() if len(drawn) else (None, None)
     error = float(np.median(np.abs(a + b * xs**e - ys) / ys))
     return PowerLaw(
         fixed=a, factor=b, exponent=e, exponent_low=low, exponent_high=high,
@@ -121,7 +137,17 @@ def _best(x: Floats, y: Floats) -> tuple[float, float, float]:
         grid = np.clip(around + finer * np.arange(-15, 16) / 10, 0.01, None)
     loss, a, b = _losses(x, y, grid)
     best = int(np.argmin(loss))
+    constant = _constant(y)
+    if np.abs(constant / y - 1.0).sum() <= _FLAT * loss[best] + 1e-9 * len(y):
+        return constant, 0.0, 0.0
     return float(a[best]), float(b[best]), float(grid[best])
+
+
+def _constant(y: Floats) -> float:
+    """Give the constant with the least sum of absolute relative residuals: a weighted median."""
+    order = np.argsort(y)
+    weight = np.cumsum(1.0 / y[order])
+    return float(y[order][np.searchsorted(weight, weight[-1] / 2)])
 
 
 def _losses(x: Floats, y: Floats, exponents: Floats) -> tuple[Floats, Floats, Floats]:

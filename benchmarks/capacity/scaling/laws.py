@@ -1,13 +1,10 @@
 """The laws of the study in one structure: what the capacity model computes with, and all it knows.
 
-Times are CPU milliseconds of one core of the machine they were measured on, scaled to its median
-speed over the study (``reference.py``); sizes are bytes. ``predict.py`` says what they mean
-together.
+Times are CPU milliseconds of one core of the machine they were measured on; sizes are bytes.
+``predict.py`` says what they mean together.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import msgspec
 
@@ -40,6 +37,8 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
     candidates: int
     history: int
     features: int
+    users: int
+    """Stored in Redis while users of more and of fewer events were."""
 
 
 class PartLaw(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,17 +66,22 @@ class Laws(msgspec.Struct, frozen=True, kw_only=True):
     base: Base
     kernels: list[Kernel]
     """For two numbers of users in a call; a call of others is a line in them."""
-    in_service: float
-    """A kernel's milliseconds in the model server over those in a loop: caches are cold there."""
+    warm: float
+    """A kernel's milliseconds in a model server that is never idle, over those in a loop …"""
+    cold: float
+    """… and what is added to that in one that is always idle: after a pause caches are cold."""
     call_users: PowerLaw
     """Users in a call beyond the first, by requests a second times seconds of a call of one."""
     parts: dict[str, PartLaw]
     events: dict[str, EventLaw]
-    worker_us: PowerLaw
-    """Stream worker, microseconds an event by features it computes, at its own pace."""
+    worker_us: float
+    """Stream worker, microseconds an event, all declared features, at its own pace."""
     redis_event_us: float
     kafka_event_us: float
     kafka_event_bytes: float
+    """On the disk, compressed."""
+    posted_event_bytes: float
+    """As JSON in a request."""
     kafka_request_bytes: float
     """Exposures."""
     user_bytes: PowerLaw
@@ -95,8 +99,3 @@ class Laws(msgspec.Struct, frozen=True, kw_only=True):
     """A user's tensors to the model server and back."""
     most_rate: float
     """The highest rate of one process of each part that was measured with all answers full."""
-
-
-def of_json(found: dict[str, Any]) -> Laws:
-    """Read what a committed result says. Raises msgspec.ValidationError."""
-    return msgspec.convert(found, Laws)

@@ -16,9 +16,11 @@ from recsys.features.plan import Plan
 from recsys.retrieval.search_choice import Search
 
 ITEMS: dict[Search, tuple[int, ...]] = {
-    "exact": (20_000, 100_000, 300_000, 1_000_000),
+    "exact": (20_000, 30_000, 100_000, 300_000, 1_000_000),
     "approximate": (50_000, 100_000, 300_000, 1_000_000),
 }
+HELD_OUT = {("exact", 30_000), ("approximate", 300_000)}
+"""The catalogues of the held-out configurations (``system.py``): no law is fitted to these."""
 _JOB = """
 import sys
 from pathlib import Path

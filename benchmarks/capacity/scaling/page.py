@@ -30,15 +30,15 @@ def page(record: Record) -> str:
 
 
 def _head(record: Record) -> str:
-    result, spread = record.result, record.result["reference_ms"]
+    result, spread = record.result, record.result["reference_ms"]["kernels"]
     facts = [
         ("machine", record.machine["name"]), ("commit", record.commit), ("date", record.date),
         ("points", result["points"]), ("seed", record.seed),
         ("reference work", f"{spread['least']} to {spread['greatest']} ms"),
     ]  # fmt: skip
     notes = [
-        "Times are CPU times of one core, brought to the machine's median speed over the study by "
-        "a fixed piece of work that was timed beside every point.",
+        "Times are CPU times of one core. A fixed piece of work was timed beside every point: how "
+        "far its times lie apart says how steady the machine was.",
         "A law is fixed + factor * x ^ exponent; the interval is 95 % of a bootstrap over repeats.",
     ]
     return head_section("How cost grows", _headline(result), facts, notes)
@@ -55,7 +55,7 @@ def _headline(result: dict[str, Any]) -> str:
 
 def _held_out(result: dict[str, Any]) -> str:
     parts = list(result["held_out"][0]["measured_ms"])
-    heads = ["held out", "part", "measured ms a request", "predicted", "off by"]
+    heads = ["held out", "part", "measured, CPU ms a request", "predicted", "off by"]
     rows = []
     for row in result["held_out"]:
         name = (
@@ -69,6 +69,13 @@ def _held_out(result: dict[str, Any]) -> str:
             ]
             for part in parts
         ]  # fmt: skip
+        if "memory_mib" in row:
+            rows.append(
+                [
+                    name, "model server, MiB", f"{row['memory_mib']:,.0f}",
+                    f"{row['memory_mib_predicted']:,.0f}", f"{100 * row['memory_error']:+.0f} %",
+                ]
+            )  # fmt: skip
     return (
         "<section><h2>Predicted, then compared</h2>"
         f'<div class="card">{table(heads, rows, words=2)}</div></section>'
@@ -110,8 +117,9 @@ def _chart(x: str, y: str, axes: Sequence[dict[str, Any]]) -> str:
 def _law_row(axis: dict[str, Any]) -> list[str]:
     law = axis["law"]
     low, high = law["exponent_low"], law["exponent_high"]
-    interval = "one repeat" if low is None else f"{low:.2f} … {high:.2f}"
+    interval = "" if low is None else f"{low:.2f} … {high:.2f}"
     return [
-        axis["name"], f"{law['fixed']:.3g}", f"{law['exponent']:.2f}", interval,
+        axis["name"], f"{law['fixed']:.3g}",
+        f"{law['exponent']:.2f}" if law["factor"] else "none: constant", interval,
         f"{100 * law['error']:.1f} %",
     ]  # fmt: skip

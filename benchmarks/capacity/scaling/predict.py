@@ -54,9 +54,12 @@ def _measured_call_ms(laws: Laws, kernel: Kernel, work: Work) -> float:
 
 
 def call_users(laws: Laws, work: Work, rate: float) -> float:
-    """Give how many users travel together when one process is asked at ``rate``."""
-    offered = rate * laws.in_service * call_ms(laws, work, 1.0) / 1e3
-    return 1.0 + laws.call_users(offered)
+    """Give how many users travel together when one process is asked at ``rate``.
+
+    No more than was seen: larger calls would be cheaper, and are not assumed.
+    """
+    offered = rate * call_ms(laws, work, 1.0) / 1e3
+    return 1.0 + laws.call_users(min(offered, laws.call_users.x_high))
 
 
 def cpu_ms_a_second(laws: Laws, part: str, work: Work, rate: float) -> float:
@@ -70,10 +73,23 @@ def cpu_ms_a_second(laws: Laws, part: str, work: Work, rate: float) -> float:
     spent = law.by_rate(measured) if measured > 0 else 0.0
     if part == "model server" and measured > 0:
         users = call_users(laws, work, measured)
-        spent += measured * laws.in_service * call_ms(laws, work, users) / users
+        arithmetic = measured * call_ms(laws, work, users) / users
+        spent = in_service_ms(laws.warm, laws.cold, law.idle, arithmetic, spent)
     if measured < rate:
         spent *= rate / measured
     return law.idle + spent
+
+
+def in_service_ms(warm: float, cold: float, idle: float, arithmetic: float, beside: float) -> float:
+    """Give what arithmetic takes in a process that computes it between pauses.
+
+    The longer it stands still, the colder its caches: the factor is ``warm`` where it never does
+    and ``warm + cold`` where it always does. All in milliseconds a second; ``beside`` is spent in
+    the same process for each request.
+
+        spent = arithmetic * (warm + cold * (1 - (idle + spent) / 1000)) + beside
+    """
+    return (arithmetic * (warm + cold * (1 - idle / 1e3)) + beside) / (1 + arithmetic * cold / 1e3)
 
 
 def rate_at(laws: Laws, part: str, work: Work, cores: float) -> float:

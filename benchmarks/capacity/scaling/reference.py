@@ -1,7 +1,8 @@
 """A fixed piece of work, timed beside every point: how fast the machine was at that moment.
 
-A shared machine changes its clock from hour to hour by more than what is to be told apart. Half of
-this is the interpreter, half arithmetic, as a request is.
+A shared machine changes its clock from hour to hour. Half of this is the interpreter, half
+arithmetic, as a request is. It is kept to tell a disturbed hour from a quiet one; times are not
+divided by it, since a single one of it is as noisy as what it would correct.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ _ROUNDS = 5
 
 def reference_ms() -> float:
     """Give milliseconds of CPU, the median of a few rounds, by one thread."""
+    torch.set_num_threads(1)  # threads that wait for one another count as work
     taken = []
     for _ in range(_ROUNDS):
         start = time.process_time()

@@ -12,9 +12,9 @@ import msgspec
 from benchmarks import machine
 from benchmarks.capacity.scaling import events, kernels, store
 from benchmarks.capacity.scaling.build import (
-    Speed,
     build,
     is_full,
+    memory_fitted,
     steps_of,
     users_a_call,
 )
@@ -45,6 +45,7 @@ def make_record(points: Sequence[Point]) -> Record:
     """Fit and predict. Raises InputError while points are missing."""
     laws = build(points)
     compared = validate(points, laws)
+    worst = _worst(compared)
     began = min(point.at for point in points)
     at = datetime.datetime.fromtimestamp(began, datetime.UTC)
     commits = sorted({point.commit for point in points})
@@ -56,11 +57,14 @@ def make_record(points: Sequence[Point]) -> Record:
         machine=machine.describe(), versions=machine.versions(),
         result={
             "benchmark": NAME, "commits": commits, "points": len(points),
-            "reference_ms": _spread([point.reference_ms for point in points]),
+            "reference_ms": {
+                study: _spread([p.reference_ms for p in points if p.study == study])
+                for study in sorted({point.study for point in points})
+            },
             "laws": msgspec.to_builtins(laws),
             "axes": msgspec.to_builtins(list(axes(points))),
             "held_out": compared,
-            "worst_error": _worst(compared), "bar": BAR,
+            "worst_error": worst, "worst_error_percent": round(100 * abs(worst), 1), "bar": BAR,
         },
     )  # fmt: skip
 
@@ -90,33 +94,32 @@ def summary(record: Record) -> dict[str, Any]:
 
 def axes(points: Sequence[Point]) -> Iterator[Axis]:
     """Give all curves that are drawn."""
-    speed = Speed(points)
     of = {
         study: [point for point in points if point.study == study]
         for study in ("kernels", "store", "events", "memory", "system")
     }
-    yield from _kernel_axes(of["kernels"], speed)
-    yield from _store_axes(of["store"], speed)
+    yield from _kernel_axes(of["kernels"])
+    yield from _store_axes(of["store"])
     for kind in ("exact", "approximate"):
-        some = [p for p in of["memory"] if p.settings["kind"] == kind]
+        some = [p for p in memory_fitted(of["memory"]) if p.settings["kind"] == kind]
         yield _axis(
             f"memory of a bundle's process, {kind}", "items", "MiB",
-            [(p.settings["items"], p.values["bytes"] / 2**20) for p in some],
+            [(p.settings["items"], p.values["bytes"] / 2**20) for p in some], exponent=1.0,
         )  # fmt: skip
     every = [p for p in of["events"] if p.settings["views"] == "all"]
     jobs = [p for p in of["events"] if p.settings["users"] == events.BASE_USERS]
     yield _axis(
-        "stream worker by users", "users", "CPU µs an event",
-        [(p.settings["users"], p.values["worker_us"] * speed(p)) for p in every],
+        "stream worker", "users", "CPU µs an event",
+        [(p.settings["users"], p.values["worker_us"]) for p in every],
     )  # fmt: skip
     yield _axis(
-        "stream worker by features", "features computed", "CPU µs an event",
-        [(p.values["features"], p.values["worker_us"] * speed(p)) for p in jobs],
+        "stream worker", "features computed", "CPU µs an event",
+        [(p.values["features"], p.values["worker_us"]) for p in jobs], fits=False,
     )  # fmt: skip
-    yield from _system_axes(of["system"], speed)
+    yield from _system_axes(of["system"])
 
 
-def _kernel_axes(points: Sequence[Point], speed: Speed) -> Iterator[Axis]:
+def _kernel_axes(points: Sequence[Point]) -> Iterator[Axis]:
     base = {
         "items": kernels.BASE.items, "search": "exact", "candidates": kernels.BASE.candidates,
         "history": kernels.BASE.history,
@@ -126,7 +129,7 @@ def _kernel_axes(points: Sequence[Point], speed: Speed) -> Iterator[Axis]:
     def of(moved: str, stage: str, batch: int | None, **other: object) -> list[tuple[float, float]]:
         wanted = {name: value for name, value in (base | other).items() if name != moved}
         return [
-            (p.settings[moved], p.values[stage] * speed(p))
+            (p.settings[moved], p.values[stage])
             for p in points
             if all(p.settings[name] == value for name, value in wanted.items())
             and batch in (None, p.settings["batch"])
@@ -151,27 +154,27 @@ def _kernel_axes(points: Sequence[Point], speed: Speed) -> Iterator[Axis]:
     yield _axis("whole answer", "users in a call", "CPU ms a call", of("batch", "answer", None))
 
 
-def _store_axes(points: Sequence[Point], speed: Speed) -> Iterator[Axis]:
+def _store_axes(points: Sequence[Point]) -> Iterator[Axis]:
     by_users = [p for p in points if p.settings["events"] == store.BASE_EVENTS]
     by_events = [p for p in points if p.settings["users"] == store.BASE_USERS]
     for said, x, some in (("users", "users", by_users), ("events of a user", "events", by_events)):
-        for name, y, key, is_time in (
-            ("Redis", "bytes a user", "bytes_a_user", False),
-            ("reading a user, Redis", "CPU ms", "read_redis_ms", True),
-            ("reading and decoding a user, client", "CPU ms", "read_client_ms", True),
+        for name, y, key in (
+            ("Redis", "bytes a user", "bytes_a_user"),
+            ("reading a user, Redis", "CPU ms", "read_redis_ms"),
+            ("reading and decoding a user, client", "CPU ms", "read_client_ms"),
         ):
             yield _axis(
                 name, said, y,
-                [(p.settings[x], p.values[key] * (speed(p) if is_time else 1.0)) for p in some],
+                [(p.settings[x], p.values[key]) for p in some],
             )  # fmt: skip
 
 
-def _system_axes(points: Sequence[Point], speed: Speed) -> Iterator[Axis]:
+def _system_axes(points: Sequence[Point]) -> Iterator[Axis]:
     steps = [
         step
         for point in points
         if not point.settings["held_out"]
-        for step in steps_of(point, speed)
+        for step in steps_of(point)
         if is_full(step)
     ]
     base = [
@@ -190,7 +193,13 @@ def _system_axes(points: Sequence[Point], speed: Speed) -> Iterator[Axis]:
 
 
 def _axis(
-    name: str, x: str, y: str, found: Sequence[tuple[float, float]], *, fits: bool = True
+    name: str,
+    x: str,
+    y: str,
+    found: Sequence[tuple[float, float]],
+    *,
+    fits: bool = True,
+    exponent: float | None = None,
 ) -> Axis:
     groups: dict[float, list[float]] = {}
     for at, value in found:
@@ -199,7 +208,10 @@ def _axis(
     law = None
     if fits and len(rows) >= 3:
         law = fit_power_law(
-            [at for at, _ in found], [value for _, value in found], resamples=_RESAMPLES
+            [at for at, _ in found],
+            [value for _, value in found],
+            exponent=exponent,
+            resamples=_RESAMPLES,
         )
     return Axis(name=f"{name} by {x}", x=x, y=y, points=rows, law=law)
 

@@ -81,13 +81,11 @@ def _run(system: System, plan: Plan, users: int, events: int) -> Callable[[], di
             empty, empty_keys = client.info("memory")["used_memory"], client.dbsize()
             _write(url, templates, users)
             used, keys = client.info("memory")["used_memory"], client.dbsize()
-            rss = client.info("memory")["used_memory_rss"]
         found = _read(system, plan, url, users)
         with connect(url, timeout_s=60.0) as client:
             client.execute_command("FLUSHALL", "SYNC")
         return {
             "bytes_a_user": round((used - empty) / users, 1),
-            "resident_bytes_a_user": round(rss / users, 1),
             "hashes_a_user": round((keys - empty_keys) / users, 3),
             "payload_bytes_a_user": round(sum(map(len, templates)) / len(templates), 1),
             **found,

@@ -226,5 +226,10 @@ def _kafka_bytes(system: System) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*.log"))
 
 
+def posted_event_bytes() -> float:
+    """Give the bytes of an event in a request of ten."""
+    return len(_body(np.random.default_rng(0), 10)) / 10
+
+
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from benchmarks.capacity.scaling.build import Speed, is_full, steps_of, users_a_call, work_of
+from benchmarks.capacity.scaling.build import is_full, steps_of, users_a_call, work_of
 from benchmarks.capacity.scaling.laws import PARTS, Laws
 from benchmarks.capacity.scaling.points import Point
 from benchmarks.capacity.scaling.predict import call_users, cpu_ms_a_second
@@ -19,19 +19,39 @@ def validate(points: Sequence[Point], laws: Laws) -> list[dict[str, Any]]:
 
     Measured is the median of the repeats. Nothing of these points has entered a law.
     """
-    speed = Speed(points)
     steps = [
         step
         for point in points
         if point.study == "system" and point.settings["held_out"]
-        for step in steps_of(point, speed)
+        for step in steps_of(point)
         if is_full(step)
     ]
     # Arrivals are drawn, so a rate that was asked for is met within a few in a hundred.
     groups: dict[tuple[int, int, float], list[dict[str, Any]]] = {}
     for step in steps:
         groups.setdefault((step["items"], step["candidates"], step["asked"]), []).append(step)
-    return [_compared(group, laws) for _, group in sorted(groups.items())]
+    return [
+        _compared(group, laws) | _memory(points, laws, group[0])
+        for _, group in sorted(groups.items())
+    ]
+
+
+def _memory(points: Sequence[Point], laws: Laws, step: dict[str, Any]) -> dict[str, Any]:
+    """Compare the memory of a model server's process of that catalogue, where it was measured."""
+    kind, items = work_of(step).kind, step["items"]
+    found = [
+        point.values["bytes"] / 2**20
+        for point in points
+        if point.study == "memory"
+        and (point.settings["kind"], point.settings["items"]) == (kind, items)
+    ]
+    if not found:
+        return {}
+    predicted, measured = laws.model_bytes[kind](items) / 2**20, median(found)
+    return {
+        "memory_mib": round(measured, 1), "memory_mib_predicted": round(predicted, 1),
+        "memory_error": round(predicted / measured - 1.0, 3),
+    }  # fmt: skip
 
 
 def _compared(steps: list[dict[str, Any]], laws: Laws) -> dict[str, Any]:
