@@ -106,9 +106,14 @@ def model_server(demand: Demand, laws: Laws, machine: Machine, shards: int) -> N
 def _on_gpu(
     demand: Demand, laws: Laws, machine: Machine, work: Work, shards: int, held: float
 ) -> Need:
-    batch = float(laws.kernels[-1].batch)
+    kernel = laws.kernels[-1]
+    batch = float(kernel.batch)
     on_gpu = laws.warm * call_ms(laws, work, batch) / batch / machine.gpu_cores / 1e3
-    on_host = laws.parts["model server"].by_rate.factor / 1e3 / machine.relative_speed
+    # What is no large product stays with the process beside it, which has one core.
+    on_host = laws.parts["model server"].by_rate.factor
+    on_host += laws.warm * (kernel.prepare_history(work.history) + kernel.rest) / batch
+    on_host += cpu_ms_a_second(laws, "triton", work, laws.most_rate) / laws.most_rate
+    on_host /= 1e3 * machine.relative_speed
     each = demand.utilisation / max(on_gpu, on_host)
     processes = shards * math.ceil(demand.rate / each * demand.reserve)
     return Need(
@@ -155,10 +160,10 @@ def kafka(demand: Demand, laws: Laws, machine: Machine) -> Need:
     """Size the brokers: three copies of every event and exposure."""
     exposures = demand.rate * laws.kafka_request_bytes
     rate = demand.events * laws.kafka_event_bytes + exposures
-    share = laws.parts["kafka"].by_rate
-    measured = min(demand.rate, laws.most_rate)
+    idle, most = laws.parts["kafka"].idle, laws.most_rate
+    above = cpu_ms_a_second(laws, "kafka", demand.work, most) - idle
     # An exposure is one record more: never less than an event's, whatever noise made of it.
-    exposure_ms = max(share(measured) / measured, laws.kafka_event_us / 1e3)
+    exposure_ms = max(above / most, laws.kafka_event_us / 1e3)
     busy = exposure_ms * demand.rate + demand.events * laws.kafka_event_us / 1e3
     busy *= _KAFKA_REPLICAS / 1e3 / machine.relative_speed
     copies = _KAFKA_REPLICAS if demand.zones > 1 else 1

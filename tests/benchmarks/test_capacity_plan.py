@@ -167,7 +167,8 @@ def test_a_faster_core_needs_fewer_processes(laws: Laws) -> None:
         for name, machine in MACHINES.machines.items()
     }
     machines = msgspec.structs.replace(MACHINES, machines=quick)
-    plans = [make_plan(demand(), laws, some) for some in (MACHINES, machines)]
+    busy = demand(events=500_000.0)
+    plans = [make_plan(busy, laws, some) for some in (MACHINES, machines)]
     for part in ("API", "model server", "stream"):
         assert plans[1].line(part).processes < plans[0].line(part).processes
 

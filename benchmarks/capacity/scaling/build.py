@@ -259,9 +259,8 @@ def _with_system(laws: Laws, steps: Sequence[dict[str, Any]]) -> Laws:
             continue
         idle = _idle(steps, part)
         spent = np.array([step["cpu"][part] for step in asked])
-        above = np.maximum(spent - idle, 1e-3 * spent + 1e-6)
-        law = fit_power_law(rates.tolist(), above.tolist())
-        found = np.array([idle + law(rate) for rate in rates.tolist()])
+        law = fit_power_law(rates.tolist(), spent.tolist())
+        found = np.array([law(rate) for rate in rates.tolist()])
         parts[part] = PartLaw(idle=idle, by_rate=law, error=_error(found, spent))
     return msgspec.structs.replace(
         laws, warm=warm, cold=cold, parts=parts,

@@ -47,8 +47,8 @@ class PartLaw(msgspec.Struct, frozen=True, kw_only=True):
     idle: float
     """While nobody asks."""
     by_rate: PowerLaw
-    """Above idle, by requests a second of one process; 0 fixed. Of the model server what is not
-    arithmetic."""
+    """By requests a second of one process, idling among it. Of the model server what is neither
+    arithmetic nor idling."""
     error: float
     """Median relative difference of the fitted steps."""
 

@@ -108,10 +108,13 @@ def _chart(x: str, y: str, axes: Sequence[dict[str, Any]]) -> str:
             grid = np.geomspace(min(at), max(at), _CURVE_POINTS)
             curve = law["fixed"] + law["factor"] * grid ** law["exponent"]
             lines.append(
-                Line(name=f"its law, exponent {law['exponent']:.2f}", x=grid.tolist(),
-                     y=curve.tolist(), marks="none")
+                Line(name=_law_name(law), x=grid.tolist(), y=curve.tolist(), marks="none")
             )  # fmt: skip
     return line_chart(lines, x=ChartAxis(title=x, is_log=True), y=ChartAxis(title=y, is_log=True))
+
+
+def _law_name(law: dict[str, Any]) -> str:
+    return f"its law, exponent {law['exponent']:.2f}" if law["factor"] else "its law, a constant"
 
 
 def _law_row(axis: dict[str, Any]) -> list[str]:

@@ -70,14 +70,14 @@ def cpu_ms_a_second(laws: Laws, part: str, work: Work, rate: float) -> float:
     """
     law = laws.parts[part]
     measured = min(rate, laws.most_rate)
-    spent = law.by_rate(measured) if measured > 0 else 0.0
-    if part == "model server" and measured > 0:
+    if measured <= 0:
+        return law.idle
+    spent = law.by_rate(measured)
+    if part == "model server":
         users = call_users(laws, work, measured)
         arithmetic = measured * call_ms(laws, work, users) / users
-        spent = in_service_ms(laws.warm, laws.cold, law.idle, arithmetic, spent)
-    if measured < rate:
-        spent *= rate / measured
-    return law.idle + spent
+        spent = law.idle + in_service_ms(laws.warm, laws.cold, law.idle, arithmetic, spent)
+    return spent + max(spent - law.idle, 0.0) * (rate / measured - 1)
 
 
 def in_service_ms(warm: float, cold: float, idle: float, arithmetic: float, beside: float) -> float:
