@@ -69,7 +69,7 @@ def api(demand: Demand, laws: Laws, machine: Machine) -> Need:
     return Need(
         processes=math.ceil(needed * demand.reserve),
         busy_cores=needed * demand.utilisation,
-        process_gib=laws.api_bytes / GIB,
+        process_gib=(laws.api_bytes + laws.api_item_bytes * demand.items * demand.bundles) / GIB,
         bits=8 * _PACKET * (demand.rate * sent + demand.events * _event_bytes(laws)),
         bounded_by="processor", at_least=demand.zones,
         says=(f"{each:,.0f} requests a second each, {event_cores:,.0f} cores of all for events",),
@@ -135,23 +135,28 @@ def redis(demand: Demand, laws: Laws, machine: Machine) -> Need:
     stored = min(max(demand.users, by_users.x_low), by_users.x_high)
     beside = by_users(stored) / by_users(laws.base.users)
     data = demand.users * laws.user_bytes(demand.user_events) * beside / GIB
-    read_ms = laws.read_redis_ms(min(demand.users, laws.read_redis_ms.x_high))
-    busy = (demand.rate * read_ms + demand.events * laws.redis_event_us / 1e3) / 1e3
-    busy /= machine.relative_speed
+    items = demand.items * laws.item_bytes / GIB
+    data += items
+    idle, most = laws.parts["redis"].idle, laws.most_rate
+    in_service = (cpu_ms_a_second(laws, "redis", demand.work, most) - idle) / most
+    # Of a request: what was measured in the whole system, and no less than the bare read.
+    read_ms = max(in_service, laws.read_redis_ms(min(demand.users, laws.read_redis_ms.x_high)))
+    writes = demand.events * laws.redis_event_us / 1e6 / machine.relative_speed
+    busy = demand.rate * read_ms / 1e3 / machine.relative_speed + writes
     by_memory = math.ceil(data / _REDIS_PROCESS_GIB)
     by_processor = math.ceil(busy / demand.utilisation)
     primaries = max(by_memory, by_processor, 3)
     copies = 2 if demand.zones > 1 else 1
     read = laws.read_bytes(demand.user_events)
     return Need(
-        processes=copies * primaries, busy_cores=busy * 1.3 if copies == 2 else busy,
+        processes=copies * primaries, busy_cores=busy + (copies - 1) * writes,
         process_gib=data / primaries + _REDIS_EMPTY_GIB,
         bits=8 * _PACKET * read * (demand.rate + demand.events * (1 + copies)),
         bounded_by="memory" if by_memory >= by_processor else "processor",
         memory_part=REDIS_MEMORY_PART, at_least=2 if copies == 2 else 1,
         says=(
-            f"{primaries} primaries with {copies - 1} replica each, {data:,.0f} GiB of users; "
-            f"by memory {by_memory}, by commands {by_processor}",
+            f"{primaries} primaries with {copies - 1} replica each; by memory {by_memory} "
+            f"({data:,.0f} GiB, {items:,.0f} of them items), by commands {by_processor}",
         ),
     )  # fmt: skip
 

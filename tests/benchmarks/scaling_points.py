@@ -82,6 +82,10 @@ def _all(n) -> Iterator[tuple[str, str, dict, dict]]:  # type: ignore[no-untyped
         for items in sizes:
             values = {"bytes": 3e8 + 1_200.0 * items}
             yield "memory", f"{items} {kind}", {"items": items, "kind": kind}, values
+    for items in memory.API_ITEMS:
+        values = {"bytes": 1e8 + 250.0 * items}
+        yield "memory", f"{items} api", {"items": items, "kind": "api"}, values
+    yield "memory", "item hash", {"items": 2_000, "kind": "item hash"}, {"bytes": 300}
     for users, views in [(u, "all") for u in events.USERS] + [
         (events.BASE_USERS, v) for v in events.VIEWS if v
     ]:

@@ -44,6 +44,10 @@ def build(points: Sequence[Point]) -> Laws:
             for kind in ("exact", "approximate")
         },
         api_bytes=_of_system(fitted, lambda values: values["rss_mib"]["api"]) * 2**20,
+        api_item_bytes=_law(of["memory"], "items", "bytes", exponent=1.0, kind="api").factor,
+        item_bytes=median(
+            point.values["bytes"] for point in of["memory"] if point.settings["kind"] == "item hash"
+        ),
         answer_bytes=_of_system(fitted, lambda values: values["answer_bytes"]),
         call_bytes=_of_system(fitted, lambda values: values["call_bytes"]),
         posted_event_bytes=system.posted_event_bytes(),

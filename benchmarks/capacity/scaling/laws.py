@@ -94,6 +94,11 @@ class Laws(msgspec.Struct, frozen=True, kw_only=True):
     model_bytes: dict[str, PowerLaw]
     """Resident memory of a bundle's process by items, ``exact`` and ``approximate``."""
     api_bytes: float
+    """Resident memory of an API process …"""
+    api_item_bytes: float
+    """… and what each item of each bundle adds."""
+    item_bytes: float
+    """Of an item's hash in Redis."""
     answer_bytes: float
     call_bytes: float
     """A user's tensors to the model server and back."""

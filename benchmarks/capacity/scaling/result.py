@@ -100,10 +100,14 @@ def axes(points: Sequence[Point]) -> Iterator[Axis]:
     }
     yield from _kernel_axes(of["kernels"])
     yield from _store_axes(of["store"])
-    for kind in ("exact", "approximate"):
+    for kind, of_what in (
+        ("exact", "a model server's process, exact search"),
+        ("approximate", "a model server's process, approximate search"),
+        ("api", "a process that holds what the API does"),
+    ):
         some = [p for p in memory_fitted(of["memory"]) if p.settings["kind"] == kind]
         yield _axis(
-            f"memory of a bundle's process, {kind}", "items", "MiB",
+            f"memory of {of_what}", "items", "MiB",
             [(p.settings["items"], p.values["bytes"] / 2**20) for p in some], exponent=1.0,
         )  # fmt: skip
     every = [p for p in of["events"] if p.settings["views"] == "all"]

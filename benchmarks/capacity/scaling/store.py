@@ -19,7 +19,7 @@ import psutil
 
 from benchmarks.capacity.scaling.points import Task
 from benchmarks.capacity.scaling.servers import running
-from benchmarks.features.state_bytes import applied
+from benchmarks.features.state_bytes import applied, size_of
 from benchmarks.loadtest.system import System
 from benchmarks.loadtest.untrained_bundle import NUM_CATEGORIES, category_of, item_id
 from recsys.clock import DAY_MS, now_ms
@@ -40,7 +40,7 @@ EVENTS = (5, 15, 30, 60, 120)
 BASE_EVENTS = 30
 _PROJECT = "store_study"
 _TEMPLATES = 200
-_ITEMS = 2_000
+NUM_ITEMS = 2_000
 _CHUNK = 4 << 20
 _READS = 400
 _SAFE_PART = 0.5
@@ -116,24 +116,35 @@ def _templates(plan: Plan, events: int) -> list[bytes]:
     return [b"".join(some) for some in commands]
 
 
+def item_hash_bytes(plan: Plan) -> int:
+    """Give the mean bytes of an item's hash, its name among them, after the templates' behaviour.
+
+    Names and values as the stream writes them; what Redis adds to a hash is small beside that, as
+    it is of users' (``bytes_a_user`` beside ``payload_bytes_a_user``).
+    """
+    content = applied(plan, _events(BASE_EVENTS)).content
+    sizes = [len(key) + size_of(fields) for key, fields in content.items() if b"t000000" not in key]
+    return round(sum(sizes) / len(sizes))
+
+
 def _events(events: int) -> Iterator[Event]:
     """Give the behaviour of the templates, in order of time: a fifth are impressions."""
     rng = np.random.default_rng(events)
     end = now_ms() - 60_000
     start = end - 28 * DAY_MS
-    for row in range(1, _ITEMS + 1):
+    for row in range(1, NUM_ITEMS + 1):
         yield ItemEvent(
             event_id=f"i{row}", event_time_ms=start, item_id=item_id(row),
             category=category_of(row), price=float(row % 90), title=f"Item {row}",
         )  # fmt: skip
     count = _TEMPLATES * events
     moments = np.sort(rng.integers(start, end, count)).tolist()
-    items = (rng.zipf(1.2, count) % _ITEMS + 1).tolist()
+    items = (rng.zipf(1.2, count) % NUM_ITEMS + 1).tolist()
     users = rng.permutation(np.repeat(np.arange(_TEMPLATES), events)).tolist()
     for n, (user, item, at_ms) in enumerate(zip(users, items, moments, strict=True)):
         who = _template_id(user)
         if n % 5 == 0:
-            shown = [item_id((item + step) % _ITEMS + 1) for step in range(5)]
+            shown = [item_id((item + step) % NUM_ITEMS + 1) for step in range(5)]
             yield ImpressionEvent(
                 event_id=f"e{n}", event_time_ms=at_ms, user_id=who, request_id=f"r{n}", items=shown
             )
@@ -173,7 +184,7 @@ def _read(system: System, plan: Plan, url: str, users: int) -> dict[str, float]:
     """Give CPU and bytes of reading a user, one in each call, users drawn at random."""
     rng = np.random.default_rng(users)
     vocabulary = Vocabulary(
-        tuple(item_id(row) for row in range(1, _ITEMS + 1)),
+        tuple(item_id(row) for row in range(1, NUM_ITEMS + 1)),
         tuple(f"c{n}" for n in range(NUM_CATEGORIES)),
     )
     reader = OnlineReader(plan, url)
