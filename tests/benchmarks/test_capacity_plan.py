@@ -154,6 +154,16 @@ def test_memory_leaves_cores_idle_and_then_splits_items(laws: Laws) -> None:
     assert any("NOT BUILT" in text for text in split.line("model server").says)
 
 
+def test_items_take_memory_of_every_part_that_knows_them(laws: Laws) -> None:
+    few, many = (make_plan(demand(items=items), laws, MACHINES) for items in (1e6, 2e7))
+    for part in ("API", "model server"):
+        a, b = (plan.line(part).memory_gib / plan.line(part).processes for plan in (few, many))
+        assert b > 5 * a, part
+    stored = 2 * 19e6 * 300 / 2**30  # a primary and its replica
+    grown = many.line("Redis").memory_gib - few.line("Redis").memory_gib
+    assert grown == pytest.approx(stored, rel=0.02)
+
+
 def test_a_gpu_is_said_to_be_assumed(laws: Laws) -> None:
     plan = make_plan(demand(gpu=True), laws, MACHINES)
     assert plan.gpus == plan.line("model server").machines > 0

@@ -110,7 +110,16 @@ def _chart(x: str, y: str, axes: Sequence[dict[str, Any]]) -> str:
             lines.append(
                 Line(name=_law_name(law), x=grid.tolist(), y=curve.tolist(), marks="none")
             )  # fmt: skip
-    return line_chart(lines, x=ChartAxis(title=x, is_log=True), y=ChartAxis(title=y, is_log=True))
+    sizes = sorted({row[0] for axis in axes for row in axis["points"]})
+    across = ChartAxis(title=x, is_log=True, marks=[(size, _short(size)) for size in sizes])
+    return line_chart(lines, x=across, y=ChartAxis(title=y, is_log=True))
+
+
+def _short(size: float) -> str:
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if size >= unit:
+            return f"{size / unit:g}{name}"
+    return f"{size:g}"
 
 
 def _law_name(law: dict[str, Any]) -> str:
