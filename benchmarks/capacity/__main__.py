@@ -2,6 +2,7 @@
 
   recsys capacity plan --users 100e6 --rate 50000 --items 10e6      how many of what, at what cost
   recsys capacity scaling kernels --state DIR      measure how cost grows, one axis at a time
+  recsys capacity simulate --api 8 --rate 2000     what a cluster would do, node by node
 
 Each word is a command of its own: ``recsys capacity scaling --help``.
 """
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "plan": "benchmarks.capacity.plan_command",
     "scaling": "benchmarks.capacity.scaling.__main__",
+    "simulate": "benchmarks.capacity.simulation.__main__",
 }
 """The module of each first word; its ``main`` takes the words after it and gives the exit code."""
 _WRONG_CALL = 2

@@ -1,0 +1,1 @@
+"""A discrete-event simulation of the serving cluster: queues, batches, cores, failing nodes."""
