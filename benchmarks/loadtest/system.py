@@ -25,7 +25,7 @@ from recsys.clock import DAY_MS, now_ms
 from recsys.endpoints import Endpoints, resolve
 from recsys.errors import ServerError
 from recsys.events.codec import encode
-from recsys.events.kafka import connect_writer
+from recsys.events.kafka import connect_writer, latest_positions
 from recsys.events.schema import Event, ImpressionEvent, InteractionEvent, ItemEvent
 from recsys.events.topics import Topics
 from recsys.features.feast_environment import feast_connection_string
@@ -250,6 +250,13 @@ def fill(system: System, num_items: int, behaviour: Behaviour) -> None:
         writer.append(topic, key, encode(event))
     writer.close()
     system.run("lag", "--wait")
+
+
+def item_positions(system: System) -> dict[str, int]:
+    """Give where the item topic ends now, as ``Lineage.log_positions`` has it."""
+    topic = Topics(namespace=system.settings.namespace).items
+    ends = latest_positions(system.settings, system.endpoints, [topic])
+    return {f"{at.topic}:{at.partition}": offset for at, offset in ends.items()}
 
 
 def wait_http(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:

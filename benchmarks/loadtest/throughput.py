@@ -32,6 +32,7 @@ from typing import Any
 import psutil
 import torch
 
+from benchmarks.loadtest.feature_keys import feature_keys
 from benchmarks.loadtest.greatest_rate import (
     Asking,
     Limit,
@@ -50,16 +51,12 @@ from benchmarks.loadtest.system import (
     fill,
     find_system,
     free_ports,
+    item_positions,
     make_system,
     user_id,
     wait_http,
 )
-from benchmarks.loadtest.untrained_bundle import (
-    NUM_CATEGORIES,
-    TOWERS_ONLY,
-    add_untrained_bundle,
-    item_id,
-)
+from benchmarks.loadtest.untrained_bundle import TOWERS_ONLY, add_untrained_bundle
 from recsys.errors import RecsysError
 from recsys.features import current_plan
 from recsys.models.config import SourceMix
@@ -116,28 +113,24 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
     system.run("up", "--only", ",".join(SERVERS))
     plan = current_plan.ensure(system.settings.state_dir, project=system.settings.namespace)
     fill(system, options.items, behaviour)
+    # What the log said of items so far is no news to the bundles, or ours would take other vectors
+    # and prices from it than the peers read from the bundle.
+    known = item_positions(system)
     bundles = {
         name: add_untrained_bundle(
-            system.settings.bundle_dir, plan, num_items=options.items, mix=mix, seed=options.seed
+            system.settings.bundle_dir, plan, num_items=options.items, mix=mix, seed=options.seed,
+            log_positions=known,
         )
         for name, mix in MIXES.items()
-    }
+    }  # fmt: skip
     system.run("features", "apply")
-    users = [{"user_id": user_id(n)} for n in range(behaviour.num_users)]
-    pairs = [
-        {**user, "category": f"c{column}"} for user in users for column in range(NUM_CATEGORIES)
-    ]
-    touched = min(options.items, behaviour.num_touched)
-    items = [{"item_id": item_id(row)} for row in range(1, touched + 1)]
     os.environ.update(system.feast_variables())
+    users = [user_id(n) for n in range(behaviour.num_users)]
     make_plain_store(
         system.settings.state_dir / "feature_store.yaml",
         options.state / "plain",
-        {
-            "user_profile": users, "user_activity": users, "user_history": users,
-            "user_category_activity": pairs, "item_activity": items,
-        },
-    )  # fmt: skip
+        feature_keys(users, options.items),
+    )
     record = {"bundles": bundles, "items": options.items, "users": behaviour.num_users}
     (options.state / "prepared.json").write_text(json.dumps(record))
     return record

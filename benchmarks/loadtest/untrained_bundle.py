@@ -13,8 +13,10 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
@@ -88,16 +90,21 @@ def add_untrained_bundle(
     offered: slice = slice(None),
     prefix: str = "",
     shape: Shape = _DEFAULT_SHAPE,
+    log_positions: Mapping[str, int] = MappingProxyType({}),
 ) -> str:
     """Put a bundle into the store and give its id; another seed gives another bundle.
 
     Items not ``offered`` are withdrawn. With a ``prefix`` they are other items than the log's, so
     that what the log says of those changes nothing here; whoever serves it with room for created
-    items (``RECSYS_MAX_CREATED_ITEMS``) adds those of the log.
+    items (``RECSYS_MAX_CREATED_ITEMS``) adds those of the log. What the log said of items before
+    ``log_positions`` (``Lineage``) is no news to whoever serves it; without them all of it is, and
+    items are embedded anew from it.
     """
     work = Path(tempfile.mkdtemp(prefix=".untrained-", dir=_made(bundle_dir).parent))
     try:
-        return _write(bundle_dir, work, plan, num_items, mix, seed, offered, prefix, shape)
+        return _write(
+            bundle_dir, work, plan, num_items, mix, seed, offered, prefix, shape, log_positions
+        )
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -109,9 +116,7 @@ def _made(folder: Path) -> Path:
 
 def _write(
     bundle_dir: Path, folder: Path, plan: Plan, num_items: int, mix: SourceMix, seed: int,
-    offered: slice,
-    prefix: str,
-    shape: Shape,
+    offered: slice, prefix: str, shape: Shape, log_positions: Mapping[str, int],
 ) -> str:  # fmt: skip
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -218,7 +223,8 @@ def _write(
         num_candidates=shape.num_candidates,
         metrics={},
         lineage=Lineage(
-            dataset="none", num_events=0, data_from_ms=0, data_until_ms=0, seed=seed,
+            dataset="none", num_events=0, log_positions=dict(log_positions),
+            data_from_ms=0, data_until_ms=0, seed=seed,
             code_version="untrained", libraries={"python": sys.version.split()[0]}, device="cpu",
         ),
         files={path.name: file_entry(path) for path in sorted(folder.iterdir())},

@@ -31,12 +31,13 @@ from benchmarks.peers.environments import state_of
 from benchmarks.peers.one_process.features import Features, open_store
 from benchmarks.peers.one_process.recommender import Recommender, RecommendRequest
 from benchmarks.peers.serving import report
+from benchmarks.peers.serving.same_lists import agreement, require_same_lists
 from benchmarks.peers.serving.services import PEERS, ask, started
 from benchmarks.peers.serving.turns_file import TurnsFile
 from recsys.bundle.load import load_serving_model
 from recsys.bundle.manifest import read_manifest
 from recsys.bundle.served import load_served_bundle
-from recsys.errors import InputError
+from recsys.errors import InputError, ServerError
 from recsys.features import current_plan
 from recsys.features.plan import PLAN_FILE, load
 from recsys.inference.compute import answer
@@ -250,7 +251,50 @@ def test_a_figure_that_a_round_lacks_has_no_median() -> None:
     assert figures["greatest_rate_per_s"] == {"median": None, "rounds": [5.0, None]}
 
 
-def test_lists_are_held_beside_those_of_the_same_user_and_round() -> None:
-    ours = {0: {"lists": [["a", "b"], ["c", "d"]]}, 1: {"lists": [["a", "b"], ["c", "d"]]}}
-    assert report.shared(ours, {0: {"lists": [["b", "a"], ["d", "x"]]}}) == 0.75
-    assert report.shared(ours, {2: {"lists": [["a", "b"], ["c", "d"]]}}) is None
+def test_lists_of_the_same_users_are_held_beside_each_other() -> None:
+    ours = {"ann": {"a": 0.5, "b": 0.25}, "bob": {"c": 0.5, "d": 0.25}}
+    found = agreement(ours, {"ann": {"b": 0.25, "a": 0.5}, "bob": {"d": 0.125, "x": 9.0}})
+    assert (found.shared, found.score_gap, found.lists) == (0.75, 0.125, 2)
+    assert not found.holds
+    assert agreement(ours, ours).holds
+
+
+def test_equal_items_with_other_scores_are_not_the_same_list() -> None:
+    ours = {"ann": {"a": 0.5, "b": 0.25}}
+    assert not agreement(ours, {"ann": {"a": 0.75, "b": 0.25}}).holds
+
+
+def test_a_window_that_ended_in_between_is_asked_for_once_more() -> None:
+    ours = {"ann": {"a": 0.5}}
+    values = {"now": 0.125}
+
+    def refresh() -> None:
+        values["now"] *= 2.0
+
+    found = require_same_lists("peer", lambda: ours, lambda: {"ann": {"a": values["now"]}}, refresh)
+    assert (found["shared"], found["tries"]) == (1.0, 2)
+
+
+def test_a_peer_with_other_lists_is_not_measured() -> None:
+    ours, peer = {"ann": {"a": 0.5, "b": 0.4}}, {"ann": {"a": 0.5, "c": 0.4}}
+    with pytest.raises(ServerError, match=r"ray_serve: wanted the lists .* found 50.0%"):
+        require_same_lists("ray_serve", lambda: ours, lambda: peer, lambda: None)
+
+
+def test_the_report_gives_the_turn_in_which_lists_differed_most() -> None:
+    turns = {
+        round_: {"same_lists": {"shared": shared, "score_gap": gap, "lists": 20, "tries": 1}}
+        for round_, (shared, gap) in enumerate([(1.0, 0.002), (0.99, 0.001)])
+    }
+    assert report.same_lists(turns) == {
+        "shared_at_least": 0.99, "score_gap_at_most": 0.002, "lists": 40,
+    }  # fmt: skip
+
+
+def test_a_bundle_says_from_where_on_the_log_is_news_to_it(tmp_path: Path) -> None:
+    plan = current_plan.ensure(tmp_path / "var", project="peer")
+    known = {"load.items:0": 17}
+    bundle_id = add_untrained_bundle(
+        tmp_path / "bundles", plan, num_items=30, mix=TOWERS_ONLY, log_positions=known
+    )
+    assert load_served_bundle(tmp_path / "bundles" / bundle_id).log_positions == known

@@ -1,13 +1,20 @@
 """The same features as plain values, in a Feast project of their own: what ``type: redis`` reads.
 
 Our stream worker keeps the state from which windows are computed at the moment of reading; Feast's
-own store reads values. So they are read through our plug-in once and written by Feast.
+own store reads values. So they are read through our plug-in and written by Feast, when a system is
+prepared and again where values as of now are wanted::
+
+    python -m benchmarks.peers.one_process.plain_store --from FILE --to FILE --users u0,u1 --items N
+
+copies those of some users and of the items anew, from one ``feature_store.yaml`` to the other.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +22,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from benchmarks.loadtest.feature_keys import feature_keys
 from benchmarks.peers.one_process.features import open_store
 
 PROJECT = "plain"
@@ -28,7 +36,9 @@ _VIEWS = (
 )
 
 
-def make_plain_store(config: Path, folder: Path, keys: dict[str, Sequence[dict[str, str]]]) -> Path:
+def make_plain_store(
+    config: Path, folder: Path, keys: Mapping[str, Sequence[dict[str, str]]]
+) -> Path:
     """Write the values of ``keys`` (by view) into the Redis of ``config``; give the new config."""
     source = open_store(config)
     with warnings.catch_warnings():
@@ -71,6 +81,26 @@ def make_plain_store(config: Path, folder: Path, keys: dict[str, Sequence[dict[s
     return file
 
 
+def copy_values(config: Path, plain: Path, keys: Mapping[str, Sequence[dict[str, str]]]) -> None:
+    """Write the values of ``keys`` as of now into the store of ``plain``, made from ``config``."""
+    source, store = open_store(config), open_store(plain)
+    for name, wanted in keys.items():
+        _copy(source, store, store.get_feature_view(name), wanted)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Copy and end."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.one_process.plain_store")
+    parser.add_argument("--from", dest="source", type=Path, required=True)
+    parser.add_argument("--to", type=Path, required=True)
+    parser.add_argument("--users", required=True)
+    parser.add_argument("--items", type=int, required=True, help="of the bundle")
+    options = parser.parse_args(argv)
+    keys = feature_keys(options.users.split(","), options.items)
+    copy_values(options.source, options.to, keys)
+    return 0
+
+
 def _plain(declared: Any, entities: list[Any], folder: Path) -> Any:
     import feast
 
@@ -102,3 +132,7 @@ def _copy(source: Any, store: Any, view: Any, keys: Sequence[dict[str, str]]) ->
         if len(frame):
             frame["event_timestamp"] = now
             store.write_to_online_store(view.name, frame)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

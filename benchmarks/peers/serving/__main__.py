@@ -5,14 +5,15 @@ Usage::
     python -m benchmarks.loadtest.throughput prepare --state DIR
     python -m benchmarks.peers.serving --state DIR --peers one_process,ray_serve_batched,ours
 
-on a prepared system. One service is up at a time; in each round every one has a turn, in an order
-of that round: alone, at one rate for all, as much as it can answer, and the greatest rate whose p99
-is within the limit. Environments of peers are made from their pinned requirements when first
-needed. Each turn is kept when it ends, and a run that was stopped goes on with those that are
-missing (``--minutes`` ends one in time). Progress and a table go to standard error, one JSON result
-to standard output: medians over rounds and the ratios of ours to each peer, with what was measured
-by then. A peer that cannot be installed or does not answer is named with the reason; exit code 1
-then, or when turns are missing.
+on a prepared system. One service is measured at a time; in each round every one has a turn, in an
+order of that round: alone, at one rate for all, as much as it can answer, and the greatest rate
+whose p99 is within the limit. Before a peer's turn it has to give the lists that ours gives, for
+the same users at the same moment; one that does not is not measured. Environments of peers are made
+from their pinned requirements when first needed. Each turn is kept when it ends, and a run that was
+stopped goes on with those that are missing (``--minutes`` ends one in time). Progress and a table
+go to standard error, one JSON result to standard output: medians over rounds and the ratios of ours
+to each peer, with what was measured by then. A peer that cannot be installed, does not answer or
+answers otherwise is named with the reason; exit code 1 then, or when turns are missing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,7 +33,14 @@ import numpy as np
 
 from benchmarks.loadtest.greatest_rate import Asking
 from benchmarks.loadtest.system import System, find_system, user_id
-from benchmarks.peers.serving.report import ratios, shared, summary, table
+from benchmarks.peers.serving.report import ratios, same_lists, summary, table
+from benchmarks.peers.serving.same_lists import (
+    SCORES_WITHIN,
+    SHARED_AT_LEAST,
+    lists_of,
+    require_same_lists,
+    write_anew,
+)
 from benchmarks.peers.serving.services import OURS, PEERS, python_for, up, versions
 from benchmarks.peers.serving.turn import Schedule, take_turn
 from benchmarks.peers.serving.turns_file import TurnsFile
@@ -90,13 +99,27 @@ def _run(
     system.resume()
     schedule = Schedule(seed=options.seed, rate=options.rate)
     bundle_id = record["bundles"]["towers"]
-    known = {"schedule": asdict(schedule), "bundle": bundle_id, "items": record["items"]}
+    known = {
+        "schedule": asdict(schedule),
+        "bundle": bundle_id,
+        "items": record["items"],
+        "same_lists": {"shared_at_least": SHARED_AT_LEAST, "scores_within": SCORES_WITHIN},
+    }
     turns = TurnsFile(options.out or options.state / "serving", known)
     failed = _install([name for name in names if name != OURS], options.state)
     if OURS in names and BundleStore(system.settings.bundle_dir).live() != bundle_id:
         system.run("publish", bundle_id)
     users = tuple(user_id(n) for n in range(record["users"]))
     bundle = system.settings.bundle_dir / bundle_id
+
+    def compare(name: str, port: int) -> dict[str, Any]:
+        return require_same_lists(
+            name,
+            lambda: lists_of(system.settings.api_port),
+            lambda: lists_of(port),
+            lambda: write_anew(system, options.state, record["items"]),
+        )
+
     start, longest_s = time.monotonic(), 0.0
     for round_ in range(options.rounds):
         rng = np.random.default_rng([options.seed, round_])
@@ -109,8 +132,8 @@ def _run(
                 continue
             _say(f"round {round_ + 1} of {options.rounds}: {name}")
             try:
-                with up(name, system, bundle, options.state) as service:
-                    _say(f"  up after {time.monotonic() - begun:.1f} s")
+                with up(name, system, bundle, options.state, partial(compare, name)) as service:
+                    _say(f"  up after {time.monotonic() - begun:.1f} s; {service.same_lists or ''}")
                     asking = Asking(host="127.0.0.1", port=service.port, user_ids=users)
                     turn = take_turn(service, asking, schedule, round_, lambda s: _say("  " + s))
             except ServerError as error:
@@ -157,9 +180,7 @@ def _result(
         "ours_over_peer": {
             name: ratios(measured[OURS], measured[name]) for name in peers if OURS in measured
         },
-        "shared_lists": {
-            name: shared(measured[OURS], measured[name]) for name in peers if OURS in measured
-        },
+        "same_lists": {name: same_lists(measured[name]) for name in peers},
         "settings": {name: PEERS[name].settings for name in peers},
         "versions": {name: versions(name, options.state) for name in peers},
         "failed": failed,

@@ -58,18 +58,14 @@ def ratios(ours: Turns, peer: Turns) -> dict[str, dict[str, float]]:
     return found
 
 
-def shared(ours: Turns, peer: Turns) -> float | None:
-    """Give which share of ours' lists the peer's held, of the same users in the same rounds.
-
-    Features move between two turns, so equal services share nearly all and not all.
-    """
-    parts = [
-        len(set(a) & set(b)) / len(a)
-        for round_ in ours.keys() & peer.keys()
-        for a, b in zip(ours[round_]["lists"], peer[round_]["lists"], strict=True)
-        if a
-    ]
-    return round(sum(parts) / len(parts), 4) if parts else None
+def same_lists(turns: Turns) -> dict[str, Any]:
+    """Give how far the lists of a peer were ours: the least shared, the largest gap of scores."""
+    each = [turn["same_lists"] for turn in turns.values()]
+    return {
+        "shared_at_least": min(one["shared"] for one in each),
+        "score_gap_at_most": max(one["score_gap"] for one in each),
+        "lists": sum(one["lists"] for one in each),
+    }
 
 
 def table(turns: Mapping[str, Turns], rate: float) -> str:

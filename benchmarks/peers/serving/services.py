@@ -1,8 +1,9 @@
 """The services that are asked: how each is started, and the settings its makers recommend.
 
 All peers share ``one_process/recommender.py`` and so the features, the weights and the arithmetic;
-a peer is how requests reach it. ``ours`` is the running system. While a peer is up, everything of
-ours but Redis, from which both read, stands still (SIGSTOP).
+a peer is how requests reach it. ``ours`` is the running system. A peer is first held beside it, as
+both are up; while it is measured, everything of ours but Redis, from which both read, stands still
+(SIGSTOP).
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ class Up:
     """CPU seconds so far of all its processes, and of the Redis it reads."""
     rss_mib: Callable[[], float]
     num_processes: int
+    same_lists: dict[str, Any] | None = None
+    """How far a peer's lists were ours; ``None`` of ours."""
 
 
 def python_for(name: str, state: Path) -> Path:
@@ -109,15 +112,25 @@ def versions(name: str, state: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def up(name: str, system: System, bundle: Path, state: Path) -> Iterator[Up]:
+def up(
+    name: str,
+    system: System,
+    bundle: Path,
+    state: Path,
+    compare: Callable[[int], dict[str, Any]],
+) -> Iterator[Up]:
     """Start a service, or let ours go on, and wait until it answers in full.
 
+    ``compare`` is given the port of a peer while ours still runs, and gives how far the two answer
+    alike.
+
     Raises:
-        ServerError: when it does not.
+        ServerError: when it does not answer; what ``compare`` raises.
     """
     if name == OURS:
         system.find_processes()
-        wait_full(system.settings.api_port, lambda: None)
+    wait_full(system.settings.api_port, lambda: None)
+    if name == OURS:
         yield Up(
             port=system.settings.api_port,
             cpu_s=system.cpu_s,
@@ -127,15 +140,20 @@ def up(name: str, system: System, bundle: Path, state: Path) -> Iterator[Up]:
         return
     feast = state / "plain" / "feature_store.yaml"
     environment = system.environment | system.feast_variables()
-    with (
-        system.paused(but=("redis",)),
-        started(name, bundle, feast, state, environment) as (port, tree),
-    ):
+    with started(name, bundle, feast, state, environment) as (port, tree):
 
         def cpu_s() -> dict[str, float]:
             return {"peer": tree.cpu_s(), "redis": system.cpu_s()["redis"]}
 
-        yield Up(port=port, cpu_s=cpu_s, rss_mib=tree.rss_mib, num_processes=tree.num_processes())
+        same_lists = compare(port)
+        with system.paused(but=("redis",)):
+            yield Up(
+                port=port,
+                cpu_s=cpu_s,
+                rss_mib=tree.rss_mib,
+                num_processes=tree.num_processes(),
+                same_lists=same_lists,
+            )
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ the same by the same users.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,9 +19,8 @@ from benchmarks.loadtest.greatest_rate import (
     greatest,
     measure_step,
 )
-from benchmarks.loadtest.system import user_id
 from benchmarks.peers.serving.callers import measure_callers
-from benchmarks.peers.serving.services import Up, ask
+from benchmarks.peers.serving.services import Up
 
 _WARM_UP_CALLERS = 4
 
@@ -70,7 +68,7 @@ def take_turn(
     most = max(loops, key=lambda loop: float(loop["full_per_s"]))
     say(f"at most {most['full_per_s']}/s, {most['cpu_ms']['all']} ms of CPU a request")
     return {
-        "lists": lists_of(service.port),
+        "same_lists": service.same_lists,
         "alone": alone,
         "at_rate": step.as_json() | {"cpu_ms": _cost(step)},
         "callers": loops,
@@ -80,12 +78,6 @@ def take_turn(
         "num_processes": service.num_processes,
         "took_s": round(time.perf_counter() - start, 1),
     }
-
-
-def lists_of(port: int) -> list[list[str]]:
-    """Give what the ten busiest users are shown, so that turns say whether lists were the same."""
-    answers = (json.loads(ask(port, user_id(n))[1]) for n in range(10))
-    return [[item["item_id"] for item in answer["items"]] for answer in answers]
 
 
 def _objective(
