@@ -1,4 +1,4 @@
-"""DLRM and DCN from our parts: the very layers and sizes of TorchRec's, on ``StackedTables``.
+"""DLRM, DCN and two towers from our parts: the very layers of TorchRec's, on ``StackedTables``.
 
 Axes: ``B`` examples, ``F`` categorical features, ``D`` embedding, ``W = (F + 1) * D``.
 Sources: Naumov et al. 2019, "Deep learning recommendation model for personalization and
@@ -84,6 +84,39 @@ class ClickModel(nn.Module):
         crossed = self.crosses(vectors.flatten(1)) if self.is_dcn else self.products(vectors)
         logits: Tensor = self.over(crossed).squeeze(1)
         return logits
+
+
+class TwoTowers(nn.Module):
+    """A network over each half of the tables, and the product of what they give.
+
+    The layers of TorchRec's retrieval example, with as many tables as there are. The last layer is
+    linear: with the example's ReLU no logit could fall below 0.
+    """
+
+    def __init__(
+        self,
+        num_rows: Sequence[int],
+        embedding_size: int,
+        *,
+        num_dense: int,
+        dense_layers: Sequence[int],
+    ) -> None:
+        """The first half of the tables and the numbers are the user's, the rest the item's."""
+        super().__init__()
+        self.tables = StackedTables(num_rows, embedding_size)
+        self.num_user_tables = len(num_rows) // 2
+        of_user = num_dense + self.num_user_tables * embedding_size
+        of_item = (len(num_rows) - self.num_user_tables) * embedding_size
+        self.user = _network((of_user, *dense_layers, embedding_size), ends_linear=True)
+        self.item = _network((of_item, *dense_layers, embedding_size), ends_linear=True)
+
+    def forward(self, dense: Tensor, index: Tensor) -> Tensor:
+        """Give ``[B]`` logits of ``[B, 13]`` numbers and ``[B, F]`` rows."""
+        vectors = self.tables(index)
+        of_user = vectors[:, : self.num_user_tables].flatten(1)
+        of_item = vectors[:, self.num_user_tables :].flatten(1)
+        user = self.user(torch.cat([dense.to(of_user.dtype), of_user], dim=1))
+        return (user * self.item(of_item)).sum(dim=1)
 
 
 def _network(sizes: Sequence[int], *, ends_linear: bool) -> nn.Sequential:

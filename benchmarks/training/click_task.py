@@ -10,22 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.training.click_models import ClickModel
+from benchmarks.training.click_models import ClickModel, TwoTowers
 from benchmarks.training.own_trainer import Batch, Task
 
 
 def make(asked: dict[str, Any], device: torch.device) -> Task:
-    """Build ``dcn`` or ``dlrm`` of ``asked["shape"]`` over the batches of ``asked["data"]``."""
+    """Build ``asked["model"]`` in ``asked["shape"]`` over the batches of ``asked["data"]``."""
     shape = asked["shape"]
-    model = ClickModel(
-        shape["rows"],
-        shape["embedding_size"],
-        num_dense=shape["num_dense"],
-        dense_layers=shape["dense_layers"],
-        over_layers=shape["over_layers"],
-        num_crosses=shape["num_crosses"] if asked["model"] == "dcn" else 0,
-        cross_rank=shape["cross_rank"],
-    )
+    model = click_model(asked["model"], shape)
     found = np.load(asked["data"])
     batches: list[Batch] = [
         tuple(torch.from_numpy(part).to(device) for part in parts)
@@ -46,6 +38,26 @@ def make(asked: dict[str, Any], device: torch.device) -> Task:
         learning_rate=asked["dense_learning_rate"], renew=renew,
         more={"bytes_per_step": table_bytes(found["index"][0], shape, asked["dtype"])},
     )  # fmt: skip
+
+
+def click_model(name: str, shape: dict[str, Any]) -> ClickModel | TwoTowers:
+    """Give ``dcn``, ``dlrm`` or ``towers`` in a shape."""
+    if name == "towers":
+        return TwoTowers(
+            shape["rows"],
+            shape["embedding_size"],
+            num_dense=shape["num_dense"],
+            dense_layers=shape["dense_layers"],
+        )
+    return ClickModel(
+        shape["rows"],
+        shape["embedding_size"],
+        num_dense=shape["num_dense"],
+        dense_layers=shape["dense_layers"],
+        over_layers=shape["over_layers"],
+        num_crosses=shape["num_crosses"] if name == "dcn" else 0,
+        cross_rank=shape["cross_rank"],
+    )
 
 
 def table_bytes(index: NDArray[np.int64], shape: dict[str, Any], dtype: str) -> int:

@@ -1,4 +1,5 @@
-"""Click models: our tables, crosses and training loop beside TorchRec's DLRM and DCN.
+"""Click models: our tables, crosses and training loop beside TorchRec's DLRM, DCN and two
+towers.
 
 Usage::
 
@@ -48,6 +49,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Sizes of the layers between the tables and the click."""
+MODELS = ("dcn", "dlrm", "towers")
 _BATCHES = 16
 
 
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training.ranker")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--shape", choices=tuple(SHAPES), default="kaggle")
-    parser.add_argument("--models", nargs="+", choices=("dcn", "dlrm"), default=["dcn", "dlrm"])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--batch-size", type=int, help="default: 2048, on CUDA 65536")
     parser.add_argument("--most-rows", type=int, help="of a table; default: 200000, on CUDA 4e6")
     parser.add_argument("--rounds", type=int, default=9)

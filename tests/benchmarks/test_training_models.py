@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.peers.environments import torch_of, without_torch
-from benchmarks.training.click_models import ClickModel
+from benchmarks.training.click_models import ClickModel, TwoTowers
 
 _PEERS = Path(__file__).parents[2] / "benchmarks" / "peers"
 
@@ -45,6 +45,17 @@ def test_dlrm_is_its_formula() -> None:
     torch.testing.assert_close(model(dense, index), wanted)
 
 
+def test_towers_are_their_formula() -> None:
+    torch.manual_seed(0)
+    model = TwoTowers((5, 7, 3, 4), 4, num_dense=6, dense_layers=(8,))
+    dense, index = torch.randn(9, 6), torch.randint(0, 3, (9, 4))
+    tables = model.tables(index)
+    user = model.user(torch.cat([dense, tables[:, 0], tables[:, 1]], 1))
+    item = model.item(torch.cat([tables[:, 2], tables[:, 3]], 1))
+    assert user.shape == (9, 4)
+    torch.testing.assert_close(model(dense, index), torch.einsum("bd,bd->b", user, item))
+
+
 def test_the_counter_counts_the_operations_of_a_dcn_step() -> None:
     model, size = _model(2), 9
     dense, index = torch.randn(size, 6), torch.randint(0, 3, (size, 3))
@@ -55,7 +66,7 @@ def test_the_counter_counts_the_operations_of_a_dcn_step() -> None:
     assert counter.get_total_flops() == size * (6 * sum(linear) - 2 * linear[0])
 
 
-@pytest.mark.parametrize("peer", ["recbole", "torchrec", "torchrec_cuda", "ray_serve"])
+@pytest.mark.parametrize("peer", ["recbole", "torchrec", "torchrec_cuda", "ray_serve", "bentoml"])
 def test_locks_of_peers_are_whole_and_hold_the_torch_we_have(peer: str) -> None:
     lock = (_PEERS / peer / "requirements.txt").read_text()
     assert torch_of(lock) == "torch==" + torch.__version__.split("+")[0]

@@ -1,4 +1,4 @@
-"""DLRM and DCN of TorchRec, timed in an environment of its own (``requirements.txt``).
+"""DLRM, DCN and two towers of TorchRec, timed in an environment of its own (``requirements.txt``).
 
 Usage::
 
@@ -6,7 +6,9 @@ Usage::
 
 Reads ``{"steps": n}`` from standard input, trains so many steps and answers with a line of JSON;
 ``benchmarks/training/turns.py`` is the other end. Models are TorchRec's own ``DLRM_DCN`` and
-``DLRM`` in its ``DLRMTrain``. Two ways to keep the tables, both its own:
+``DLRM`` in its ``DLRMTrain``, and towers from its ``MLP`` as its retrieval example has them, on as
+many tables as there are and with a linear last layer (with the example's ReLU no logit could be
+below 0). Two ways to keep the tables, both its own:
 
 * ``fused``: ``FusedEmbeddingBagCollection``, whose backward pass updates the looked-up rows by
   row-wise Adagrad (FBGEMM's table-batched kernels), as its documentation recommends for training;
@@ -32,6 +34,7 @@ warnings.filterwarnings("ignore")
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torchrec  # noqa: E402
+from torch import nn  # noqa: E402
 from torch.distributed.optim import _apply_optimizer_in_backward  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from torchrec.datasets.utils import Batch  # noqa: E402
@@ -39,6 +42,7 @@ from torchrec.models.dlrm import DLRM, DLRM_DCN, DLRMTrain  # noqa: E402
 from torchrec.modules.embedding_configs import EmbeddingBagConfig  # noqa: E402
 from torchrec.modules.embedding_modules import EmbeddingBagCollection  # noqa: E402
 from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection  # noqa: E402
+from torchrec.modules.mlp import MLP  # noqa: E402
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad  # noqa: E402
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor  # noqa: E402
 
@@ -52,8 +56,12 @@ def main() -> None:
     if asked["dtype"] == "float32" and device.type == "cuda":
         torch.set_float32_matmul_precision(asked["float32_matmul"])
     keys = [f"c{i}" for i in range(len(shape["rows"]))]
-    model = DLRMTrain(_dlrm(asked, keys, device)).to(device)
-    table_parameters = {id(p) for p in model.model.sparse_arch.parameters()}
+    tables = _tables(asked, keys, device)
+    table_parameters = {id(p) for p in tables.parameters()}
+    if asked["model"] == "towers":
+        model = TwoTowerTrain(tables, shape, device).to(device)
+    else:
+        model = DLRMTrain(_dlrm(asked, tables, device)).to(device)
     optimiser = torch.optim.AdamW(
         [p for p in model.parameters() if id(p) not in table_parameters],
         lr=asked["dense_learning_rate"],
@@ -88,7 +96,34 @@ def main() -> None:
     _serve(asked, step, batches, counter.get_total_flops(), device)
 
 
-def _dlrm(asked: dict, keys: list[str], device: torch.device) -> DLRM:
+class TwoTowerTrain(nn.Module):
+    """Two towers and their loss; the first half of the tables and the numbers are the user's."""
+
+    def __init__(self, tables: nn.Module, shape: dict, device: torch.device) -> None:
+        super().__init__()
+        size, count = shape["embedding_size"], len(shape["rows"])
+        self.tables = tables
+        self.width = count // 2 * size
+        self.user = _tower(shape["num_dense"] + self.width, shape, device)
+        self.item = _tower((count - count // 2) * size, shape, device)
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give the loss and the logits."""
+        pooled = self.tables(batch.sparse_features).values()
+        user = self.user(torch.cat([batch.dense_features, pooled[:, : self.width]], dim=1))
+        logits = (user * self.item(pooled[:, self.width :])).sum(dim=1)
+        return nn.functional.binary_cross_entropy_with_logits(logits, batch.labels), logits
+
+
+def _tower(in_size: int, shape: dict, device: torch.device) -> nn.Sequential:
+    layers = shape["dense_layers"]
+    return nn.Sequential(
+        MLP(in_size, layers, device=device),
+        nn.Linear(layers[-1], shape["embedding_size"], device=device),
+    )
+
+
+def _tables(asked: dict, keys: list[str], device: torch.device) -> nn.Module:
     shape = asked["shape"]
     tables = [
         EmbeddingBagConfig(
@@ -113,6 +148,11 @@ def _dlrm(asked: dict, keys: list[str], device: torch.device) -> DLRM:
     with torch.no_grad():
         for parameter in collection.parameters():
             parameter.uniform_(-0.05, 0.05)
+    return collection
+
+
+def _dlrm(asked: dict, collection: nn.Module, device: torch.device) -> DLRM:
+    shape = asked["shape"]
     common = {
         "embedding_bag_collection": collection,
         "dense_in_features": shape["num_dense"],
