@@ -53,7 +53,7 @@ class Together:
         """Load everything, once in each worker."""
         self._recommender = Recommender(Path(_bundle), Path(_feast))
 
-    @bentoml.api(batchable=True, max_batch_size=_max_batch)
+    @bentoml.api(batchable=True, max_batch_size=max(_max_batch, 2))  # it refuses one
     def recommend(self, asked: list[RecommendRequest]) -> list[RecommendResponse]:
         """Answer requests in their order."""
         return self._recommender.recommend(asked)
