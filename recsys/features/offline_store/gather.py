@@ -60,8 +60,19 @@ def _chosen(parts: Parts, wanted: Int64s, columns: Sequence[str], max_bytes: int
         if high - low == table.num_rows:
             taken.append(table)
             continue
-        local = np.searchsorted(positions, wanted[low:high])
-        taken.append(table.combine_chunks().take(pa.array(local)))
+        taken.extend(_rows_of(table, np.searchsorted(positions, wanted[low:high])))
+    return taken
+
+
+def _rows_of(table: pa.Table, rows: Int64s) -> list[pa.Table]:
+    """Ascending rows of a table, from each of its batches: none is copied to be one with others."""
+    taken, first = [], 0
+    for batch in table.to_batches():
+        low, high = np.searchsorted(rows, (first, first + batch.num_rows))
+        if low < high:
+            found = batch.take(pa.array(rows[low:high] - first))
+            taken.append(pa.Table.from_batches([found]))
+        first += batch.num_rows
     return taken
 
 
