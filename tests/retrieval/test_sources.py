@@ -73,6 +73,28 @@ def test_item_knn_is_a_shrunk_cosine() -> None:
     assert 1 not in row
 
 
+def test_item_knn_is_the_dense_cosine_in_every_block() -> None:
+    num_users, num_items = 60, 700  # more items than a block, some that nobody took
+    rng = torch.Generator().manual_seed(2)
+    taken = torch.rand(num_users, num_items + 1, generator=rng) < 0.02
+    taken[:, [0, 5, 600]] = False
+    user, item = taken.nonzero(as_tuple=True)
+    weight = torch.rand(len(user), generator=rng) + 0.1
+    index, found = fit_item_knn(
+        user, item, weight, num_users=num_users, num_items=num_items, num_neighbours=num_items,
+        shrinkage=2.0,
+    )  # fmt: skip
+    dense = torch.zeros(num_users, num_items + 1)
+    dense[user, item] = weight
+    norm = dense.norm(dim=0)
+    wanted = dense.T @ dense / (norm.unsqueeze(1) * norm.unsqueeze(0) + 2.0)
+    wanted.fill_diagonal_(0.0)
+    restored = torch.zeros_like(wanted).scatter_(1, index.long(), found)
+    torch.testing.assert_close(restored, wanted)
+    assert not found[5].any() and not found[600].any()
+    assert (found.diff(dim=1) <= 0).all()
+
+
 def nothing(num_users: int, num_items: int = 3) -> Excluded:
     unavailable = torch.zeros(num_items + 1, dtype=torch.bool)
     unavailable[0] = True
