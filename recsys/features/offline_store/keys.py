@@ -8,13 +8,18 @@ match integers. A null matches nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.errors import InputError
 from recsys.features.offline_store.asof import Int64s
+
+_MOST_PLACES = 1 << 22
+"""Widest span of integer keys that are looked up by their place: a table of 16 MiB."""
 
 
 class KeyCodes:
@@ -111,7 +116,22 @@ def _as_kind(column: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.Chunke
 
 
 def _codes(column: pa.ChunkedArray, distinct: pa.Array) -> Int64s:
+    if pa.types.is_integer(distinct.type) and len(distinct):
+        values = distinct.to_numpy(zero_copy_only=False)
+        lowest, span = int(values.min()), int(values.max()) - int(values.min())
+        if span < _MOST_PLACES and not column.null_count:
+            return _by_place(column.to_numpy(), values, lowest, span)
     at = pc.index_in(column, value_set=distinct)
     if at.null_count:
         at = pc.fill_null(at, -1)
     return np.asarray(at.to_numpy(), dtype=np.int64)
+
+
+def _by_place(column: npt.NDArray[Any], values: npt.NDArray[Any], lowest: int, span: int) -> Int64s:
+    """Codes of integers that lie close together, by a table of all of them: no hashing."""
+    table = np.full(span + 2, -1, dtype=np.int32)
+    table[values - lowest] = np.arange(len(values))
+    # Compared unsigned, what is too low is too high as well; the last place is everybody else's.
+    place = (column - lowest).view(np.uint64)
+    np.minimum(place, np.uint64(span + 1), out=place)
+    return table[place].astype(np.int64)
