@@ -193,7 +193,7 @@ PEERS = (
     Peer(
         name="TorchRec",
         distribution="torchrec",
-        compared_on="training speed of DLRM and DCN",
+        compared_on="training speed of DLRM, DCN and towers",
         command="benchmarks.training.ranker",
         settings="FBGEMM's fused tables with row-wise Adagrad in the backward pass",
         page="training-speed.md",
@@ -202,7 +202,7 @@ PEERS = (
     Peer(
         name="TorchRec on CUDA",
         distribution="torchrec",
-        compared_on="training speed of DLRM and DCN",
+        compared_on="training speed of DLRM, DCN and towers",
         command="benchmarks.training.ranker --device cuda",
         settings="as TorchRec, with FBGEMM's CUDA build",
         page="training-speed.md",

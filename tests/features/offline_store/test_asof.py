@@ -35,7 +35,7 @@ def by_definition(
     return answer
 
 
-@given(LABELS, ROWS, st.integers(1, 25), st.booleans(), st.booleans(), st.booleans())
+@given(LABELS, ROWS, st.integers(1, 25), st.booleans(), st.booleans(), st.booleans(), st.booleans())
 def test_each_label_gets_the_greatest_row_it_could_have_known(
     labels: list[Any],
     rows: list[Any],
@@ -43,8 +43,11 @@ def test_each_label_gets_the_greatest_row_it_could_have_known(
     limited: bool,
     created: bool,
     knowledge: bool,
+    in_order: bool,
 ) -> None:
     knowledge &= created
+    if in_order:  # as a log is, which is joined another way
+        rows = sorted(rows, key=lambda row: row[1])
     codes, latest, spans = (
         np.array(column, dtype=np.int64) for column in zip(*labels, strict=True)
     )
