@@ -232,7 +232,10 @@ def _turn(p50_ms: float, per_s: float, greatest: float | None) -> dict[str, Any]
     return {
         "alone": latency | {"cpu_ms": {"all": 1.0}}, "at_rate": latency,
         "objective": {"greatest_rate": greatest}, "rss_mib": 1.0,
-        "most": {"full_per_s": per_s, "cpu_ms": {"all": 2.0}},
+        "most": {
+            "full_per_s": per_s, "cpu_ms": {"all": 2.0}, "answered": 30,
+            "answers": {"200 full": 20, "503": 10},
+        },
     }  # fmt: skip
 
 
@@ -249,6 +252,10 @@ def test_a_figure_that_a_round_lacks_has_no_median() -> None:
     figures = report.summary({0: _turn(10, 20, 5.0), 1: _turn(30, 40, None)})
     assert figures["alone_p50_ms"]["median"] == 20
     assert figures["greatest_rate_per_s"] == {"median": None, "rounds": [5.0, None]}
+
+
+def test_what_was_refused_pays_for_no_answer() -> None:
+    assert report.summary({0: _turn(10, 20, 5.0)})["most_cpu_ms"]["median"] == 3.0
 
 
 def test_lists_of_the_same_users_are_held_beside_each_other() -> None:
