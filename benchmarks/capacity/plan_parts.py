@@ -145,14 +145,15 @@ def redis(demand: Demand, laws: Laws, machine: Machine) -> Need:
     busy = demand.rate * read_ms / 1e3 / machine.relative_speed + writes
     by_memory = math.ceil(data / _REDIS_PROCESS_GIB)
     by_processor = math.ceil(busy / demand.utilisation)
-    primaries = max(by_memory, by_processor, 3)
+    bounds = {"memory": by_memory, "processor": by_processor, "least of a cluster": 3}
+    primaries = max(bounds.values())
     copies = 2 if demand.zones > 1 else 1
     read = laws.read_bytes(demand.user_events)
     return Need(
         processes=copies * primaries, busy_cores=busy + (copies - 1) * writes,
         process_gib=data / primaries + _REDIS_EMPTY_GIB,
         bits=8 * _PACKET * read * (demand.rate + demand.events * (1 + copies)),
-        bounded_by="memory" if by_memory >= by_processor else "processor",
+        bounded_by=next(name for name, count in bounds.items() if count == primaries),
         memory_part=REDIS_MEMORY_PART, at_least=2 if copies == 2 else 1,
         says=(
             f"{primaries} primaries with {copies - 1} replica each; by memory {by_memory} "
@@ -170,8 +171,8 @@ def kafka(demand: Demand, laws: Laws, machine: Machine) -> Need:
     # An exposure is one record more: never less than an event's, whatever noise made of it.
     exposure_ms = max(above / most, laws.kafka_event_us / 1e3)
     busy = exposure_ms * demand.rate + demand.events * laws.kafka_event_us / 1e3
-    busy *= _KAFKA_REPLICAS / 1e3 / machine.relative_speed
     copies = _KAFKA_REPLICAS if demand.zones > 1 else 1
+    busy *= copies / 1e3 / machine.relative_speed
     bits = 8 * _PACKET * rate * (2 * copies - 1 + _CONSUMERS)
     by_processor = math.ceil(busy / (demand.utilisation * machine.cores) * demand.reserve)
     disk = rate * demand.retention_days * 86_400 * copies / GIB

@@ -138,6 +138,9 @@ def test_a_zone_may_be_lost(laws: Laws) -> None:
         assert three.line(part).processes >= 1.45 * one.line(part).processes
         assert three.line(part).machines >= 2
     assert three.line("Redis").processes == 2 * one.line("Redis").processes
+    assert three.line("Kafka").busy_cores == pytest.approx(3 * one.line("Kafka").busy_cores)
+    small = make_plan(demand(users=1e4, rate=5.0, events=5.0), laws, MACHINES)
+    assert small.line("Redis").bounded_by in ("least of a cluster", "failure reserve")
     assert three.line("Kafka").machines >= 3
 
 
