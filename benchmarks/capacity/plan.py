@@ -79,6 +79,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def make_plan(demand: Demand, laws: Laws, machines: Machines) -> Plan:
     """Give the cheapest plan. Raises InputError for a demand that no machine can hold."""
     demand = demand.checked()
+    _check_idling(demand, laws, machines)
     servers, shards = _model_servers(demand, laws, machines)
     lines = (
         _cheapest("API", machines, lambda machine: plan_parts.api(demand, laws, machine)),
@@ -96,6 +97,17 @@ def make_plan(demand: Demand, laws: Laws, machines: Machines) -> Plan:
         currency=machines.currency, prices_as_of=machines.as_of,
         cpu_ms_a_request=_cpu_ms_a_request(demand, laws), extrapolated=_extrapolated(demand, laws),
     )  # fmt: skip
+
+
+def _check_idling(demand: Demand, laws: Laws, machines: Machines) -> None:
+    for name, machine in machines.machines.items():
+        cores = demand.utilisation * machine.relative_speed
+        for part in ("api", "model server"):
+            if not rate_at(laws, part, demand.work, cores):
+                raise InputError(
+                    f"wanted a process of the {part} to have some of a core left, found that it "
+                    f"idles with all of {cores:.3f} cores of {name}; raise --utilisation"
+                )
 
 
 def _model_servers(demand: Demand, laws: Laws, machines: Machines) -> tuple[Line, int]:

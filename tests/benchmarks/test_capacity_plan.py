@@ -196,6 +196,16 @@ def test_what_cannot_be_planned_is_refused(laws: Laws, changes: dict[str, float]
         make_plan(demand(**changes), laws, MACHINES)
 
 
+def test_cores_that_idling_takes_whole_are_refused(laws: Laws) -> None:
+    slow = {
+        name: msgspec.structs.replace(machine, relative_speed=0.1)
+        for name, machine in MACHINES.machines.items()
+    }
+    machines = msgspec.structs.replace(MACHINES, machines=slow)
+    with pytest.raises(InputError, match="idles with all"):
+        make_plan(demand(utilisation=0.1), laws, machines)
+
+
 def test_extrapolation_is_said(laws: Laws) -> None:
     plan = make_plan(demand(items=1e7, users=1e8), laws, MACHINES)
     assert any(said.startswith("items") for said in plan.extrapolated)
