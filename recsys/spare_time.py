@@ -8,8 +8,8 @@ of its own, so a nice process beside it took as much of a core as it did: at 110
 publication doubled the 99th percentile. A session's niceness can be lowered again without a
 privilege, which a process's own cannot.
 
-Where there is no such grouping (in a container with limits, on another system) niceness does it,
-and what is done here beside it has no effect.
+Where there is no such grouping (in a container with limits, on another system) the priority of the
+threads does it, which is set as well.
 """
 
 from __future__ import annotations
@@ -41,6 +41,16 @@ def leave_session() -> bool:
     except PermissionError:  # a leader of a group of processes stays where it is
         return os.getsid(0) == os.getpid()
     return True
+
+
+def weigh_least(thread: int) -> None:
+    """Give a thread (its native id; 0: this one) the lowest priority there is, for good.
+
+    Others that wake take its core at once, without waiting for the end of its turn (SCHED_IDLE).
+    """
+    os.setpriority(os.PRIO_PROCESS, thread, NICENESS)
+    if hasattr(os, "SCHED_IDLE"):  # on Linux
+        os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
 
 
 def weigh_session(niceness: int) -> bool:
@@ -82,7 +92,7 @@ def continue_in_spare_time() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         if os.getppid() != parent:  # it died before the promise was made
             os._exit(128 + signal.SIGTERM)
-    os.nice(NICENESS)
+    weigh_least(0)
     weigh_session(NICENESS)
 
 

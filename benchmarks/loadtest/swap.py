@@ -34,7 +34,7 @@ import uvloop
 from benchmarks.loadtest.arrivals import poisson_arrivals_s
 from benchmarks.loadtest.greatest_rate import Asking, prepared
 from benchmarks.loadtest.paced import Label, Paced, paced_http
-from benchmarks.loadtest.system import System, find_system, user_id
+from benchmarks.loadtest.system import System, find_system, item_positions, user_id
 from benchmarks.loadtest.untrained_bundle import TOWERS_ONLY, add_untrained_bundle
 from recsys.errors import RecsysError
 from recsys.features import current_plan
@@ -167,11 +167,13 @@ def _bundles(system: System, state: Path) -> list[str]:
     """Give three bundles, in the order of the remainders of their items' numbers by three."""
     plan = current_plan.ensure(system.settings.state_dir, project=system.settings.namespace)
     num_items = json.loads((state / "prepared.json").read_text())["items"]
+    # As of a bundle that was trained: else each would take in all that the log says of items.
+    known = item_positions(system)
     return [
         add_untrained_bundle(
             system.settings.bundle_dir, plan, num_items=num_items, mix=TOWERS_ONLY,
             seed=50 + remainder, offered=slice((remainder - 1) % 3, None, 3),  # row 0 is item 1
-            prefix="s",
+            prefix="s", log_positions=known,
         )
         for remainder in range(3)
     ]  # fmt: skip
