@@ -14,7 +14,6 @@ threads does it, which is set as well.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import os
@@ -24,11 +23,12 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from recsys.die_with_parent import die_with_parent
+
 logger = logging.getLogger(__name__)
 
 NICENESS = 19
 _SESSION = Path("/proc/self/autogroup")
-_PR_SET_PDEATHSIG = 1
 _RETRY_S = 0.12
 """The kernel takes one change in a tenth of a second from all who have no privilege."""
 _PATIENCE_S = 10.0
@@ -88,10 +88,7 @@ def continue_in_spare_time() -> None:
     if child:
         sys.exit(_await(child))
     leave_session()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the promise was made
-            os._exit(128 + signal.SIGTERM)
+    die_with_parent(parent, signal.SIGTERM)
     weigh_least(0)
     weigh_session(NICENESS)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -13,10 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from recsys.die_with_parent import die_with_parent
 from recsys.errors import ServerError
-
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 Missing = str
 """What a server still lacks to be ready, in words."""
@@ -67,11 +64,6 @@ def spawn(
     """
     parent = os.getpid()
 
-    def die_with_parent() -> None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the promise was made
-            os._exit(1)
-
     try:
         return subprocess.Popen(
             launch.command,
@@ -81,7 +73,7 @@ def spawn(
             cwd=launch.work_dir,
             env={**environment, **launch.environment},
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=lambda: die_with_parent(parent, signal.SIGKILL),
         )
     except OSError as error:
         raise ServerError(

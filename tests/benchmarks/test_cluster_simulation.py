@@ -16,7 +16,6 @@ from benchmarks.capacity.simulation.cluster import Cluster
 from benchmarks.capacity.simulation.draws import Draws
 from benchmarks.capacity.simulation.events import Events
 from benchmarks.capacity.simulation.gathering import Gathering
-from benchmarks.capacity.simulation.hedging import Hedging
 from benchmarks.capacity.simulation.profile import (
     ApiCosts,
     ModelCosts,
@@ -29,6 +28,7 @@ from benchmarks.capacity.simulation.shape import Failure, RandomFailures, Shape,
 from benchmarks.loadtest.arrivals import poisson_arrivals_s
 from recsys.errors import InputError
 from recsys.inference.batching import AdaptiveBatcher, BatchingConfig
+from recsys.resilience.hedge_rule import HedgeRule
 
 LEAST: Policy = "least-outstanding"
 FREE = PerCall(call_s=0.0, user_s=0.0)
@@ -233,7 +233,7 @@ def test_gathering_makes_the_batches_of_the_real_batcher(config: BatchingConfig)
 
 def test_second_reads_are_at_most_a_twentieth() -> None:
     rng = np.random.default_rng(4)
-    hedging = Hedging()
+    hedging = HedgeRule()
     sent, due = 0, list[float]()
     for _ in range(5_000):
         took_s = 0.001 + float(rng.exponential(0.003))

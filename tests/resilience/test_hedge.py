@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from recsys.deadline import Deadline
-from recsys.resilience.hedge import Hedge, HedgeConfig
+from recsys.resilience.hedge import Hedge
+from recsys.resilience.hedge_rule import HedgeConfig
 
 CONFIG = HedgeConfig(min_reads=4, remembered=8, min_delay_s=0.01, burst=3.0, budget=0.1)
 

@@ -11,7 +11,8 @@ import pytest
 from recsys.deadline import Deadline
 from recsys.features.redis.async_client import AsyncRedisClient
 from recsys.features.redis.commands import pack
-from recsys.resilience.hedge import Hedge, HedgeConfig
+from recsys.resilience.hedge import Hedge
+from recsys.resilience.hedge_rule import HedgeConfig
 
 pytestmark = pytest.mark.servers
 

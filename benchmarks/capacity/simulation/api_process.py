@@ -19,7 +19,6 @@ from typing import Any
 from benchmarks.capacity.simulation.balancing import Balancer
 from benchmarks.capacity.simulation.cores import Machine, Thread
 from benchmarks.capacity.simulation.gathering import Gathering
-from benchmarks.capacity.simulation.hedging import Hedging
 from benchmarks.capacity.simulation.outcomes import REFUSED
 from benchmarks.capacity.simulation.profile import ApiCosts
 from benchmarks.capacity.simulation.servers import ModelServer, Server
@@ -28,6 +27,7 @@ from recsys.errors import CircuitOpenError, DeadlineExceededError, StageError
 from recsys.inference.live import COMPUTING, MODEL_BREAKER, READING
 from recsys.resilience.admission import Admission, AdmissionConfig
 from recsys.resilience.breaker import CircuitBreaker
+from recsys.resilience.hedge_rule import HedgeRule
 
 _LAG_TICK_S = 0.02
 """How often the event loop's lag is looked at while requests come (``serving/api/overload.py``)."""
@@ -170,7 +170,7 @@ class ApiProcess:
         self._admission = Admission(config, clock_s=clock_s) if self._target_ms else None
         self._store_breaker = CircuitBreaker("redis", clock_s=clock_s)
         self._model_breaker = CircuitBreaker("triton", MODEL_BREAKER, clock_s=clock_s)
-        self._hedging = Hedging()
+        self._hedging = HedgeRule()
         self._reads: Gathering[Visit] = Gathering(
             self._read, READING, is_wanted=lambda visit: visit.stage == _READING
         )
