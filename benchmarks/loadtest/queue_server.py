@@ -51,7 +51,8 @@ class _Worker:
                 self._timer.after(left_s)
                 return
             _, transport = self._turns.popleft()
-            transport.write(self._answer_bytes)
+            if not transport.is_closing():  # uvloop's raises then, and the rest would wait for ever
+                transport.write(self._answer_bytes)
 
     def close(self) -> None:
         self._timer.close()

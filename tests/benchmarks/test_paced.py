@@ -98,6 +98,22 @@ async def _broken(requests: list[bytes]) -> Paced:
         return await paced_http(requests, np.zeros(1), host="127.0.0.1", port=server.port).run()
 
 
+@BOTH
+def test_the_queue_goes_on_when_one_who_waits_has_left(run: Callable[..., Paced]) -> None:
+    async def answered() -> Paced:
+        async with QueueServer(service_s=0.05) as server:
+            request = prepare_post("127.0.0.1", server.port, "/", b"{}")
+            for _ in range(2):
+                _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+                writer.write(request)
+                await asyncio.sleep(0.01)
+                writer.close()
+            where = {"host": "127.0.0.1", "port": server.port}
+            return await paced_http([request], np.zeros(1), timeout_s=5.0, **where).run()
+
+    assert run(answered()).labels == ["200"]
+
+
 def test_key_is_sent_where_there_is_one() -> None:
     assert b"Authorization" not in prepare_post("api", 80, "/", b"{}")
     head, _, body = prepare_post("api", 80, "/", b"{}", "secret").partition(b"\r\n\r\n")
