@@ -1,11 +1,11 @@
 """``python -m benchmarks.loadtest.soak --state DIR --rate R``: does anything grow under load?
 
-Asks the system that ``benchmarks.loadtest.throughput prepare`` started, open loop at one rate, and
-notes memory and descriptors of each of its processes minute by minute. The first fifth of the time
-is left for caches to fill; from then on the median of the first quarter is compared with that of
-the last. Exit code 1 when memory grew by more than 2 % and 1 MiB, descriptors by more than 5, or a
-request was not answered in full. Five minutes unless told otherwise; half an hour is
-``--minutes 30``.
+Publishes the bundle of ``--sources`` in the system that ``benchmarks.loadtest.throughput prepare``
+started, asks it open loop at one rate, and notes memory and descriptors of each of its processes
+minute by minute. The first fifth of the time is left for caches to fill; from then on the median of
+the first quarter is compared with that of the last. Exit code 1 when memory grew by more than 2 %
+and 1 MiB, descriptors by more than 5, or a request was not answered in full. Five minutes unless
+told otherwise; half an hour is ``--minutes 30``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.loadtest.greatest_rate import Asking, Limit, measure_step
 from benchmarks.loadtest.growth import Sizes, growth
 from benchmarks.loadtest.system import find_system, user_id
+from benchmarks.loadtest.throughput import MIXES
 from recsys.errors import RecsysError
 
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, required=True, help="half of the greatest one")
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two looks")
+    parser.add_argument("--sources", choices=tuple(MIXES), default="towers")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     try:
@@ -45,6 +47,7 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
     """Ask and look; give what was seen."""
     system = find_system(options.state)
     record = json.loads((options.state / "prepared.json").read_text())
+    system.run("publish", record["bundles"][options.sources])
     system.find_processes()
     users = tuple(user_id(number) for number in range(record["users"]))
     looks: list[Sizes] = []
