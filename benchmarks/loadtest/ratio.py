@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 LEAST_REPEATS = 4
 """Of each side. Of all ways to deal six equal measurements to two sides, one in ten separates them
 fully; of eight it is one in 35."""
 _RESAMPLES = 10_000
+_BLOCK_RESAMPLES = 2_000
 _CONFIDENCE = 0.95
 
 
@@ -59,9 +61,51 @@ def bootstrap_ratio(a: Sequence[float], b: Sequence[float], *, seed: int = 0) ->
     means = [
         side[rng.integers(len(side), size=(_RESAMPLES, len(side)))].mean(axis=1) for side in logs
     ]
-    tail = NormalDist().cdf(-math.sqrt(least / (least - 1)) * _student(least - 1))
-    low, high = np.quantile(means[1] - means[0], [tail, 1.0 - tail])
+    low, high = _expanded(means[1] - means[0], least)
     return Ratio(ratio=ratio, low=math.exp(low), high=math.exp(high))
+
+
+def bootstrap_percentile_ratio(
+    a: Sequence[NDArray[np.float64]],
+    b: Sequence[NDArray[np.float64]],
+    percentile: float,
+    *,
+    seed: int = 0,
+) -> Ratio:
+    """Give the ratio of a percentile of positive values, all of a side's blocks together.
+
+    A block is a stretch of time with the values that came in it, drawn whole: what comes together
+    waits together. A value without end is ``inf``; where both percentiles are, the ratio is NaN.
+    NaN where a side has no value; the interval is NaN below ``LEAST_REPEATS`` blocks of either.
+    """
+    nan = float("nan")
+    sides = [
+        [np.asarray(block, dtype=np.float64) for block in side if len(block)] for side in (a, b)
+    ]
+    least = min(len(side) for side in sides)
+    if not least:
+        return Ratio(ratio=nan, low=nan, high=nan)
+
+    def log_of(blocks: list[NDArray[np.float64]]) -> float:
+        return math.log(np.percentile(np.concatenate(blocks), percentile, method="higher"))
+
+    ratio = math.exp(log_of(sides[1]) - log_of(sides[0]))
+    if least < LEAST_REPEATS or not math.isfinite(ratio):
+        return Ratio(ratio=ratio, low=nan, high=nan)
+    rng = np.random.default_rng(seed)
+    drawn = [
+        [log_of([side[i] for i in rng.integers(len(side), size=len(side))]) for side in sides]
+        for _ in range(_BLOCK_RESAMPLES)
+    ]
+    low, high = _expanded(np.diff(np.array(drawn), axis=1).ravel(), least)
+    return Ratio(ratio=ratio, low=math.exp(low), high=math.exp(high))
+
+
+def _expanded(drawn: NDArray[np.float64], least: int) -> tuple[float, float]:
+    """Give the ends of the interval: percentiles moved outwards as ``least`` repeats ask for."""
+    tail = NormalDist().cdf(-math.sqrt(least / (least - 1)) * _student(least - 1))
+    low, high = np.quantile(drawn, [tail, 1.0 - tail], method="nearest")
+    return float(low), float(high)
 
 
 def _student(freedom: int) -> float:

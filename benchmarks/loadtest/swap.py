@@ -33,7 +33,8 @@ import uvloop
 
 from benchmarks.loadtest.arrivals import poisson_arrivals_s
 from benchmarks.loadtest.greatest_rate import Asking, prepared
-from benchmarks.loadtest.paced import Label, Paced, paced_http
+from benchmarks.loadtest.paced import Floats, Label, Paced, paced_http
+from benchmarks.loadtest.ratio import bootstrap_percentile_ratio
 from benchmarks.loadtest.system import System, find_system, item_positions, user_id
 from benchmarks.loadtest.untrained_bundle import TOWERS_ONLY, add_untrained_bundle
 from recsys.errors import RecsysError
@@ -101,13 +102,34 @@ def judge(third: dict[str, int], k: int) -> Label:
     return label
 
 
-def measure(asking: Asking, rate: float, duration_s: float, label: Label) -> Paced:
-    """Send at ``rate`` for ``duration_s``."""
-    rng = np.random.default_rng([asking.seed, int(rate * 1000), int(duration_s)])
+def measure(asking: Asking, rate: float, duration_s: float, label: Label, turn: int = 0) -> Stretch:
+    """Send at ``rate`` for ``duration_s``; other requests at other moments in each turn."""
+    rng = np.random.default_rng([asking.seed, int(rate * 1000), int(duration_s), turn])
     due_s = poisson_arrivals_s(rate_per_s=rate, duration_s=duration_s, rng=rng)
     requests = prepared(asking, len(due_s), rng)
     pacer = paced_http(requests, due_s, host=asking.host, port=asking.port, label=label)
-    return uvloop.run(pacer.run())
+    paced = uvloop.run(pacer.run())
+    return Stretch(paced=paced, due_s=due_s[: len(paced.latency_s)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """What one stretch of load measured, and when each request was due."""
+
+    paced: Paced
+    due_s: Floats
+
+    def blocks(self, length_s: float) -> list[Floats]:
+        """Give latencies in seconds by pieces of time; ``inf`` where none was answered.
+
+        A last piece of less than half the length goes to the one before it.
+        """
+        waited = np.where(np.isnan(self.paced.latency_s), np.inf, self.paced.latency_s)
+        if not len(waited):
+            return []
+        count = max(1, round(float(self.due_s[-1]) / length_s))
+        ends = np.searchsorted(self.due_s, length_s * np.arange(1, count))
+        return list(np.split(waited, ends))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, required=True, help="requests per second")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--every", type=float, default=30.0, help="seconds from swap to swap")
-    parser.add_argument("--quiet-minutes", type=float, default=1.0, help="of load without swaps")
+    parser.add_argument("--quiet-minutes", type=float, default=3.0, help="of load without swaps")
     parser.add_argument("--k", type=int, default=20, help="items asked for")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
@@ -141,26 +163,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         user_ids=tuple(user_id(n) for n in range(2_000)),
     )  # fmt: skip
     label = judge({bundle_id: place for place, bundle_id in enumerate(bundles)}, args.k)
+    each_s = args.quiet_minutes * 30.0
     measure(asking, args.rate, 5.0, label)  # warms up
-    quiet = measure(asking, args.rate, args.quiet_minutes * 60, label)
-    sys.stderr.write(f"quiet: p99 {quiet.percentile_ms(99.0):.1f} ms {dict(quiet.answers)}\n")
+    quiet = [measure(asking, args.rate, each_s, label, turn=1)]
+    sys.stderr.write(f"quiet: {_line(quiet[0])}\n")
     with Swaps(system, bundles, args.every) as swaps:
         swapping = measure(asking, args.rate, args.minutes * 60, label)
+    sys.stderr.write(f"{len(swaps.took_s)} swaps: {_line(swapping)}\n")
+    measure(asking, args.rate, 5.0, label)  # the last one's predecessor is unloaded meanwhile
+    quiet.append(measure(asking, args.rate, each_s, label, turn=2))
+    sys.stderr.write(f"quiet again: {_line(quiet[1])}\n")
+    ratio = bootstrap_percentile_ratio(
+        [block for stretch in quiet for block in stretch.blocks(args.every)],
+        swapping.blocks(args.every),
+        99.0,
+        seed=args.seed,
+    )
     result = {
         "what": f"a swap every {args.every:g} s for {args.minutes:g} min",
         "rate_per_s": args.rate,
         "seed": args.seed,
         "machine": f"{platform.machine()} {platform.system()}",
-        "quiet": _summary(quiet),
-        "swapping": _summary(swapping),
-        "p99_ratio": round(swapping.percentile_ms(99.0) / quiet.percentile_ms(99.0), 3),
+        "quiet": [_summary(stretch.paced) for stretch in quiet],
+        "swapping": _summary(swapping.paced),
+        "p99_ratio": round(ratio.ratio, 3),
+        "p99_ratio_interval": [round(ratio.low, 3), round(ratio.high, 3)],
         "swaps": len(swaps.took_s),
         "publish_s": swaps.took_s,
         "publish_failed": swaps.failed,
     }
     sys.stdout.write(json.dumps(result) + "\n")
-    good = set(quiet.answers) == set(swapping.answers) == {GOOD} and not swaps.failed
-    return 0 if good else 1
+    all_good = {*swapping.paced.answers, *quiet[0].paced.answers, *quiet[1].paced.answers} == {GOOD}
+    return 0 if all_good and not swaps.failed else 1
 
 
 def _bundles(system: System, state: Path) -> list[str]:
@@ -177,6 +211,10 @@ def _bundles(system: System, state: Path) -> list[str]:
         )
         for remainder in range(3)
     ]  # fmt: skip
+
+
+def _line(stretch: Stretch) -> str:
+    return f"p99 {stretch.paced.percentile_ms(99.0):.1f} ms {dict(stretch.paced.answers)}"
 
 
 def _summary(paced: Paced) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from benchmarks.loadtest.__main__ import main
 from benchmarks.loadtest.compare import compare
-from benchmarks.loadtest.ratio import bootstrap_ratio
+from benchmarks.loadtest.ratio import bootstrap_percentile_ratio, bootstrap_ratio
 from benchmarks.loadtest.result import Repeat, Result, encode
 from recsys.errors import InputError
 from tests.benchmarks.test_loadtest_page import result, step
@@ -44,6 +44,29 @@ def test_a_difference_well_beyond_the_noise_is_seen() -> None:
         seen += found.is_more
         assert found.low <= found.ratio <= found.high
     assert seen >= 95
+
+
+def test_a_percentile_of_blocks_is_more_only_beyond_the_noise_of_blocks() -> None:
+    rng = np.random.default_rng(3)
+
+    def blocks(count: int, scale: float) -> list[np.ndarray]:
+        hour = scale * np.exp(rng.normal(0.0, 0.1, size=count))  # what a block's values share
+        return [level * rng.exponential(size=60) for level in hour]
+
+    wrong = seen = 0
+    for trial in range(8):
+        a, b, slow = blocks(6, 1.0), blocks(20, 1.0), blocks(20, 2.0)
+        same = bootstrap_percentile_ratio(a, b, 99.0, seed=trial)
+        wrong += same.is_more or same.is_less
+        more = bootstrap_percentile_ratio(a, slow, 99.0, seed=trial)
+        seen += more.is_more and more.low <= more.ratio <= more.high
+        whole = [np.percentile(np.concatenate(x), 99.0, method="higher") for x in (a, b)]
+        assert same.ratio == pytest.approx(whole[1] / whole[0])
+    assert wrong <= 1 and seen >= 7
+    few = bootstrap_percentile_ratio(blocks(3, 1.0), blocks(20, 1.0), 99.0)
+    assert np.isfinite(few.ratio) and np.isnan(few.low)
+    lost = bootstrap_percentile_ratio(a, [np.full(9, np.inf)] * 5, 99.0)
+    assert lost.ratio == np.inf, "who was never answered waited for ever"
 
 
 def test_the_verdict_rests_on_the_interval() -> None:
