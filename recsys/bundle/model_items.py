@@ -47,7 +47,7 @@ class ModelItems:
             room: Most items that may be added, no more than ``model`` has room for.
             turn: What is held while the model is written.
         """
-        self._model = model
+        self._served = model.items
         self._vocabulary = vocabulary
         self._describer = describer
         self._room = room
@@ -68,7 +68,7 @@ class ModelItems:
         self._describe({row: event for row, event in known.items() if event.available})
         known |= self._added(list(self._new(words)))
         if known:
-            self._model.change_items(
+            self._served.change(
                 list(known),
                 [event.available for event in known.values()],
                 {row: event_tokens(event) for row, event in known.items() if event.available},
@@ -80,20 +80,20 @@ class ModelItems:
             return
         said = self._describer.describe(list(words.values()))
         moved = [
-            place for place, row in enumerate(words) if not self._model.describes(row, said, place)
+            place for place, row in enumerate(words) if not self._served.describes(row, said, place)
         ]
         if moved:
             rows = list(words)
-            self._model.put_items([rows[place] for place in moved], said.take(moved))
+            self._served.put([rows[place] for place in moved], said.take(moved))
 
     def _new(self, words: Sequence[ItemEvent]) -> Iterator[ItemEvent]:
         """Give the events of new items for which there is room."""
-        left = self._room - len(self._model.created)
+        left = self._room - len(self._served.created)
         for event in words:
             is_known = event.item_id in self._vocabulary.index_of
             if is_known or not event.available or not self._room:
                 continue
-            if self._model.created.row_of(created_key(event.item_id)):
+            if self._served.created.row_of(created_key(event.item_id)):
                 logger.warning("item %s has the key of another; left out", event.item_id)
             elif left > 0:
                 left -= 1
@@ -110,7 +110,7 @@ class ModelItems:
         if not events:
             return {}
         keys = [created_key(event.item_id) for event in events]
-        rows = self._model.add_items(keys, self._describer.describe(events))
+        rows = self._served.add(keys, self._describer.describe(events))
         for event, row in zip(events, rows, strict=True):
             assert self._vocabulary.add(event.item_id) == row
         return dict(zip(rows, events, strict=True))

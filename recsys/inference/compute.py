@@ -85,8 +85,8 @@ def _recommend(
     left_s = None if budget_s is None else budget_s - (perf_counter() - start_s)
     outcome, ranked = _ranked(model, user, candidates, left_s, rank_time)
     shown = ranked.score
-    if len(model.created) and CREATED_KEYS not in inputs:
-        later = candidates.item_index > model.created.num_items
+    if len(model.items.created) and CREATED_KEYS not in inputs:
+        later = candidates.item_index > model.items.created.num_items
         shown = shown.masked_fill(later, -torch.inf)
     score, order = shown.topk(min(k, shown.shape[1]), dim=1)
 
@@ -104,7 +104,7 @@ def _recommend(
         "score": score.float(),
         "objective_score": best(ranked.objective_score).float(),
         "source_score": best(candidates.source_score).float(),
-        "item_activity": model.activity_of(item_index),
+        "item_activity": model.items.activity_of(item_index),
         "item_age_ms": _item_age(model, len(score), clock),
         **keys,
     }
@@ -114,7 +114,7 @@ def _in_rows(model: ServingModel, inputs: Tensors) -> Tensors:
     """Give the inputs with created items by the rows they have here."""
     keys = inputs[CREATED_KEYS].cpu().numpy()
     found = {
-        name: torch.from_numpy(to_rows(inputs[name].cpu().numpy(), keys, model.created))
+        name: torch.from_numpy(to_rows(inputs[name].cpu().numpy(), keys, model.items.created))
         for name in OF_ITEMS
         if name in inputs
     }
@@ -127,7 +127,7 @@ def _named(
     """Give the items of an answer, created ones by key where the caller knows of such."""
     if CREATED_KEYS not in inputs:
         return item_index, {}
-    named = to_keys({"item_index": item_index.cpu().numpy()}, model.created)
+    named = to_keys({"item_index": item_index.cpu().numpy()}, model.items.created)
     return (
         torch.from_numpy(named["item_index"]),
         {CREATED_KEYS: torch.from_numpy(named[CREATED_KEYS])},
@@ -189,7 +189,7 @@ def _rank(model: ServingModel, inputs: Tensors, clock: Clock) -> dict[str, Tenso
         "score": ranked.score.float(),
         "objective_score": ranked.objective_score.float(),
         "source_score": scored.source_score.float(),
-        "item_activity": model.activity_of(scored.item_index),
+        "item_activity": model.items.activity_of(scored.item_index),
         "item_age_ms": _item_age(model, len(candidate_index), clock),
     }
 
@@ -198,8 +198,8 @@ def _similar(model: ServingModel, inputs: Tensors) -> dict[str, Tensor]:
     k = min(_widest_k(inputs), model.num_items)
     similar_index, score = model.similar(inputs["item_index"].reshape(-1), k=k)
     similar_index = similar_index.to(torch.int32)
-    if len(model.created) and CREATED_KEYS not in inputs:
-        later = similar_index > model.created.num_items
+    if len(model.items.created) and CREATED_KEYS not in inputs:
+        later = similar_index > model.items.created.num_items
         similar_index, score = (
             similar_index.masked_fill(later, 0),
             score.masked_fill(later, -torch.inf),
@@ -216,5 +216,5 @@ def _widest_k(inputs: Tensors) -> int:
 
 
 def _item_age(model: ServingModel, num_rows: int, clock: Clock) -> Tensor:
-    age_ms = max(0, clock() - model.item_activity_as_of_ms)
+    age_ms = max(0, clock() - model.items.activity_as_of_ms)
     return torch.full((num_rows, 1), age_ms, dtype=torch.int64)

@@ -36,6 +36,42 @@ class Ranked(NamedTuple):
     """``[B, C, O]`` float32 calibrated probability by objective."""
 
 
+class ChangingItems(Protocol):
+    """What a model keeps of each item, N of them, and how it changes.
+
+    Nothing of the model may be asked while something changes, except by ``set_activity``.
+    """
+
+    @property
+    def created(self) -> CreatedItems:
+        """Items that were added since the bundle was made, by key."""
+
+    def set_available(self, available: Tensor) -> None:
+        """Swap in which items may be retrieved, ``[N + 1]`` bool (row 0 never is)."""
+
+    def change(
+        self, item_index: Sequence[int], available: Sequence[bool],
+        tokens: Mapping[int, Iterable[str]],
+    ) -> None:  # fmt: skip
+        """Say which of some items may be retrieved from now on, and other tokens of some."""
+
+    def set_activity(self, activity: Tensor, as_of_ms: int) -> None:
+        """Swap in moving item features ``[N + 1, Fi]`` (row 0 is padding), in one step."""
+
+    def change_activity(self, item_index: Tensor, activity: Tensor) -> None:
+        """Write the moving features ``[M, Fi]`` of distinct items ``[M]``."""
+
+    def confirm_activity(self, as_of_ms: int) -> None:
+        """Say that the resident moving features are those of ``as_of_ms``, as they stand."""
+
+    def activity_of(self, item_index: Tensor) -> Tensor:
+        """Give ``[B, C, Fi]`` moving features of items ``[B, C]``, as ranking sees them now."""
+
+    @property
+    def activity_as_of_ms(self) -> int:
+        """When the resident moving features were true."""
+
+
 class ServingModel(Protocol):
     """One bundle, loaded. Not thread-safe: one per model-server instance."""
 
@@ -48,8 +84,8 @@ class ServingModel(Protocol):
         """N, those that were added included, padding not counted."""
 
     @property
-    def created(self) -> CreatedItems:
-        """Items that were added since the bundle was made, by key."""
+    def items(self) -> ChangingItems:
+        """What it keeps of each item; changes go there."""
 
     def prepare(self, user: UserContext) -> UserContext:
         """Give the context together with what several stages derive from it.
@@ -81,34 +117,3 @@ class ServingModel(Protocol):
 
     def item_vectors(self) -> Tensor:
         """Give ``[N + 1, D]`` vectors of the item tower, row 0 zero."""
-
-    def set_available(self, available: Tensor) -> None:
-        """Swap in which items may be retrieved, ``[N + 1]`` bool (row 0 never is)."""
-
-    def change_items(
-        self, item_index: Sequence[int], available: Sequence[bool],
-        tokens: Mapping[int, Iterable[str]],
-    ) -> None:  # fmt: skip
-        """Say which of some items may be retrieved from now on, and other tokens of some.
-
-        Nothing else of the model may be asked meanwhile.
-        """
-
-    def set_item_activity(self, activity: Tensor, as_of_ms: int) -> None:
-        """Swap in moving item features ``[N + 1, Fi]`` (row 0 is padding), in one step."""
-
-    def change_item_activity(self, item_index: Tensor, activity: Tensor) -> None:
-        """Write the moving features ``[M, Fi]`` of distinct items ``[M]``.
-
-        Nothing else of the model may be asked meanwhile.
-        """
-
-    def confirm_item_activity(self, as_of_ms: int) -> None:
-        """Say that the resident item features are those of ``as_of_ms``, as they stand."""
-
-    def activity_of(self, item_index: Tensor) -> Tensor:
-        """Give ``[B, C, Fi]`` moving features of items ``[B, C]``, as ranking sees them now."""
-
-    @property
-    def item_activity_as_of_ms(self) -> int:
-        """When the resident item features were true."""

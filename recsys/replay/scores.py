@@ -106,10 +106,10 @@ def past_inputs(
         )
     table = torch.zeros(model.num_items + 1, activity.shape[1])
     table[index] = torch.from_numpy(activity.copy())
-    model.set_item_activity(table, exposure.now_ms - (exposure.item_features_age_ms or 0))
+    model.items.set_activity(table, exposure.now_ms - (exposure.item_features_age_ms or 0))
     available = torch.zeros(model.num_items + 1, dtype=torch.bool)
     available[index] = True
-    model.set_available(available)
+    model.items.set_available(available)
     user = {
         name: torch.from_numpy(record.array().copy()) for name, record in exposure.features.items()
     }

@@ -33,7 +33,7 @@ class Compactor:
     def __init__(
         self, model: TorchServingModel, turns: Turns, *, most_beside: int = MOST_BESIDE
     ) -> None:
-        self._model = model
+        self._served = model.items
         self._turns = turns
         self._most_beside = most_beside
         self._stopped = threading.Event()
@@ -41,7 +41,7 @@ class Compactor:
 
     def start(self) -> None:
         """Begin, where there is an index."""
-        if self._model.live_indexes:
+        if self._served.live_indexes:
             self._thread.start()
 
     def stop(self) -> None:
@@ -53,7 +53,7 @@ class Compactor:
     def compact(self) -> int:
         """Fold in what is beside indexes that have too much there; gives how many items."""
         count = 0
-        for index in self._model.live_indexes:
+        for index in self._served.live_indexes:
             if index.num_beside >= self._most_beside:
                 count += self._fold(index)
         return count
@@ -61,7 +61,7 @@ class Compactor:
     def _fold(self, index: LiveIndex) -> int:
         start_s = time.monotonic()
         with self._turns.turn():
-            fold = self._model.fold(index)
+            fold = self._served.fold(index)
         following = fold.run()  # faiss computes without the interpreter's lock
         with self._turns.turn():
             index.take(fold, following)

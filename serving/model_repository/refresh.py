@@ -89,7 +89,7 @@ class ItemRefresher:
         It may grow meanwhile, by ``room`` items that ``model`` has by then: they are read at the
         next look.
         """
-        self._model = model
+        self._served = model.items
         self._vocabulary = vocabulary
         self._due = DueItems(vocabulary.num_items, model.dimensions.num_item_features, room=room)
         self._is_gentle = False
@@ -177,7 +177,7 @@ class ItemRefresher:
         if len(pending) > _ITEMS_A_LOOK:
             return False
         self._is_gentle = False
-        self._model.confirm_item_activity(now_ms)
+        self._served.confirm_activity(now_ms)
         if len(pending) <= _AHEAD_A_LOOK:
             self._prepare(feed, now_ms)
         return True
@@ -216,10 +216,10 @@ class ItemRefresher:
 
     def _put(self, rows: Int64s, values: Float32s, until_ms: Int64s) -> None:
         index, activity = torch.from_numpy(rows), torch.from_numpy(values)
-        held = self._model.activity_of(index.unsqueeze(0))[0].cpu()
+        held = self._served.activity_of(index.unsqueeze(0))[0].cpu()
         differs = (held != activity).any(dim=1)
         if differs.any():
-            self._model.change_item_activity(index[differs], activity[differs])
+            self._served.change_activity(index[differs], activity[differs])
         self._due.put(rows, until_ms)
 
     def _prepare(self, feed: FollowsItems, now_ms: int) -> None:

@@ -159,7 +159,7 @@ def test_peers_answer_users_together_as_ours_answers_them(prepared: Prepared) ->
     activity = np.vstack(
         [np.zeros((1, len(plan.item_activity_names))), features.items(vocabulary.item_ids)]
     )
-    ours.set_item_activity(torch.from_numpy(activity.astype(np.float32)), 0)
+    ours.items.set_activity(torch.from_numpy(activity.astype(np.float32)), 0)
     inputs = made_up_users(ours.dimensions, ours.num_items, len(_USERS))
     encoded = encode_users(features.users(_USERS), manifest.encoding)
     inputs |= {name: torch.from_numpy(array) for name, array in encoded.items()}

@@ -53,7 +53,7 @@ def test_the_peer_gives_the_same_list_on_the_same_features(tmp_path: Path) -> No
     ours = load_serving_model(path)
     activity = torch.rand(3001, ours.dimensions.num_item_features) * 5
     activity[0] = 0
-    ours.set_item_activity(activity, 0)
+    ours.items.set_activity(activity, 0)
     inputs = users(ours.dimensions, ours.num_items, 2)
     found = answer(ours, inputs, num_candidates=500)
     peer = BundleModel(path, read_manifest(path))

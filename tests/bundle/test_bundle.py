@@ -179,12 +179,12 @@ def test_new_item_activity_moves_the_popular_source_at_once(model) -> None:
     users = context(model, [])
     activity = torch.zeros(model.num_items + 1, model.dimensions.num_item_features)
     activity[7] = 50.0
-    model.set_item_activity(activity, 123)
-    assert model.item_activity_as_of_ms == 123
+    model.items.set_activity(activity, 123)
+    assert model.items.activity_as_of_ms == 123
     scores = model.score_sources(users, torch.tensor([[7, 8]])).source_score[0, :, popular]
     assert scores[0] > 0 and scores[1] == 0
     with pytest.raises(InputError, match="shape"):
-        model.set_item_activity(activity[1:], 124)
+        model.items.set_activity(activity[1:], 124)
 
 
 def test_a_changed_byte_is_found_before_anything_is_served(bundle: Path, tmp_path: Path) -> None:

@@ -82,14 +82,14 @@ def test_created_items_score_as_the_towers_and_ranker_of_a_larger_catalogue_do(
         towers.items.table, towers.items.identity = table, identity
         ranker: Ranker = model.ranker
         activity = torch.zeros(n + 3, model.dimensions.num_item_features)
-        activity[: n + 1] = before._resident.activity
+        activity[: n + 1] = before.items.resident.activity
         ranker.table = whole
         half = ranker.item_half(activity, vectors)
         ranker.table = table
     assert torch.allclose(model.item_vectors()[n + 1 :], vectors[n + 1 :], atol=1e-6)
     assert torch.equal(model.item_vectors()[: n + 1], before.item_vectors())
-    assert torch.allclose(model._resident.half.projected, half.projected, atol=1e-5)
-    assert torch.allclose(model._resident.half.factors, half.factors, atol=1e-5)
+    assert torch.allclose(model.items.resident.half.projected, half.projected, atol=1e-5)
+    assert torch.allclose(model.items.resident.half.factors, half.factors, atol=1e-5)
     # The bundle's own items score to the last bit as before.
     user = users(before, 3, seed=4)
     rows = torch.arange(1, 9).expand(3, -1)
@@ -134,7 +134,7 @@ def test_there_is_an_end_to_the_room_and_it_is_said(
     model, items = served(folder, room=3)
     n = model.num_items
     items.apply([word(f"new-{i}") for i in range(7)])
-    assert model.num_items == n + 3 and len(model.created) == 3
+    assert model.num_items == n + 3 and len(model.items.created) == 3
     assert caplog.text.count("found all 3 rows") == 1
     bundle = load_served_bundle(folder, room=3)
     LiveItems(bundle).apply([word(f"new-{i}") for i in range(7)])
@@ -146,7 +146,7 @@ def test_there_is_an_end_to_the_room_and_it_is_said(
 def test_what_is_described_anew_is_embedded_anew_and_what_is_not_stays(folder: Path) -> None:
     model, items = served(folder, room=3)
     frame = {r["item_id"]: r for r in _catalogue(folder)}
-    before, halves = model.item_vectors().clone(), model._resident.half.projected.clone()
+    before, halves = model.item_vectors().clone(), model.items.resident.half.projected.clone()
     index_of = load_served_bundle(folder).vocabulary.index_of
     same, other = frame["item-3"], frame["item-4"]
     items.apply(
@@ -159,7 +159,7 @@ def test_what_is_described_anew_is_embedded_anew_and_what_is_not_stays(folder: P
     )  # fmt: skip
     moved = (model.item_vectors() != before).any(dim=1)
     assert moved.nonzero().flatten().tolist() == [index_of["item-4"]]
-    changed = (model._resident.half.projected != halves).any(dim=1)
+    changed = (model.items.resident.half.projected != halves).any(dim=1)
     assert changed.nonzero().flatten().tolist() == [index_of["item-4"]]
     assert bool(model.ranker.table.has_id[index_of["item-4"]]) == bool(
         served(folder)[0].ranker.table.has_id[index_of["item-4"]]
@@ -186,11 +186,11 @@ def test_moving_features_are_taken_for_all_or_for_those_there_were_when_they_wer
     model, items = served(folder, room=3)
     n, width = model.num_items, model.dimensions.num_item_features
     items.apply([NEW])
-    model.set_item_activity(torch.ones(n + 2, width), 5)
+    model.items.set_activity(torch.ones(n + 2, width), 5)
     items.apply([ODD])
-    model.set_item_activity(2 * torch.ones(n + 2, width), 6)
-    seen = model.activity_of(torch.tensor([[1, n + 1, n + 2]]))[0, :, 0].tolist()
-    assert seen == [2.0, 2.0, 0.0] and model.item_activity_as_of_ms == 6
+    model.items.set_activity(2 * torch.ones(n + 2, width), 6)
+    seen = model.items.activity_of(torch.tensor([[1, n + 1, n + 2]]))[0, :, 0].tolist()
+    assert seen == [2.0, 2.0, 0.0] and model.items.activity_as_of_ms == 6
     items.apply([word("new-3")])
     assert model.num_items == n + 3
 

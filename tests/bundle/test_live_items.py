@@ -129,10 +129,10 @@ def test_many_withdrawals_leave_the_popular_order_whole(folder: Path) -> None:
     model.search_from_items = 0
     every = sorted(found(model))
     for row in every[: len(every) // 2]:
-        model.change_items([row], [False], {})
+        model.items.change([row], [False], {})
     assert found(model) == set(every[len(every) // 2 :])
     for row in every:
-        model.change_items([row], [True], {})
+        model.items.change([row], [True], {})
     assert found(model) == set(every)
 
 

@@ -38,7 +38,7 @@ def test_neighbours_of_a_history_are_those_of_the_source_item_to_item(bundle: Pa
                 "history_age_s": torch.from_numpy(age_s.astype(np.float32)).unsqueeze(0),
             },
             user_vectors=torch.zeros(1, 64),
-            item_vectors=model._item_vectors,
+            item_vectors=model.items.vectors,
             item_activity=torch.zeros(1),
         )
         wanted = source.all_scores(inputs)[0].numpy()

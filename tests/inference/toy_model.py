@@ -24,6 +24,41 @@ TOY_DIMENSIONS = Dimensions(
 )
 
 
+class ToyItems:
+    """What moves of the items."""
+
+    def __init__(self, num_items: int, num_features: int, filters: ItemFilters | None) -> None:
+        self.created = CreatedItems(num_items)
+        self.available = torch.arange(num_items + 1) > 0
+        self.activity = torch.zeros(num_items + 1, num_features)
+        self.activity_as_of_ms = 0
+        self.filters = filters
+
+    def activity_of(self, item_index: Tensor) -> Tensor:
+        return self.activity[item_index.long()]
+
+    def set_available(self, available: Tensor) -> None:
+        self.available = available
+
+    def change(
+        self, item_index: Sequence[int], available: Sequence[bool],
+        tokens: Mapping[int, Iterable[str]],
+    ) -> None:  # fmt: skip
+        self.available[list(item_index)] = torch.tensor(available)
+        if tokens and self.filters is not None:
+            self.filters.change(tokens)
+
+    def set_activity(self, activity: Tensor, as_of_ms: int) -> None:
+        self.activity = activity
+        self.activity_as_of_ms = as_of_ms
+
+    def change_activity(self, item_index: Tensor, activity: Tensor) -> None:
+        self.activity[item_index.long()] = activity
+
+    def confirm_activity(self, as_of_ms: int) -> None:
+        self.activity_as_of_ms = as_of_ms
+
+
 class ToyModel:
     """Users are the mean of their history's item vectors; popularity falls with the row."""
 
@@ -31,7 +66,6 @@ class ToyModel:
         self, num_items: int = 40, *, size: int = 16, dimensions: Dimensions = TOY_DIMENSIONS,
         item_filters: ItemFilters | None = None,
     ) -> None:  # fmt: skip
-        self.item_filters = item_filters
         generator = torch.Generator().manual_seed(7)
         vectors = torch.randn(num_items + 1, size, generator=generator)
         vectors[0] = 0.0
@@ -39,19 +73,13 @@ class ToyModel:
         self.popularity = 1.0 / torch.arange(1, num_items + 2).float()
         self.dimensions = dimensions
         self.num_items = num_items
-        self.created = CreatedItems(num_items)
-        self.available = torch.arange(num_items + 1) > 0
-        self.item_activity = torch.zeros(num_items + 1, dimensions.num_item_features)
-        self.item_activity_as_of_ms = 0
+        self.items = ToyItems(num_items, dimensions.num_item_features, item_filters)
 
     def _scores(self, user: UserContext) -> tuple[Tensor, Tensor]:
         history = user["history_index"].long()
         mask = (history != 0).float()
         vectors = self.vectors[history].sum(1) / mask.sum(1, keepdim=True).clamp(min=1.0)
         return vectors @ self.vectors.T, self.popularity.expand(len(history), -1)
-
-    def activity_of(self, item_index: Tensor) -> Tensor:
-        return self.item_activity[item_index.long()]
 
     def prepare(self, user: UserContext) -> UserContext:
         return user
@@ -62,14 +90,14 @@ class ToyModel:
     ) -> Candidates:  # fmt: skip
         tower, popular = self._scores(user)
         fused = tower + 0.1 * popular
-        fused[:, ~self.available] = -torch.inf
+        fused[:, ~self.items.available] = -torch.inf
         rows = torch.arange(len(fused)).unsqueeze(1)
         fused[rows, exclude_index.long()] = -torch.inf
         history = torch.where(exclude_history, user["history_index"], 0)
         fused[rows, history.long()] = -torch.inf
         if filters is not None and filters.any():
-            assert self.item_filters is not None, "these items have no tokens"
-            for row, passing in zip(fused, self.item_filters.of(filters), strict=True):
+            assert self.items.filters is not None, "these items have no tokens"
+            for row, passing in zip(fused, self.items.filters.of(filters), strict=True):
                 if passing is not None:
                     row[passing.refused] = -torch.inf
         score, index = fused.topk(min(num_candidates, self.num_items), dim=1)
@@ -82,7 +110,7 @@ class ToyModel:
         return Candidates(candidate_index, scores)
 
     def rank(self, user: UserContext, candidates: Candidates) -> Ranked:
-        moving = self.item_activity[candidates.item_index.long()].sum(2)
+        moving = self.items.activity[candidates.item_index.long()].sum(2)
         logit = candidates.source_score.sum(2) + moving
         objectives = torch.stack([logit.sigmoid(), (logit - 1).sigmoid()], dim=2)
         padding = candidates.item_index == 0
@@ -97,24 +125,3 @@ class ToyModel:
 
     def item_vectors(self) -> Tensor:
         return self.vectors
-
-    def set_available(self, available: Tensor) -> None:
-        self.available = available
-
-    def change_items(
-        self, item_index: Sequence[int], available: Sequence[bool],
-        tokens: Mapping[int, Iterable[str]],
-    ) -> None:  # fmt: skip
-        self.available[list(item_index)] = torch.tensor(available)
-        if tokens and self.item_filters is not None:
-            self.item_filters.change(tokens)
-
-    def set_item_activity(self, activity: Tensor, as_of_ms: int) -> None:
-        self.item_activity = activity
-        self.item_activity_as_of_ms = as_of_ms
-
-    def change_item_activity(self, item_index: Tensor, activity: Tensor) -> None:
-        self.item_activity[item_index.long()] = activity
-
-    def confirm_item_activity(self, as_of_ms: int) -> None:
-        self.item_activity_as_of_ms = as_of_ms

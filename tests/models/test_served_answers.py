@@ -77,9 +77,9 @@ def scores_anew(model: TorchServingModel, user: UserContext) -> Tensor:
     inputs = [
         SourceInputs(
             user=user,
-            user_vectors=model._towers.users(user, model._item_vectors.decoded()),
-            item_vectors=model._item_vectors,
-            item_activity=model._resident.activity.clone(),
+            user_vectors=model._towers.users(user, model.items.vectors.decoded()),
+            item_vectors=model.items.vectors,
+            item_activity=model.items.resident.activity.clone(),
         )
         for _ in model._sources
     ]
@@ -94,9 +94,9 @@ def rank_anew(model: TorchServingModel, user: UserContext, found: Candidates) ->
     """The ranker in one go: no half, price or vector from before."""
     output = model._ranker(
         user,
-        model._towers.users(user, model._item_vectors.decoded()),
-        model._item_vectors.decoded(),
-        model._resident.activity,
+        model._towers.users(user, model.items.vectors.decoded()),
+        model.items.vectors.decoded(),
+        model.items.resident.activity,
         found,
     )
     return (output.order * model._objective_weights).sum(2)
@@ -135,7 +135,7 @@ def test_scores_are_the_same_to_the_bit_however_many_items_there_are(
     assert isinstance(model, TorchServingModel) and isinstance(larger, TorchServingModel)
     model.search_from_items = larger.search_from_items = search_from_items
     # Not offered: what is found stays the same.
-    larger.add_items([7, 8, 9, 10, 11], larger.ranker.table.at(torch.arange(1, 6)))
+    larger.items.add([7, 8, 9, 10, 11], larger.ranker.table.at(torch.arange(1, 6)))
     for seed in range(30):
         inputs = {name: value[8:9] for name, value in call(model, 9, seed=seed).items()}
         inputs["k"] = torch.tensor([[model.num_items]])
@@ -172,11 +172,11 @@ def test_items_changed_in_place_are_to_the_bit_as_if_all_were_set(
         rows = torch.randperm(model.num_items, generator=generator)[:size] + 1
         # No two alike: which of equal items comes first is not said.
         activity[rows] = torch.rand(size, activity.shape[1], generator=generator) * 9
-        model.change_item_activity(rows, activity[rows])
-        model.confirm_item_activity(step)
-        other.set_item_activity(activity, step)
-        assert model.item_activity_as_of_ms == step
-        mine, all_set = model._resident, other._resident
+        model.items.change_activity(rows, activity[rows])
+        model.items.confirm_activity(step)
+        other.items.set_activity(activity, step)
+        assert model.items.activity_as_of_ms == step
+        mine, all_set = model.items.resident, other.items.resident
         assert torch.equal(mine.activity, all_set.activity)
         assert torch.equal(mine.half.projected, all_set.half.projected)
         assert torch.equal(mine.half.factors, all_set.half.factors)
@@ -191,15 +191,15 @@ def test_items_outside_the_table_are_not_changed(model: TorchServingModel) -> No
     values = torch.ones(1, model.dimensions.num_item_features)
     for row in (0, -1, model.num_items + 1):
         with pytest.raises(InputError, match="wanted rows 1 to"):
-            model.change_item_activity(torch.tensor([row]), values)
+            model.items.change_activity(torch.tensor([row]), values)
     with pytest.raises(InputError, match="shape"):
-        model.change_item_activity(torch.tensor([1, 2]), values)
+        model.items.change_activity(torch.tensor([1, 2]), values)
 
 
 def test_what_the_caller_keeps_of_the_items_is_not_written_to(model: TorchServingModel) -> None:
     given = torch.zeros(model.num_items + 1, model.dimensions.num_item_features)
-    model.set_item_activity(given, 1)
-    model.change_item_activity(torch.tensor([1]), torch.ones(1, given.shape[1]))
+    model.items.set_activity(given, 1)
+    model.items.change_activity(torch.tensor([1]), torch.ones(1, given.shape[1]))
     assert not given.any()
 
 
@@ -218,7 +218,7 @@ def test_what_is_kept_of_the_items_follows_their_refresh(model: TorchServingMode
     inputs = call(model, 2, seed=3)
     before = answer(model, inputs, num_candidates=40)
     activity = torch.rand(model.num_items + 1, model.dimensions.num_item_features) * 30
-    model.set_item_activity(activity, 5)
+    model.items.set_activity(activity, 5)
     every = torch.arange(model.num_items + 1).expand(2, -1)
     kept = model.score_sources(inputs, every).source_score.transpose(1, 2)
     assert torch.equal(kept[:, :, 1:], scores_anew(model, inputs)[:, :, 1:])
@@ -252,13 +252,13 @@ def test_two_searches_for_the_same_users_score_the_sources_once(
     model = load_serving_model(bundle)
     assert isinstance(model, TorchServingModel)
     runs: list[int] = []
-    scored = model._item_vectors.scores
+    scored = model.items.vectors.scores
 
     def counted(vectors: Tensor) -> Tensor:
         runs.append(1)
         return scored(vectors)
 
-    monkeypatch.setattr(model._item_vectors, "scores", counted)
+    monkeypatch.setattr(model.items.vectors, "scores", counted)
     inputs = call(model, 3, seed=4)
     prepared = model.prepare(inputs)
     for without_history in (False, True):
@@ -270,7 +270,7 @@ def test_two_searches_for_the_same_users_score_the_sources_once(
         assert torch.equal(again.item_index, anew.item_index)
         runs.pop()
     # New features of the items are not answered from what was kept.
-    model.set_item_activity(
+    model.items.set_activity(
         torch.rand(model.num_items + 1, model.dimensions.num_item_features) * 30, 5
     )
     model.retrieve(prepared, num_candidates=40, **asked)

@@ -179,5 +179,5 @@ def make_past(settings: Settings) -> Past:
     generator = torch.Generator().manual_seed(3)
     shape = (model.num_items + 1, model.dimensions.num_item_features)
     activity = torch.randint(0, 50, shape, generator=generator).float()
-    model.set_item_activity(activity, NOW_MS - 700)
+    model.items.set_activity(activity, NOW_MS - 700)
     return Past(settings=settings, bundle=load_served_bundle(folder), model=model, plan=plan)

@@ -149,7 +149,7 @@ def test_a_served_bundle_folds_in_the_background_what_the_log_says(
     items.apply([word("item-3", title="a blue clock", category="clock")])
     created = set(range(81, 90))
     assert found(model) == every | created
-    (live,) = model.live_indexes
+    (live,) = model.items.live_indexes
     compactor.start()
     for _ in range(100):
         if live.num_beside == 0:

@@ -48,13 +48,13 @@ class Contender:
         moment_ms = held_out.test_from_ms - 1
         found = self.items.activity_at(None, moment_ms).activity
         activity = torch.from_numpy(np.concatenate([np.zeros_like(found[:1]), found]))
-        self.model.set_item_activity(activity, moment_ms)
+        self.model.items.set_activity(activity, moment_ms)
         was = np.concatenate([[False], catalogue.was_available])
         row = rows_in(held_out.vocabulary, self.vocabulary)
         available = np.zeros(self.vocabulary.num_items + 1, dtype=np.bool_)
         there = (row > 0) & was
         available[row[there]] = True
-        self.model.set_available(torch.from_numpy(available))
+        self.model.items.set_available(torch.from_numpy(available))
 
     def vectors_in(self, vocabulary: Vocabulary) -> Float32s:
         """Give ``[N + 1, D]`` item vectors in the rows of ``vocabulary``; zeros where unknown."""

@@ -133,7 +133,7 @@ def of_shown_lists(
         as_of_ms = held_out.test_from_ms + value * cell_ms - 1
         activity = contender.items.activity_at(None, as_of_ms).activity
         activity = np.concatenate([np.zeros_like(activity[:1]), activity])
-        contender.model.set_item_activity(torch.from_numpy(activity), as_of_ms)
+        contender.model.items.set_activity(torch.from_numpy(activity), as_of_ms)
         for begin in range(0, len(of_cell), CHUNK):
             rows = of_cell[begin : begin + CHUNK]
             context = contender.contexts(

@@ -478,10 +478,8 @@ def test_served_scores_are_those_of_the_bundle_itself(
     # And how far that is from the numbers it was made of, for the same items.
     whole = load_serving_model(store.path(running.bundles[0]), room=100)
     assert isinstance(whole, TorchServingModel)
-    whole.set_item_activity(
-        model.activity_of(torch.arange(model.num_items + 1).unsqueeze(0))[0, : whole.num_items + 1],
-        model.item_activity_as_of_ms,
-    )
+    known = torch.arange(whole.num_items + 1).unsqueeze(0)
+    whole.items.set_activity(model.items.activity_of(known)[0], model.items.activity_as_of_ms)
     ranked = whole.rank(inputs, whole.score_sources(inputs, again["item_index"]))
     difference = float((ranked.score - again["score"]).abs().max())
     assert difference <= (1e-5 if precision == "float32" else MOST_BY_INT8)

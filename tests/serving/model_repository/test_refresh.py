@@ -103,9 +103,9 @@ class Store:
 
     def check(self) -> None:
         """The model has what a read of all items gives at the moment it says."""
-        assert self.model.item_activity_as_of_ms == self.now_ms
+        assert self.model.items.activity_as_of_ms == self.now_ms
         wanted = self.reader.read_items(self.ids, now_ms=self.now_ms).activity
-        np.testing.assert_array_equal(self.model.item_activity[1:].numpy(), wanted)
+        np.testing.assert_array_equal(self.model.items.activity[1:].numpy(), wanted)
 
     def change(self) -> None:
         """Do one of many things that happen."""
@@ -161,12 +161,12 @@ def test_at_every_look_all_items_are_as_a_full_read_gives_them(url: str) -> None
             store.check()
             moved = 0
             for _ in range(60):
-                held = store.model.item_activity.clone()
+                held = store.model.items.activity.clone()
                 for _ in range(int(store.rng.integers(1, 4))):
                     store.change()
                 assert store.refresher.refresh()
                 store.check()
-                moved += not torch.equal(held, store.model.item_activity)
+                moved += not torch.equal(held, store.model.items.activity)
             store.now_ms -= 3 * HOUR_MS  # a clock that is set back
             assert store.refresher.refresh()
             store.check()
@@ -200,7 +200,7 @@ def test_what_time_changes_is_known_before_it_is_due(
         store.now_ms = STARTS // HOUR_MS * HOUR_MS + 50 * MINUTE_MS + 100
         store.write(60)
         assert store.refresher.refresh()
-        held = store.model.item_activity.clone()
+        held = store.model.items.activity.clone()
 
         def reads() -> int:
             return int(store.client.info("commandstats")["cmdstat_hget"]["calls"])
@@ -217,7 +217,7 @@ def test_what_time_changes_is_known_before_it_is_due(
         assert store.refresher.refresh()
         assert reads() == before
         store.check()
-        assert not torch.equal(held, store.model.item_activity)
+        assert not torch.equal(held, store.model.items.activity)
 
 
 @pytest.mark.servers
@@ -230,14 +230,14 @@ def test_a_store_that_was_killed_is_read_anew_when_it_is_back(
         store.write(50)
         assert store.refresher.refresh()
         store.check()
-        held = store.model.item_activity.clone()
+        held = store.model.items.activity.clone()
         as_of_ms = store.now_ms
         os.kill(server_pid(keeper), signal.SIGKILL)
         keeper.wait(10)
         store.now_ms += 5_000
         assert not store.refresher.refresh()
-        assert store.model.item_activity_as_of_ms == as_of_ms  # so the age grows
-        assert torch.equal(store.model.item_activity, held)
+        assert store.model.items.activity_as_of_ms == as_of_ms  # so the age grows
+        assert torch.equal(store.model.items.activity, held)
         own_server(launch)
         store.client.close()
         store.client.flushdb()  # it came back with nothing
@@ -251,15 +251,15 @@ def test_items_added_at_run_time_are_followed(url: str) -> None:
     with contextlib.closing(Store(url, np.random.default_rng(3))) as store:
         assert store.refresher.refresh()
         model = store.model
-        grown = torch.zeros(3, model.item_activity.shape[1])
-        model.item_activity = torch.cat([model.item_activity, grown])
+        grown = torch.zeros(3, model.items.activity.shape[1])
+        model.items.activity = torch.cat([model.items.activity, grown])
         store.ids += ["new1", "new2", "other"]
         for item_id in ("new1", "new2", "other"):
             store.vocabulary.add(item_id)
         store.write(60)
         assert store.refresher.refresh()
         store.check()
-        assert model.item_activity[-3:].any(dim=1).all()
+        assert model.items.activity[-3:].any(dim=1).all()
         store.write(60)
         store.now_ms += HOUR_MS
         assert store.refresher.refresh()
@@ -308,10 +308,10 @@ def test_all_items_are_read_in_turns_as_of_one_moment() -> None:
     )  # fmt: skip
     assert refresher.refresh()
     assert items.sizes == [200, 200, 7]
-    assert model.item_activity_as_of_ms == 5_000
-    assert model.item_activity[0].tolist() == [0.0, 0.0]
-    assert model.item_activity[1:, 0].tolist() == list(range(num_items))
-    assert set(model.item_activity[1:, 1].tolist()) == {5_000.0}
+    assert model.items.activity_as_of_ms == 5_000
+    assert model.items.activity[0].tolist() == [0.0, 0.0]
+    assert model.items.activity[1:, 0].tolist() == list(range(num_items))
+    assert set(model.items.activity[1:, 1].tolist()) == {5_000.0}
 
 
 def test_a_first_read_that_takes_too_long_goes_on_beside_requests() -> None:
@@ -322,10 +322,10 @@ def test_a_first_read_that_takes_too_long_goes_on_beside_requests() -> None:
     )
     assert not refresher.read_before_requests(0.0)
     assert sum(items.sizes) == 10_000
-    assert model.item_activity_as_of_ms == 0  # not all of it is: the age says so
+    assert model.items.activity_as_of_ms == 0  # not all of it is: the age says so
     assert refresher.refresh()
     assert sum(items.sizes) == num_items
-    assert model.item_activity_as_of_ms > 0
+    assert model.items.activity_as_of_ms > 0
 
 
 def test_a_store_that_is_away_leaves_the_last_values_and_is_connected_anew() -> None:
@@ -342,9 +342,9 @@ def test_a_store_that_is_away_leaves_the_last_values_and_is_connected_anew() -> 
     refresher._due.mark_all()
     assert not refresher.refresh()
     assert first.closed
-    assert model.item_activity_as_of_ms == 1_000
+    assert model.items.activity_as_of_ms == 1_000
     assert refresher.refresh()
-    assert model.item_activity_as_of_ms == 3_000
+    assert model.items.activity_as_of_ms == 3_000
 
 
 def test_requests_without_a_pause_leave_room_for_the_background() -> None:
