@@ -151,6 +151,9 @@ class Settings(BaseSettings):
     worker_metrics_port: int = Field(18090, alias="RECSYS_WORKER_METRICS_PORT", ge=0, le=65535)
     """Where the stream worker shows its metrics at ``/metrics``, worker N on the Nth port after
     it; 0 shows none."""
+    cpu_latency_us: int | None = Field(None, alias="RECSYS_CPU_LATENCY_US", ge=0, le=1_000_000)
+    """Longest time a core may take to wake while ``recsys up`` runs, microseconds; 0: cores never
+    sleep; unset: as the machine is set (``serving/supervisor/wakefulness.py``)."""
     stream_workers: int = Field(1, alias="RECSYS_STREAM_WORKERS", ge=1, le=256)
     """Stream workers ``recsys up`` starts; they share the partitions out among them."""
     redis_port: int = Field(16379, alias="RECSYS_REDIS_PORT", ge=1, le=65535)

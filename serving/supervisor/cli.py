@@ -223,6 +223,7 @@ def _supervise(settings: Settings, only: Sequence[str], console: Console | None)
     from serving.supervisor.leftovers import end_leftovers
     from serving.supervisor.plan import make_plan
     from serving.supervisor.structured_log import log_to_stderr
+    from serving.supervisor.wakefulness import awake_within
 
     lock = take_lock(settings.run_dir)
     if lock is None:
@@ -249,7 +250,8 @@ def _supervise(settings: Settings, only: Sequence[str], console: Console | None)
                     console.print("Ctrl-C stops all")
 
         supervisor = Supervisor(settings, make_plan(settings, only, report), on_change=on_change)
-        started = supervisor.run()
+        with awake_within(settings.cpu_latency_us):
+            started = supervisor.run()
         state = read_state(settings.run_dir)
     if not started:
         raise ServerError(state.problem if state else "the servers could not be started")
