@@ -57,6 +57,7 @@ from benchmarks.loadtest.system import (
     wait_http,
 )
 from benchmarks.loadtest.untrained_bundle import TOWERS_ONLY, add_untrained_bundle
+from benchmarks.machine import cores_wake_within_us
 from recsys.errors import RecsysError
 from recsys.features import current_plan
 from recsys.models.config import SourceMix
@@ -290,6 +291,7 @@ def _report(
             "amx": "amx" in torch.backends.cpu.get_cpu_capability().lower(),
             "capability": torch.backends.cpu.get_cpu_capability(),
             "load_before": round(os.getloadavg()[2], 2),
+            "cores_wake_within_us": cores_wake_within_us(),
         },
         "measured_at": int(time.time()),
     }

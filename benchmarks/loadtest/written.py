@@ -9,13 +9,17 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.machine import cores_wake_within_us
+
 
 def this_machine() -> dict[str, str]:
     """Name this machine's kind."""
+    wake_us = cores_wake_within_us()
     return {
         "cores": str(os.cpu_count()),
         "system": f"{platform.machine()} {platform.system()}",
         "python": platform.python_version(),
+        **({"cores wake within": f"{wake_us} us"} if wake_us is not None else {}),
     }
 
 

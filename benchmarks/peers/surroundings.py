@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 
-from benchmarks.machine import commit, processor
+from benchmarks.machine import commit, cores_wake_within_us, processor
 
 
 def surroundings() -> dict[str, object]:
@@ -13,6 +13,7 @@ def surroundings() -> dict[str, object]:
     return {
         "machine": f"{processor()}, {os.cpu_count()} cores",
         "load": round(os.getloadavg()[0], 2),
+        "cores_wake_within_us": cores_wake_within_us(),
         "python": platform.python_version(),
         "commit": commit(),
     }
