@@ -52,6 +52,11 @@ class SpoolingConfig:
     """Between two looks at the gauges."""
     orphans_s: float = 10.0
     """Between two looks for spools whose process is gone."""
+    rest: float = 1.0
+    """Pause between groups from the disk, in times of what sending the last one took. Threads take
+    turns at the interpreter, so what is caught up with at full speed stops an API process."""
+    max_rest_s: float = 0.2
+    """But no longer: a log that is slow has the thread waiting as it is."""
     stop_patience_s: float = 3.0
     """How long stopping waits for what is on the disk; the rest stays there."""
 
@@ -182,7 +187,11 @@ class SpooledWriter:
         if writer is None:
             return 0.0 if self._connected() else self._config.retry_s
         if not self._spool.is_empty:
-            return 0.0 if self._send(self._spool, writer) else self._config.retry_s
+            began_s = time.monotonic()
+            if not self._send(self._spool, writer):
+                return self._config.retry_s
+            rest_s = self._config.rest * (time.monotonic() - began_s)
+            return 0.0 if self._stopped else min(rest_s, self._config.max_rest_s)
         if self._adopt_from is not None and time.monotonic() >= self._orphans_due_s:
             self._orphans_due_s = time.monotonic() + self._config.orphans_s
             self._adopt(self._adopt_from)

@@ -3,6 +3,10 @@
 A call that finds a free slot leaves at once, alone. While every slot is busy, calls queue; when one
 comes free, everything waiting (up to ``max_batch``) leaves as one batch. So light load pays no
 delay, and the busier it gets the larger, and per call the cheaper, the batches become.
+
+What stands still lets calls pile up behind the batch that is under way. Where a ``CircuitBreaker``
+watches, they are told as soon as it takes the silence for a sign, and the batch goes on: should it
+be answered after all, the breaker hears of it.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from recsys.errors import OverloadedError
+from recsys.resilience.breaker import CircuitBreaker
+from recsys.resilience.silence import SilenceTimer
 
 Call = TypeVar("Call")
 Answer = TypeVar("Answer")
@@ -44,15 +50,32 @@ class AdaptiveBatcher(Generic[Call, Answer]):
         self,
         run: Callable[[Sequence[Call]], Awaitable[Sequence[Answer]]],
         config: BatchingConfig = BatchingConfig(),
+        *,
+        breaker: CircuitBreaker | None = None,
+        stage: str = "",
     ) -> None:
+        """Put calls together for ``run``.
+
+        ``breaker`` says when nobody should wait any more, and is told of answers and failures by
+        ``run``; ``None``: everybody waits. ``stage``: what its errors say has failed.
+        """
         self._run = run
         self._config = config
+        self._breaker = breaker
+        self._stage = stage
         self._waiting: deque[tuple[Call, asyncio.Future[Answer]]] = deque()
         self._num_in_flight = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: dict[asyncio.Task[None], list[asyncio.Future[Answer]]] = {}
+        """Who waits for each batch, but for those of a call that left alone."""
 
     async def __call__(self, call: Call) -> Answer:
-        """Give the answer of ``call``. Raises OverloadedError when too many are waiting."""
+        """Give the answer of ``call``.
+
+        Raises:
+            OverloadedError: when too many are waiting.
+            CircuitOpenError: when nobody has been answered for so long that ``breaker`` takes it
+                for a sign.
+        """
         if len(self._waiting) >= self._config.max_waiting:
             raise OverloadedError(
                 f"{len(self._waiting)} calls are waiting already; try again shortly", stage="queue"
@@ -60,7 +83,7 @@ class AdaptiveBatcher(Generic[Call, Answer]):
         if self._num_in_flight < self._config.max_in_flight and not self._waiting:
             self._num_in_flight += 1
             try:
-                (answer,) = await self._run([call])
+                (answer,) = await self._watched([call])
             finally:
                 self._num_in_flight -= 1
                 self._start_waiting()
@@ -80,12 +103,12 @@ class AdaptiveBatcher(Generic[Call, Answer]):
                 return
             self._num_in_flight += 1
             task = asyncio.get_running_loop().create_task(self._run_batch(batch))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._under_way[task] = [future for _, future in batch]
+            task.add_done_callback(self._under_way.pop)
 
     async def _run_batch(self, batch: list[tuple[Call, asyncio.Future[Answer]]]) -> None:
         try:
-            answers = await self._run([call for call, _ in batch])
+            answers = await self._watched([call for call, _ in batch])
             assert len(answers) == len(batch), (len(answers), len(batch))
         except BaseException as error:
             for _, future in batch:
@@ -100,3 +123,21 @@ class AdaptiveBatcher(Generic[Call, Answer]):
         finally:
             self._num_in_flight -= 1
             self._start_waiting()
+
+    async def _watched(self, calls: Sequence[Call]) -> Sequence[Answer]:
+        if self._breaker is None or self._breaker.silence_s is None:
+            return await self._run(calls)
+        timer = SilenceTimer(self._breaker, self._release)
+        try:
+            return await self._run(calls)
+        finally:
+            timer.stop()
+
+    def _release(self) -> None:
+        """Let nobody wait any more, but for who made a call that left alone."""
+        assert self._breaker is not None
+        waiting = [future for _, future in self._waiting]
+        self._waiting.clear()
+        for future in [*waiting, *(one for batch in self._under_way.values() for one in batch)]:
+            if not future.done():
+                future.set_exception(self._breaker.refusal(self._stage))

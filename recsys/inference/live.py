@@ -168,13 +168,20 @@ class LiveBundle:
                 _reader(bundle, users, clock, hedge or Hedge()), self._store_breaker, "features"
             ),
             reading,
+            breaker=self._store_breaker,
+            stage="features",
         )
         self._recommend_batch: AdaptiveBatcher[_ModelCall, Arrays] = AdaptiveBatcher(
             _guarded(_together("recommend", model.recommend), self._model_breaker, "recommend"),
             computing,
+            breaker=self._model_breaker,
+            stage="recommend",
         )
         self._rank_batch: AdaptiveBatcher[_ModelCall, Arrays] = AdaptiveBatcher(
-            _guarded(_together("rank", model.rank), self._model_breaker, "rank"), computing
+            _guarded(_together("rank", model.rank), self._model_breaker, "rank"),
+            computing,
+            breaker=self._model_breaker,
+            stage="rank",
         )
 
     async def check_features(self) -> None:
@@ -320,7 +327,7 @@ def _guarded(
             late = DeadlineExceededError(f"{stage}: given up", stage=stage)
             breaker.failed(late, waited_s=perf_counter() - start_s)
             raise
-        breaker.answered()
+        breaker.answered(waited_s=perf_counter() - start_s)
         return answers
 
     return run_guarded

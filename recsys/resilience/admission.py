@@ -56,7 +56,8 @@ class AdmissionConfig:
     memory_share: float = 1.0
     """Answers from memory for each of the servers': they cost a tenth, and are worth a place."""
     memory_burst: float = 160.0
-    """Of them while the servers answer nobody: what comes until a breaker opens (half a second)."""
+    """Of them while the servers answer nobody: what comes until a breaker takes their silence for a
+    sign (a fifth of a second, or half a one while their usual time is not known)."""
 
 
 class Admission:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
+
+from recsys.resilience.recent_times import RecentTimes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +29,16 @@ class HedgeRule:
 
     def __init__(self, config: HedgeConfig = HedgeConfig()) -> None:
         self._config = config
-        self._times_s: deque[float] = deque(maxlen=config.remembered)
-        self._num_reads = 0
+        self._times = RecentTimes(
+            quantile=config.quantile, min_times=config.min_reads, remembered=config.remembered
+        )
         self._allowed = config.burst
-        self._delay_s = config.min_delay_s
 
     @property
     def delay_s(self) -> float | None:
         """After how long a read is sent again; ``None`` while too little is known."""
-        return self._delay_s if len(self._times_s) >= self._config.min_reads else None
+        usual_s = self._times.usual_s
+        return None if usual_s is None else max(self._config.min_delay_s, usual_s)
 
     def begins(self) -> float | None:
         """A read begins; gives after how long it is to be sent again, ``None``: never."""
@@ -52,9 +54,4 @@ class HedgeRule:
 
     def took(self, seconds: float) -> None:
         """Take in how long a read took."""
-        self._times_s.append(seconds)
-        self._num_reads += 1
-        if self._num_reads % self._config.min_reads == 0:
-            ordered = sorted(self._times_s)
-            place = int(self._config.quantile * (len(ordered) - 1))
-            self._delay_s = max(self._config.min_delay_s, ordered[place])
+        self._times.took(seconds)

@@ -26,8 +26,13 @@ _NOT_PLAIN = frozenset({b"expect", b"transfer-encoding"})
 """Headers of requests that are left to uvicorn: what follows the refusal is to be told apart."""
 
 
-def refusing_protocol(overload: Overload) -> type[HttpToolsProtocol]:
-    """Give the protocol of a process whose requests ``overload`` decides about."""
+def refusing_protocol(overload: Overload | None) -> type[HttpToolsProtocol]:
+    """Give the protocol of a process whose requests ``overload`` decides about.
+
+    ``None``: nobody is refused, which is uvicorn's own.
+    """
+    if overload is None:
+        return HttpToolsProtocol
     refusal = overload.refusal
     # What uvicorn asks of a request that has been answered: it reads the body and drops it.
     answered = SimpleNamespace(

@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.loadtest.chaos.__main__ import judge, parse_args
+from benchmarks.loadtest.chaos.kept import LIMIT, greatest_kept
 from benchmarks.loadtest.chaos.overload import back_after_s, figures
 from benchmarks.loadtest.chaos.watch import Seen, Watch
+from benchmarks.loadtest.greatest_rate import Step
+from recsys.errors import RecsysError
 
 KEPT = {
     "acknowledged": 9, "not_acknowledged": 0, "lost_from_the_event_log": 0,
@@ -64,3 +67,28 @@ def test_figures_of_an_overload_take_the_senders_own_lateness_off() -> None:
     assert found["refused_p99_ms"] == pytest.approx(4.0)
     after = [Seen(0.5, 0.01, "similar"), Seen(2.5, 0.2, "full"), Seen(3.0, 0.01, "full")]
     assert back_after_s(Watch(after)) == 2.5
+
+
+def step(rate: float, *, keeps: float) -> Step:
+    """A step of a system that keeps ``keeps`` a second."""
+    refused = "" if rate <= keeps else "p99 80.0 ms"
+    return Step(
+        rate=rate, sent=100, answered_per_s=rate, p50_ms=5.0, p95_ms=9.0, p99_ms=9.0,
+        late_p99_ms=0.1, answers={"200 full": 100}, given_up=False, generator_cpu_s=0.0, cpu_s={},
+        kept=not refused, refused=refused,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("start", [416.0, 30.0])
+def test_the_rate_is_searched_among_those_that_are_kept_not_taken_from_the_most(
+    start: float,
+) -> None:
+    tried: list[Step] = []
+    found = greatest_kept(lambda rate: step(rate, keeps=300.0), start, tried.append)
+    assert 300.0 / (1.0 + LIMIT.tolerance) <= found <= 300.0
+    assert len(tried) <= 12, "each takes five seconds"
+
+
+def test_a_system_that_keeps_no_rate_says_so() -> None:
+    with pytest.raises(RecsysError, match=r"found none down to 0\.5.*give one with --rate"):
+        greatest_kept(lambda rate: step(rate, keeps=0.0), 8.0, lambda _: None)

@@ -130,6 +130,22 @@ def test_a_redis_that_is_away_is_answered_from_memory_and_comes_back() -> None:
     assert cluster.outcomes.between(0.0, 12.0).share("error") == 0.0
 
 
+def test_a_model_server_that_falls_silent_is_answered_without_and_nobody_is_refused() -> None:
+    quick = msgspec.structs.replace(
+        PLAIN,
+        model=msgspec.structs.replace(
+            PLAIN.model, batch=msgspec.structs.replace(PLAIN.model.batch, user_s=0.001)
+        ),
+    )
+    failure = Failure(at_s=4.0, lasts_s=3.0, silently=True)
+    # More in the time of a deadline than there are places and answers from memory ahead.
+    cluster = simulated(Shape(), 500.0, 14.0, profile=quick, failures=[failure])
+    assert cluster.outcomes.between(1.0, 3.9).share("200 full") == 1.0
+    assert cluster.outcomes.between(0.0, 14.0).share("503") == 0.0
+    assert cluster.outcomes.between(4.3, 7.0).share("200 similar") > 0.99
+    assert cluster.outcomes.between(11.0, 14.0).share("200 full") == 1.0
+
+
 def test_a_model_server_without_time_leaves_the_ranker_out() -> None:
     slow = msgspec.structs.replace(
         PLAIN,

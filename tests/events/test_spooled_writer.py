@@ -10,6 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,28 @@ def test_a_record_the_log_will_never_take_stands_in_nobodys_way(tmp_path: Path) 
     assert b"bad too" in data
     assert list(dict.fromkeys(log.values())) == [b"1", b"2"]
     writer.close()
+
+
+def test_what_is_caught_up_with_leaves_as_much_time_to_others_as_it_takes(tmp_path: Path) -> None:
+    log = Log()
+    spool = Spool(tmp_path / "events.sqlite")
+    for _ in range(4):  # any two are too large to travel together
+        spool.add([("t", b"k", bytes(600_000))])
+    times_s: list[tuple[float, float]] = []
+
+    class Slow(Writer):
+        def append_all(self, records: Iterable[LogRecord], timeout_s: float = 30.0) -> None:
+            begin_s = time.monotonic()
+            time.sleep(0.03)
+            super().append_all(records, timeout_s)
+            times_s.append((begin_s, time.monotonic()))
+
+    writer = SpooledWriter(lambda: Slow(log), spool, config=QUICK)
+    writer.start()
+    until(lambda: len(log.values()) == 4)
+    writer.close()
+    for (begin_s, end_s), (next_s, _) in pairwise(times_s):
+        assert next_s - end_s >= 0.9 * (end_s - begin_s)
 
 
 def test_a_mistake_does_not_end_the_sending(

@@ -244,6 +244,7 @@ class ApiProcess:
         if store is None:
             self._read_failed(batch)
             return
+        self._watch(batch, _READING)
         delay_s = self._hedging.begins()
         self._events.after(self._network_s, self._arrive_store, (self._life, store, batch))
         if delay_s is not None:
@@ -290,7 +291,7 @@ class ApiProcess:
         self._reads.freed()
 
     def _decoded(self, batch: Together) -> None:
-        self._store_breaker.answered()
+        self._store_breaker.answered(waited_s=self._events.now_s - batch.begun_s)
         self._reads.freed()
         reserve_s = (
             min(self._budgets.rerank_ms, self._budgets.deadline_ms * self._budgets.rerank_share)
@@ -324,6 +325,7 @@ class ApiProcess:
         if server is None:
             self._call_failed(batch)
             return
+        self._watch(batch, _COMPUTING)
         life = self._life
         self._events.after(
             self._network_s,
@@ -354,7 +356,7 @@ class ApiProcess:
         self._calls.freed()
 
     def _computed(self, batch: Together) -> None:
-        self._model_breaker.answered()
+        self._model_breaker.answered(waited_s=self._events.now_s - batch.begun_s)
         label = "200 full" if batch.is_ranked else "200 retrieval"
         for visit in batch.visits:
             if visit.stage == _COMPUTING:
@@ -398,13 +400,45 @@ class ApiProcess:
         if batch is None or not batch.is_open or visit not in batch.visits:
             return
         batch.left -= 1
-        if batch.left:
+        if not batch.left:
+            self._cut((self._life, batch, stage))
+
+    def _cut(self, what: tuple[int, Together, int]) -> None:
+        """The last one who wanted the answer of a batch has waited for as long as it could."""
+        life, batch, stage = what
+        if life != self._life or not batch.is_open:
             return
         batch.is_open = False
+        self._breaker(stage).failed(_LATE, waited_s=self._events.now_s - batch.begun_s)
+        self._gathering(stage).freed()
+
+    def _watch(self, batch: Together, stage: int) -> None:
+        """Look after a while whether the server has fallen silent."""
+        silence_s = self._breaker(stage).silence_s
+        if silence_s is not None:
+            self._events.after(silence_s, self._look_silent, (self._life, batch, stage))
+
+    def _look_silent(self, what: tuple[int, Together, int]) -> None:
+        life, batch, stage = what
         waited_s = self._events.now_s - batch.begun_s
-        breaker = self._store_breaker if stage == _READING else self._model_breaker
-        breaker.failed(_LATE, waited_s=waited_s)
-        (self._reads if stage == _READING else self._calls).freed()
+        if (
+            life != self._life
+            or not batch.is_open
+            or not self._breaker(stage).is_silent(waited_s=waited_s)
+        ):
+            return
+        # Those who made it wait no more; it goes on, and ends when they would have given up.
+        ends_s = [visit.stage_end_s for visit in batch.visits if visit.stage == stage]
+        self._events.at(max(ends_s, default=self._events.now_s), self._cut, what)
+        for visit in [*batch.visits, *self._gathering(stage).release()]:
+            if visit.stage == stage:
+                self._remember(visit)
+
+    def _breaker(self, stage: int) -> CircuitBreaker:
+        return self._store_breaker if stage == _READING else self._model_breaker
+
+    def _gathering(self, stage: int) -> Gathering[Visit]:
+        return self._reads if stage == _READING else self._calls
 
     def _forsake(self, batch: Together, stage: int) -> None:
         for visit in batch.visits:

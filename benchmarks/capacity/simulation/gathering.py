@@ -54,3 +54,9 @@ class Gathering(Generic[Call]):
             if batch:
                 self._in_flight += 1
                 self._run(batch)
+
+    def release(self) -> list[Call]:
+        """Let nobody wait any more; gives the calls that did."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        return waiting

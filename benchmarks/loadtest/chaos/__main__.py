@@ -1,9 +1,11 @@
 """Run with ``python -m benchmarks.loadtest.chaos --part redis --how kill``.
 
 Starts a system of its own (``recsys up``) with a bundle that learned from a small simulated world,
-sends recommendations in open loop at half of what it takes and events beside them, kills the part
-(or stops it for five seconds), and reports what callers saw: rungs by second, errors, how long
-after the part's return every answer is full again, and what became of the acknowledged events.
+sends recommendations in open loop at half of what it keeps in time (the greatest rate at which
+every answer is full and 99 % come within 50 ms, found by a short search) and events beside them,
+kills the part (or stops it for five seconds), and reports what callers saw: rungs by second,
+errors, how long after the part's return every answer is full again, and what became of the
+acknowledged events.
 Exit code 1 when more than 0.1 % of the requests failed, an answer came from a rung that is not the
 documented one, recovery took longer than 10 s, or an acknowledged event was lost or counted twice.
 """
@@ -26,9 +28,11 @@ from rich.table import Table
 
 from benchmarks.loadtest.chaos import load
 from benchmarks.loadtest.chaos.events import SentEvents
+from benchmarks.loadtest.chaos.kept import kept_per_s
 from benchmarks.loadtest.chaos.system import System, hurt, running_system, teach
 from benchmarks.loadtest.chaos.watch import Seen, Watch, quantile_ms, watch_of
 from benchmarks.loadtest.connection import ConnectionPool
+from benchmarks.loadtest.greatest_rate import Step
 from recsys.errors import RecsysError
 
 STOPPED_S = 5.0
@@ -62,7 +66,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                         help="may be repeated; default: all of them")  # fmt: skip
     parser.add_argument("--how", choices=("kill", "stop"), action="append",
                         help="may be repeated; default: both")  # fmt: skip
-    parser.add_argument("--rate", type=float, help="requests a second; default: half of the most")
+    parser.add_argument(
+        "--rate", type=float, help="requests a second; default: half of what is kept in time"
+    )
     parser.add_argument("--before", type=float, default=4.0, help="seconds before the part is hurt")
     parser.add_argument("--after", type=float, default=14.0, help="seconds sent after its return")
     parser.add_argument("--api-workers", type=int, default=1,
@@ -190,6 +196,15 @@ def show(result: dict[str, object], watch: Watch, hurt_s: float, back_s: float) 
     console.print(table)
 
 
+def half_of_kept(system: System, users: list[str], most: float, seed: int) -> float:
+    """Search, beginning at half of ``most``, what callers who wait for their answers get."""
+
+    def report(step: Step) -> None:
+        console.print(f"{step.rate:.0f}/s: p99 {step.p99_ms:.0f} ms, {step.refused or 'kept'}")
+
+    return kept_per_s(system.port, users, start=most / 2, seed=seed, report=report) / 2
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the experiments one after the other, on one system."""
     args = parse_args(argv)
@@ -206,8 +221,9 @@ def main(argv: list[str] | None = None) -> int:
                 system.run("publish")
             users = load.known_users(system)
             most = uvloop.run(load.most_per_s(system.port, users, seconds=4.0))
-            rate = args.rate or most / 2
-            console.print(f"at most {most:.0f} full answers/s; load {rate:.0f}/s")
+            console.print(f"callers who wait get at most {most:.0f} full answers/s")
+            rate = args.rate or half_of_kept(system, users, most, args.seed)
+            console.print(f"load {rate:.0f}/s")
             for part in args.part or sorted(set(DOCUMENTED) - {"api-1"}):
                 for how in args.how or ("kill", "stop"):
                     watch, sent, hurt_s, back_s = uvloop.run(

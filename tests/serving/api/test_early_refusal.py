@@ -10,8 +10,11 @@ from dataclasses import dataclass
 
 import pytest
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from recsys.resilience.admission import Admission, AdmissionConfig
+from recsys.settings import Settings
+from serving.api.composition import make_overload
 from serving.api.early_refusal import refusing_protocol
 from serving.api.overload import Overload
 from tests.serving.api.memory_api import memory_api
@@ -126,3 +129,8 @@ def test_refusals_are_counted(served: Served) -> None:
     before = counted()
     assert served.ask(post(path="/v1/rank"))[0][0] == 503
     assert counted() == before + 1
+
+
+def test_a_process_that_refuses_nobody_speaks_uvicorns_own_protocol() -> None:
+    assert refusing_protocol(make_overload(Settings(RECSYS_TARGET_MS=0))) is HttpToolsProtocol
+    assert refusing_protocol(make_overload(Settings(RECSYS_TARGET_MS=50))) is not HttpToolsProtocol
