@@ -146,8 +146,9 @@ PEERS = (
         distribution="faiss-cpu",
         compared_on=_SEARCH,
         command=_SEARCH_COMMAND,
-        settings="HNSW16 with efConstruction 150; IVF2048,PQ32x4fsr,RFlat; IVF4096,SQ8,RFlat; "
-        "efSearch, nprobe and k_factor chosen for the recall",
+        settings="HNSW16 with efConstruction 150; IVF2048,PQ32x4fsr,RFlat; "
+        "IVF4096,PQ64x4fsr,RFlat; IVF4096,SQ8,RFlat; efSearch, nprobe and k_factor chosen for the "
+        "recall",
         page="retrieval.md",
     ),
     Peer(

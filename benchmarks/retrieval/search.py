@@ -3,9 +3,9 @@
 In turn in one process: the plain matrix product, the exact search that needs it, the same in
 bfloat16 and int8 with the best scored anew, searches with 99 % of items filtered out, and the
 approximate index at the recall asked for. Users alone and 32 in a call, one thread. ``--peers``
-builds and times hnswlib, usearch, ScaNN and other indexes of faiss on the same vectors as well, in
-environments of their own (``benchmarks/peers/ann``): half an hour of building at a million items;
-``--engines`` names some of them, and ours is always among them.
+builds and times hnswlib, usearch, ScaNN and other indexes of faiss on the same vectors as well
+(``peers.py``): half an hour of building at a million items, which ``--folder`` keeps; ``--engines``
+names some of them, and ours is always among them.
 Vectors are made up (``vectors.py``). Prints one JSON line.
 """
 
@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +25,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.features.interleaved import ratio
-from benchmarks.peers.environments import python_of
 from benchmarks.peers.surroundings import surroundings
+from benchmarks.retrieval.peers import OTHERS, OURS, beside_ours
 from benchmarks.retrieval.vectors import make_vectors
 from recsys.compression.item_vectors import Float32Vectors, Int8Vectors
 from recsys.retrieval.best import best
@@ -38,12 +35,8 @@ from recsys.retrieval.item_filter import Passing
 from recsys.retrieval.source import SourceInputs
 from recsys.retrieval.two_tower import TwoTowerSource
 from recsys.retrieval.vector_index import build_index
-from recsys.settings import Settings
 
 K = 100
-OURS = ("ours", "faiss-hnsw", "faiss-ivf-pq", "faiss-ivf-sq")
-OTHERS = ("scann", "hnswlib", "hnswlib-wide", "usearch", "usearch-wide")
-_JOB = Path(__file__).parent.parent / "peers" / "ann" / "job.py"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,15 +53,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-index", action="store_true", help="exact searches alone")
     parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--peers-only", action="store_true", help="nothing but --peers")
+    parser.add_argument("--peer-rounds", type=int, default=9, help="passes over all users, each")
+    parser.add_argument("--folder", type=Path, help="keeps what --peers builds; default: nowhere")
     parser.add_argument("--engines", default=",".join((*OURS[1:], *OTHERS)), help="of --peers")
     args = parser.parse_args(argv)
     if unknown := sorted(set(args.engines.split(",")) - {*OURS, *OTHERS}):
         parser.error(f"--engines: wanted some of {', '.join((*OURS, *OTHERS))}, found {unknown}")
     torch.set_num_threads(1)
     items, users = make_vectors(args.kind, num_items=args.items, num_users=1_500, seed=args.seed)
-    result = _measure(items, users, args)
-    if args.peers:
-        result["peers"] = _peers(items, users, args.engines.split(","))
+    result = {} if args.peers_only else _measure(items, users, args)
+    if args.peers or args.peers_only:
+        what = {"items": args.items, "kind": args.kind, "seed": args.seed}
+        result |= what | beside_ours(
+            items, users, args.engines.split(","),
+            what=what, folder=args.folder, rounds=args.peer_rounds, seed=args.seed,
+        )  # fmt: skip
         result |= surroundings()
     sys.stdout.write(json.dumps(result) + "\n")
     return 0
@@ -173,35 +173,6 @@ def _rows(found: object) -> Tensor:
 
 def _share(found: Tensor, truth: Tensor) -> float:
     return float((found.unsqueeze(2) == truth.unsqueeze(1)).any(dim=2).float().mean())
-
-
-def _peers(items: np.ndarray, users: np.ndarray, engines: list[str]) -> list[dict[str, Any]]:
-    """Give what ours and the named engines took, built one after the other, then timed."""
-    vectors = torch.from_numpy(items)
-    results = []
-    with tempfile.TemporaryDirectory(prefix="peers-") as name:
-        folder = Path(name)
-        np.save(folder / "items.npy", items)
-        for said, asked in (("tuning", users[:500]), ("queries", users[500:])):
-            np.save(folder / f"{said}.npy", asked)
-            found = [
-                (torch.from_numpy(asked[at : at + 50]) @ vectors.T).topk(K, dim=1).indices
-                for at in range(0, len(asked), 50)
-            ]
-            np.save(folder / f"{said}_truth.npy", torch.cat(found).numpy())
-        pythons = dict.fromkeys(OURS, Path(sys.executable))
-        pythons |= dict.fromkeys(OTHERS, python_of("ann", Settings().state_dir))
-        pythons = {e: python for e, python in pythons.items() if e in ("ours", *engines)}
-        for verb in ("build", "time"):
-            for engine, python in pythons.items():
-                done = subprocess.run(
-                    [str(python), str(_JOB), verb, engine, name],
-                    env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
-                    capture_output=True, text=True, check=True,
-                )  # fmt: skip
-                if verb == "time":
-                    results.append(json.loads(done.stdout.splitlines()[-1]))
-    return results
 
 
 if __name__ == "__main__":

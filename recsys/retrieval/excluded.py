@@ -34,7 +34,7 @@ class Excluded:
                 any.
         """
         self.unavailable = unavailable
-        self.index = index.sort(dim=1).values
+        self.index = index.sort(dim=1).values if index.shape[1] else index
         self._passing = passing
         self.filters: list[tuple[Passing, Tensor]] = []
         """Each distinct filter with the users ``[Bf]`` int64 who have it."""

@@ -71,8 +71,8 @@ class LiveIndex:
             self._beside = rows, local.vectors[local.place]
         return self._beside
 
-    def allowed(self, refused: Tensor) -> Allowed:
-        """Give what is left of ``[N + 1]`` refused rows to find in the index."""
+    def allowed(self, refused: Tensor) -> Allowed | None:
+        """Give what is left of ``[N + 1]`` refused rows to find in the index; None: all of it."""
         if self._moves:
             rows = torch.tensor(list(self._moves), dtype=torch.int64)
             refused = refused.clone()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from recsys.retrieval.vector_index import Allowed, VectorIndex  # faiss, where there is one
 
 
-_Allowed: TypeAlias = "tuple[Tensor, int, Allowed]"
+_Allowed: TypeAlias = "tuple[Tensor, int, Allowed | None]"
 """For one tensor of unavailable items and one state of the index."""
 
 
@@ -69,11 +69,11 @@ class TwoTowerSource:
                 vectors = inputs.user_vectors[users]
                 found = self._nearest(inputs, vectors, count, excluded.of(users))
                 value[users], index[users] = found
-        missing = value == -torch.inf
-        return Found(
-            index.masked_fill_(missing, 0),
-            self._standardised(inputs, value).masked_fill_(missing, 0),
-        )
+        score = self._standardised(inputs, value)
+        if _is_short(value):
+            missing = value == -torch.inf
+            index, score = index.masked_fill(missing, 0), score.masked_fill(missing, 0)
+        return Found(index, score)
 
     def before_moving(self, vectors: ItemVectors) -> None:
         """Take the moments: a score means the same however many items come or change."""
@@ -115,8 +115,8 @@ class TwoTowerSource:
                 value[users, :width], row[users, :width] = theirs
         if value.shape[1] < count:
             return self._nearest_of_all(inputs, vectors, count, excluded)
-        short = (value[:, -1] == -torch.inf).nonzero().flatten()
-        if len(short):  # the cells looked into held too few, or there are no more
+        if _is_short(value):  # the cells looked into held too few, or there are no more
+            short = (value[:, -1] == -torch.inf).nonzero().flatten()
             value[short], row[short] = self._nearest_of_all(
                 inputs, vectors[short], count, excluded.of(short)
             )
@@ -140,7 +140,7 @@ class TwoTowerSource:
 
     def _allowed_of(
         self, index: LiveIndex, unavailable: Tensor, passing: Passing | None
-    ) -> Allowed:
+    ) -> Allowed | None:
         """Give the bits of what may be found; what was withdrawn since is left out by ``hits``."""
         kept = self._allowed if passing is None else self._filtered.get(passing)
         if kept is not None and kept[0] is unavailable and kept[1] == index.state:
@@ -183,6 +183,11 @@ class TwoTowerSource:
             covariance = every.T @ every / len(every) - torch.outer(mean, mean)
             last = self._moments = vectors, mean, covariance
         return last[1], last[2]
+
+
+def _is_short(value: Tensor) -> bool:
+    """Say whether a row of ``[B, count]``, largest first, has fewer than ``count``."""
+    return value.numel() > 0 and float(value[:, -1].min()) == -torch.inf
 
 
 def _cosines(inputs: SourceInputs, users: Tensor, index: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
-"""An approximate index of item vectors: inverted lists of bytes, as faiss keeps them.
+"""An approximate index of item vectors: inverted lists of four-bit codes, as faiss scans them.
 
-Space is cut into cells around centres; a search looks into the cells nearest to the user and at
-eight bits of each element there, and the best found are scored anew with the vectors themselves by
-whoever asked. How many cells are looked into is measured when the index is built: as few as give
-the recall asked for on the users it is shown.
+Space is cut into cells around centres. A search looks into the cells nearest to the user, and there
+at four bits of each element of what an item differs by from its centre: what each of the sixteen
+values is worth to the user stands in vector registers, and 32 items are looked up at once. The best
+found are scored anew with the vectors themselves by whoever asked. How many cells are looked into
+is measured when the index is built: as few as give the recall asked for on the users it is shown.
 
-Chosen by measurement among faiss's and others' (docs/retrieval.md). Source: Sivic & Zisserman 2003
-(inverted lists); Jégou et al. 2011, section IV.B, with scalar in place of product quantisation.
+Chosen by measurement among faiss's and others' (docs/retrieval.md). Sources: Sivic & Zisserman 2003
+(inverted lists); Jégou et al. 2011, section IV.B (codes of residuals), each element a part of its
+own; André et al. 2015 (looking up in registers).
 
 Axes: ``B`` users, ``N`` items (row 0 is padding), ``D`` embedding, ``k`` wanted, ``Q`` samples.
 """
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor
 
 from recsys.errors import BundleError, InputError
+from recsys.features.batch import Int64s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +45,10 @@ class IndexConfig:
 INDEX = IndexConfig()
 MIN_ITEMS = 2_000
 """Fewer are searched exactly in less time than a cell is chosen."""
-_OVERSAMPLE = 1.2
-"""Asked for beyond what is wanted, and scored anew: bytes err in the order of near equals."""
+_OVERSAMPLE = 2.5
+"""Asked for beyond what is wanted, and scored anew: four bits err in the order of near equals. With
+twice as many one in a thousand more is missed, with three times as many .03 ms more are taken."""
+_BITS = 4
 _PROBES = (
     1,
     2,
@@ -72,26 +77,24 @@ _QUERIES_A_BLOCK = 32
 
 
 class Allowed:
-    """The rows a search may find, as bits that it tests each row by."""
+    """The rows a search may find, as bits that it tests by each row that comes near enough."""
 
-    def __init__(self, refused: Tensor) -> None:
-        """Take ``[N + 1]`` bool of what must not be found."""
-        self._bits = np.packbits(~refused[1:].cpu().numpy(), bitorder="little")
-        self.selector = faiss.IDSelectorBitmap(len(refused) - 1, faiss.swig_ptr(self._bits))
+    def __init__(self, refused: Tensor, num_probes: int) -> None:
+        """Take ``[N]`` bool of what must not be found, and how many cells are looked into."""
+        self._bits = np.packbits(~refused.cpu().numpy(), bitorder="little")
+        self._selector = faiss.IDSelectorBitmap(len(refused), faiss.swig_ptr(self._bits))
+        self.parameters = faiss.SearchParametersIVF()
+        """Of faiss; made once, since making them takes as long as a step of a search."""
+        self.parameters.sel = self._selector
+        self.parameters.nprobe = num_probes
 
 
 class VectorIndex:
     """Finds rows whose vectors are near a user's."""
 
-    def __init__(
-        self, index: faiss.IndexIVFScalarQuantizer, *, mapped_from: Path | None = None
-    ) -> None:
-        """Take an index of items ``1 … N`` under the numbers ``0 … N - 1``.
-
-        ``mapped_from``: the file that its lists are mapped from, where they are.
-        """
+    def __init__(self, index: faiss.IndexIVFPQFastScan) -> None:
+        """Take an index of items ``1 … N`` under the numbers ``0 … N - 1``."""
         self._index = index
-        self._mapped_from = mapped_from
 
     @property
     def num_items(self) -> int:
@@ -103,13 +106,13 @@ class VectorIndex:
         """Cells that are looked into."""
         return int(self._index.nprobe)
 
-    @staticmethod
-    def allowed(refused: Tensor) -> Allowed:
-        """Give what is left of ``[N + 1]`` refused rows, for searches to come."""
-        return Allowed(refused)
+    def allowed(self, refused: Tensor) -> Allowed | None:
+        """Give what is left of ``[N + 1]`` refused rows, for searches to come; None: all rows."""
+        mine = refused[1 : self.num_items + 1]
+        return Allowed(mine, self.num_probes) if mine.any() else None
 
     def search(self, users: Tensor, count: int, allowed: Allowed | None = None) -> Tensor:
-        """Give ``[B, about 1.2 x count]`` int64 rows that may be near, in no order; 0 pads.
+        """Give ``[B, about 2.5 x count]`` int64 rows that may be near, in no order; 0 pads.
 
         Args:
             users: ``[B, D]`` on the CPU.
@@ -117,11 +120,8 @@ class VectorIndex:
             allowed: What may be found; None: every row.
         """
         wanted = min(round(_OVERSAMPLE * count), self.num_items)
-        parameters = faiss.SearchParametersIVF()
-        parameters.nprobe = self.num_probes
-        if allowed is not None:
-            parameters.sel = allowed.selector
-        vectors = np.ascontiguousarray(users.float().numpy())
+        parameters = None if allowed is None else allowed.parameters
+        vectors = users.float().contiguous().numpy()
         faiss.omp_set_num_threads(torch.get_num_threads())
         found = self._index.search(vectors, wanted, params=parameters)[1]
         return torch.from_numpy(found).add_(1)  # faiss pads with -1
@@ -131,13 +131,10 @@ class VectorIndex:
 
         Rows that are not in this one are added. The cells stay where they were learned.
         """
-        if self._mapped_from is not None:  # mapped lists cannot be copied
-            index: Any = faiss.read_index(str(self._mapped_from))
-        else:
-            index = faiss.clone_index(self._index)
+        index: Any = faiss.clone_index(self._index)
         numbers = np.ascontiguousarray(rows.numpy()) - 1
         faiss.omp_set_num_threads(1)
-        index.remove_ids(numbers)
+        _remove(index, numbers)
         index.add_with_ids(np.ascontiguousarray(vectors.float().numpy()), numbers)
         return VectorIndex(index)
 
@@ -167,10 +164,9 @@ def build_index(vectors: Tensor, users: Tensor, config: IndexConfig = INDEX) -> 
     cells = min(cells, len(items) // 39)  # what faiss wants to learn a centre from
     size = items.shape[1]
     centres = faiss.IndexFlatIP(size)
-    index = faiss.IndexIVFScalarQuantizer(
-        centres, size, cells, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
-    )
-    index.cp.seed = config.seed
+    index = faiss.IndexIVFPQFastScan(centres, size, cells, size, _BITS, faiss.METRIC_INNER_PRODUCT)
+    index.by_residual = True
+    index.cp.seed = index.pq.cp.seed = config.seed
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)  # sums in one order: the bytes are part of a bundle's id
     try:
@@ -193,22 +189,37 @@ def build_index(vectors: Tensor, users: Tensor, config: IndexConfig = INDEX) -> 
 
 
 def read_index(path: Path, *, num_items: int) -> VectorIndex:
-    """Map the index in ``path`` into memory: its lists are read where a search looks.
+    """Read the index in ``path`` into memory: forty bytes for an item of 64 elements.
 
     Raises:
         BundleError: when it is none, or one of another number of items.
     """
     try:
-        # Not IO_FLAG_MMAP, whose lists start threads to read ahead: six times the time of a search.
-        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        index = faiss.read_index(str(path))
     except RuntimeError as error:
         raise BundleError(f"{path} is no index ({error}); build it again") from error
-    if not isinstance(index, faiss.IndexIVFScalarQuantizer) or index.ntotal != num_items:
+    if not isinstance(index, faiss.IndexIVFPQFastScan) or index.ntotal != num_items:
         raise BundleError(
             f"{path}: wanted an index of {num_items} items, found {type(index).__name__} of "
-            f"{index.ntotal}; build it again"
+            f"{index.ntotal}; build it again from a bundle without one, or train again"
         )
-    return VectorIndex(index, mapped_from=path)
+    return VectorIndex(index)
+
+
+def _remove(index: Any, numbers: Int64s) -> None:
+    """Take ``[M]`` numbers out, and leave the places that become free empty.
+
+    faiss 1.15 leaves what stood there, and an item added later gets both codes, one over the other.
+    """
+    lists: Any = faiss.downcast_InvertedLists(index.invlists)
+    before = [lists.list_size(cell) for cell in range(lists.nlist)]
+    index.remove_ids(numbers)
+    nothing = np.zeros(index.code_size, dtype=np.uint8)
+    for cell, size in enumerate(before):
+        left = lists.list_size(cell)
+        # Whole blocks that become free are given back.
+        for place in range(left, min(size, -(-left // index.bbs) * index.bbs)):
+            lists.packer.pack_1_c(faiss.swig_ptr(nothing), place, lists.get_codes(cell))
 
 
 def recall(index: VectorIndex, vectors: Tensor, users: Tensor, truth: Tensor) -> float:

@@ -32,10 +32,10 @@ USERS = clouds(150, seed=2)
 NOBODY = torch.zeros(1, 0, dtype=torch.int64)
 
 
-@pytest.fixture(params=["in memory", "mapped"])
+@pytest.fixture(params=["built", "read"])
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> VectorIndex:
     built = build_index(VECTORS, USERS, IndexConfig(recall=0.97, k=20))
-    if request.param == "in memory":
+    if request.param == "built":
         return built
     built.write(tmp_path / "items.index")
     return read_index(tmp_path / "items.index", num_items=NUM_ITEMS)

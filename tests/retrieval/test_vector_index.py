@@ -74,7 +74,7 @@ def test_it_looks_into_few_cells_and_has_the_recall_on_other_users(index: Vector
     assert 0.5 < recall(fewer, VECTORS, others, exact(others, 20)) < 0.95
 
 
-def test_the_same_vectors_give_the_same_bytes_and_the_file_is_mapped(
+def test_the_same_vectors_give_the_same_bytes_and_the_file_finds_the_same(
     index: VectorIndex, tmp_path: Path
 ) -> None:
     torch.set_num_threads(2)
@@ -83,10 +83,9 @@ def test_the_same_vectors_give_the_same_bytes_and_the_file_is_mapped(
     index.write(tmp_path / "one")
     again.write(tmp_path / "two")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    mapped = read_index(tmp_path / "one", num_items=NUM_ITEMS)
-    assert mapped.num_probes == index.num_probes
-    assert str(tmp_path / "one") in Path("/proc/self/maps").read_text()
-    assert torch.equal(mapped.search(USERS, 20), index.search(USERS, 20))
+    read = read_index(tmp_path / "one", num_items=NUM_ITEMS)
+    assert read.num_probes == index.num_probes
+    assert torch.equal(read.search(USERS, 20), index.search(USERS, 20))
 
 
 def test_a_file_that_is_no_index_of_these_items_is_refused(
