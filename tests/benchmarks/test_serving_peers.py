@@ -262,13 +262,13 @@ def test_lists_of_the_same_users_are_held_beside_each_other() -> None:
     ours = {"ann": {"a": 0.5, "b": 0.25}, "bob": {"c": 0.5, "d": 0.25}}
     found = agreement(ours, {"ann": {"b": 0.25, "a": 0.5}, "bob": {"d": 0.125, "x": 9.0}})
     assert (found.shared, found.score_gap, found.lists) == (0.75, 0.125, 2)
-    assert not found.holds
-    assert agreement(ours, ours).holds
+    assert not found.holds()
+    assert agreement(ours, ours).holds()
 
 
 def test_equal_items_with_other_scores_are_not_the_same_list() -> None:
     ours = {"ann": {"a": 0.5, "b": 0.25}}
-    assert not agreement(ours, {"ann": {"a": 0.75, "b": 0.25}}).holds
+    assert not agreement(ours, {"ann": {"a": 0.75, "b": 0.25}}).holds()
 
 
 def test_a_window_that_ended_in_between_is_asked_for_once_more() -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.peers.one_process import HNSW_FROM_ITEMS
 from recsys.bundle.load import ITEMS_FILE, RANKER_FILE, TOWERS_FILE
 from recsys.bundle.manifest import Manifest
 from recsys.compression.item_vectors import Float32Vectors
@@ -28,8 +29,6 @@ from recsys.models.two_tower import TwoTower
 from recsys.retrieval.source import SourceInputs
 from recsys.retrieval.two_tower import TwoTowerSource
 
-HNSW_FROM_ITEMS = 200_000
-"""Smaller catalogues are searched whole."""
 _HNSW_LINKS, _HNSW_BUILD, _HNSW_SEARCH = 32, 80, 600
 
 

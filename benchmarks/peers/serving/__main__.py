@@ -36,9 +36,9 @@ from benchmarks.loadtest.system import System, find_system, user_id
 from benchmarks.peers.serving.report import ratios, same_lists, summary, table
 from benchmarks.peers.serving.same_lists import (
     SCORES_WITHIN,
-    SHARED_AT_LEAST,
     lists_of,
     require_same_lists,
+    shared_at_least,
     write_anew,
 )
 from benchmarks.peers.serving.services import OURS, PEERS, python_for, up, versions
@@ -99,11 +99,12 @@ def _run(
     system.resume()
     schedule = Schedule(seed=options.seed, rate=options.rate)
     bundle_id = record["bundles"]["towers"]
+    least = shared_at_least(record["items"])
     known = {
         "schedule": asdict(schedule),
         "bundle": bundle_id,
         "items": record["items"],
-        "same_lists": {"shared_at_least": SHARED_AT_LEAST, "scores_within": SCORES_WITHIN},
+        "same_lists": {"shared_at_least": least, "scores_within": SCORES_WITHIN},
     }
     turns = TurnsFile(options.out or options.state / "serving", known)
     failed = _install([name for name in names if name != OURS], options.state)
@@ -118,6 +119,7 @@ def _run(
             lambda: lists_of(system.settings.api_port),
             lambda: lists_of(port),
             lambda: write_anew(system, options.state, record["items"]),
+            least,
         )
 
     start, longest_s = time.monotonic(), 0.0

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.loadtest.system import System, user_id
+from benchmarks.peers.one_process import HNSW_FROM_ITEMS
 from benchmarks.peers.serving.services import ask
 from recsys.errors import ServerError
 
@@ -24,6 +25,9 @@ USERS = tuple(user_id(n) for n in range(20))
 """The busiest."""
 SHARED_AT_LEAST = 0.98
 """Of the items: items whose scores are nearly equal may change places at a list's end."""
+SHARED_OF_APPROXIMATE = 0.95
+"""Of catalogues so large that both search approximately: each misses one candidate in a hundred,
+and not the same ones."""
 SCORES_WITHIN = 0.01
 """Of items in both lists: how long ago something was moves on between the two questions."""
 _TRIES = 3
@@ -44,10 +48,14 @@ class Agreement:
     lists: int
     tries: int
 
-    @property
-    def holds(self) -> bool:
+    def holds(self, shared_at_least: float = SHARED_AT_LEAST) -> bool:
         """Say whether they count as the same."""
-        return self.shared >= SHARED_AT_LEAST and self.score_gap <= SCORES_WITHIN
+        return self.shared >= shared_at_least and self.score_gap <= SCORES_WITHIN
+
+
+def shared_at_least(num_items: int) -> float:
+    """Give the share of items that must be the same where there are ``num_items``."""
+    return SHARED_AT_LEAST if num_items < HNSW_FROM_ITEMS else SHARED_OF_APPROXIMATE
 
 
 def lists_of(port: int, users: Sequence[str] = USERS) -> Lists:
@@ -102,8 +110,9 @@ def agreement(ours: Lists, peer: Lists, tries: int = 1) -> Agreement:
 
 
 def require_same_lists(
-    name: str, ours: Callable[[], Lists], peer: Callable[[], Lists], refresh: Callable[[], None]
-) -> dict[str, Any]:
+    name: str, ours: Callable[[], Lists], peer: Callable[[], Lists], refresh: Callable[[], None],
+    shared_at_least: float = SHARED_AT_LEAST,
+) -> dict[str, Any]:  # fmt: skip
     """Give how far the lists of a peer were ours, as plain data.
 
     Args:
@@ -111,6 +120,7 @@ def require_same_lists(
         ours: Asks ours.
         peer: Asks the peer.
         refresh: Writes the values the peer reads as they are now.
+        shared_at_least: Share of the items that both must show.
 
     Raises:
         ServerError: when they are others: then two systems would be timed on different work.
@@ -118,9 +128,9 @@ def require_same_lists(
     for tries in range(1, _TRIES + 1):
         refresh()
         found = agreement(ours(), peer(), tries)
-        if found.holds:
+        if found.holds(shared_at_least):
             return asdict(found)
     raise ServerError(
-        f"{name}: wanted the lists that ours gives (at least {SHARED_AT_LEAST:.0%} of the items, "
+        f"{name}: wanted the lists that ours gives (at least {shared_at_least:.0%} of the items, "
         f"scores within {SCORES_WITHIN:g}), found {found.shared:.1%} and {found.score_gap:g}"
     )
