@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from recsys.errors import InputError
-from recsys.features.offline_store.asof import Int64s
-from recsys.features.offline_store.times import limits
+from recsys.features.offline_store.label_order import Int64s
+from recsys.features.offline_store.labels import JoinLabels
 
 _VALUE_BYTES = 256  # of a feature and label: a number's eight, or a list of some tens
 
@@ -78,19 +77,19 @@ class ComputedView:
         """About what one row of the answer takes: room for a list in each column."""
         return _VALUE_BYTES * len(self.features)
 
-    def features_at(self, labels: pa.Table, moment: str, max_bytes: int) -> pa.Table:
+    def features_at(self, labels: JoinLabels, max_bytes: int) -> pa.Table:
         """Values at each label's moment; null where the label has no moment or no key.
 
         Raises:
             InputError: a key is not text.
         """
         # A moment within a millisecond has seen what that millisecond saw, no more: rounded down.
-        micros, _, has_moment = limits(labels.column(moment), timedelta(0), "us")
+        micros, _, has_moment = labels.limits(None, "us")
         asked = has_moment.copy()
         for name in self.label_keys:
-            asked &= labels.column(name).is_valid().to_numpy()
+            asked &= labels.table.column(name).is_valid().to_numpy()
         place = np.flatnonzero(asked)
-        some = labels.select(list(dict.fromkeys(self.label_keys))).take(pa.array(place))
+        some = labels.table.select(list(dict.fromkeys(self.label_keys))).take(pa.array(place))
         keys = {key: self._texts(some, label) for key, label in self.keys}
         moments_ms = micros[place] // 1000
         values = self.computes.at(

@@ -24,9 +24,9 @@ from recsys.features import names
 from recsys.features.event_times import with_times
 from recsys.features.forgotten import without_forgotten
 from recsys.features.log_rows import LogRows, Timeline, codes_of, read_rows, without_duplicates
-from recsys.features.offline_store.asof import Int64s
 from recsys.features.offline_store.computed import Computes
 from recsys.features.offline_store.interactions import Interactions
+from recsys.features.offline_store.label_order import Int64s
 from recsys.features.recency import HistoryIndex
 from recsys.features.view import View
 from recsys.features.view_history import ViewHistory

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from recsys.features.offline_store.asof import Int64s
+from recsys.features.offline_store.label_order import Int64s
 from recsys.features.offline_store.parts import Parts, RowGroup
 
 _BLOCK_BYTES = 1 << 30  # Arrow's offsets of strings and lists are 32 bits: stay well below 2 GiB
+_MOST_SPAN = (
+    8  # positions for each row of the answer, up to which a table of them is kept: 5 bytes each
+)
 
 
 def gather(parts: Parts, rows: Int64s, columns: Sequence[str], max_bytes: int) -> pa.Table:
@@ -30,21 +34,37 @@ def gather(parts: Parts, rows: Int64s, columns: Sequence[str], max_bytes: int) -
     Returns:
         A table of L rows.
     """
-    wanted, at = np.unique(rows, return_inverse=True)
-    none = int(len(wanted) > 0 and wanted[0] < 0)
-    wanted = wanted[none:]
+    wanted, at = _distinct(rows)
     chosen = [table for table in _chosen(parts, wanted, columns, max_bytes) if table.num_rows]
     kinds = parts.types(columns)
     schema = pa.schema([pa.field(n, k) for n, k in zip(columns, kinds, strict=True)])
     table = pa.concat_tables(chosen) if chosen else schema.empty_table()
     del chosen
-    indices = pa.array(at.astype(np.int64) - none, mask=(at < none) if none else None)
+    indices = pa.array(at, mask=(at < 0) if at.min(initial=0) < 0 else None)
     arrays = []
     for name in columns:
         column = table.column(name)
         arrays.append(_taken(column, indices))
         table = table.drop_columns([name])
     return pa.table(arrays, schema=schema) if columns else pa.table({})
+
+
+def _distinct(rows: Int64s) -> tuple[Int64s, npt.NDArray[np.signedinteger]]:
+    """The positions among ``rows``, ascending, and the place of each among them; -1 stays -1."""
+    low, high = int(rows.min(initial=0)), int(rows.max(initial=-1))
+    if high < min(_MOST_SPAN * len(rows), 1 << 31):
+        # Marked in a table of all positions: that is quicker by far than sorting them, and the last
+        # place of the table, which -1 finds, is nobody's.
+        marked = np.zeros(high + 2, dtype=bool)
+        marked[rows] = True
+        marked[-1] = False
+        place = np.cumsum(marked, dtype=np.int32)
+        place -= 1
+        place[-1] = -1
+        return np.flatnonzero(marked), place[rows]
+    wanted, at = np.unique(rows, return_inverse=True)
+    none = int(low < 0)
+    return wanted[none:], at - none
 
 
 def _chosen(parts: Parts, wanted: Int64s, columns: Sequence[str], max_bytes: int) -> list[pa.Table]:
@@ -60,7 +80,10 @@ def _chosen(parts: Parts, wanted: Int64s, columns: Sequence[str], max_bytes: int
         if high - low == table.num_rows:
             taken.append(table)
             continue
-        taken.extend(_rows_of(table, np.searchsorted(positions, wanted[low:high])))
+        some = wanted[low:high]
+        together = positions[-1] - positions[0] + 1 == len(positions)
+        places = some - positions[0] if together else np.searchsorted(positions, some)
+        taken.extend(_rows_of(table, places))
     return taken
 
 

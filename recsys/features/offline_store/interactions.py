@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from recsys.features.offline_store.asof import Int64s
+from recsys.features.offline_store.label_order import Int64s
 from recsys.features.recency import HistoryIndex
 
 _CHUNK = 2_000_000

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
-import numpy as np
 import pyarrow as pa
 
-from recsys.features.offline_store.asof import NO_TIME, AsOf, Int64s
+from recsys.features.offline_store.asof import NO_TIME, AsOf
 from recsys.features.offline_store.gather import gather
 from recsys.features.offline_store.keys import KeyCodes
+from recsys.features.offline_store.label_order import Int64s
+from recsys.features.offline_store.labels import JoinLabels
 from recsys.features.offline_store.parts import Parts, RowGroup
-from recsys.features.offline_store.times import Unit, limits, times_of, unit_of
+from recsys.features.offline_store.times import Unit, times_of, unit_of
 
 
 class Joined(Protocol):
@@ -42,7 +43,7 @@ class Joined(Protocol):
     def row_bytes(self) -> int:
         """About what one row of the answer takes."""
 
-    def features_at(self, labels: pa.Table, moment: str, max_bytes: int) -> pa.Table:
+    def features_at(self, labels: JoinLabels, max_bytes: int) -> pa.Table:
         """Features of each label (L,), in the labels' order."""
 
 
@@ -88,9 +89,9 @@ class ViewJoin:
         rows = sum(group.num_rows for group in groups)
         return sum(self.parts.size(group, columns) for group in groups) // max(rows, 1)
 
-    def features_at(self, labels: pa.Table, moment: str, max_bytes: int) -> pa.Table:
+    def features_at(self, labels: JoinLabels, max_bytes: int) -> pa.Table:
         """The chosen rows' features."""
-        return join_view(labels, moment, self, max_bytes)
+        return join_view(labels, self, max_bytes)
 
 
 def join_views(labels: pa.Table, moment: str, views: Sequence[Joined], max_bytes: int) -> pa.Table:
@@ -100,29 +101,27 @@ def join_views(labels: pa.Table, moment: str, views: Sequence[Joined], max_bytes
     interpreter's lock) and share ``max_bytes``.
     """
     workers = max(min(len(views), os.cpu_count() or 1), 1)
+    shared = JoinLabels(labels, moment)
     with ThreadPoolExecutor(workers, thread_name_prefix="point-in-time-join") as pool:
-        answers = pool.map(
-            lambda view: view.features_at(labels, moment, max_bytes // workers), views
-        )
+        answers = pool.map(lambda view: view.features_at(shared, max_bytes // workers), views)
         for features in answers:
             for name in features.column_names:
                 labels = labels.append_column(name, features.column(name))
     return labels
 
 
-def join_view(labels: pa.Table, moment: str, view: ViewJoin, max_bytes: int) -> pa.Table:
+def join_view(labels: JoinLabels, view: ViewJoin, max_bytes: int) -> pa.Table:
     """Features of one view for each label.
 
     Args:
         labels: Keys and moments (L,).
-        moment: Name of the moments' column.
         view: What to fetch.
         max_bytes: How much of the source to hold at once.
 
     Returns:
         The features' columns (L,); null where no row counts.
     """
-    rows = chosen_rows(labels, moment, view, max_bytes)
+    rows = chosen_rows(labels, view, max_bytes)
     # One column may be asked for under two names.
     columns = list(dict.fromkeys(source for source, _ in view.features))
     table = gather(view.parts, rows, columns, max_bytes)
@@ -132,23 +131,19 @@ def join_view(labels: pa.Table, moment: str, view: ViewJoin, max_bytes: int) -> 
     )
 
 
-def chosen_rows(labels: pa.Table, moment: str, view: ViewJoin, max_bytes: int) -> Int64s:
+def chosen_rows(labels: JoinLabels, view: ViewJoin, max_bytes: int) -> Int64s:
     """Position in the source of each label's row (L,), -1 where none counts."""
     parts = view.parts
     times = [view.timestamp] + ([view.created] if view.created else [])
     unit = unit_of(parts.types(times))
-    latest, earliest, has_moment = limits(labels.column(moment), view.ttl, unit)
     names = [source for source, _ in view.keys]
-    keys = KeyCodes(
-        [labels.column(name) for _, name in view.keys], parts.types(names), names, len(latest)
-    )
-    codes = np.where(has_moment, keys.codes, -1)
-    joined = AsOf(codes, latest, earliest, _created_of(parts, view.created, unit, max_bytes))
-    matching = codes >= 0
-    if not matching.any():
+    keys, order = labels.keyed(view.label_keys, parts.types(names), names)
+    latest, earliest, _ = labels.limits(view.ttl, unit)
+    created_of = _created_of(parts, view.created, unit, max_bytes)
+    joined = AsOf(keys.codes, latest, earliest, created_of, order)
+    if joined.span is None:
         return joined.rows()
-    highest = int(latest[matching].max())
-    lowest = int(NO_TIME) + 1 if earliest is None else int(earliest[matching].min())
+    lowest, highest = joined.span
     groups = parts.between(view.timestamp, lowest, highest, unit)
     columns = [*names, view.timestamp]
     if view.knowledge and view.created:
@@ -157,13 +152,13 @@ def chosen_rows(labels: pa.Table, moment: str, view: ViewJoin, max_bytes: int) -
         columns.append(view.created)
     groups = _of_keys(parts, groups, names, keys)
     for table, positions in parts.chunks(groups, columns, max_bytes):
+        row_codes = keys.of([table.column(name) for name in names], len(table))
+        table = table.select([name for name in columns if name not in names or name in times])
         event = times_of(table.column(view.timestamp), unit, view.timestamp)
-        row_codes = keys.of([table.column(name) for name in names], len(event))
-        kept = (row_codes >= 0) & (event >= lowest) & (event <= highest)
-        arrays = [row_codes, event, positions]
+        created = None
         if view.knowledge and view.created:
-            arrays.append(times_of(table.column(view.created), unit, view.created))
-        joined.add(*(arrays if kept.all() else (array[kept] for array in arrays)))
+            created = times_of(table.column(view.created), unit, view.created)
+        joined.add(row_codes, event, positions, created)
     return joined.rows()
 
 

@@ -16,10 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.errors import InputError
-from recsys.features.offline_store.asof import Int64s
+from recsys.features.offline_store.label_order import Int64s
 
 _MOST_PLACES = 1 << 22
 """Widest span of integer keys that are looked up by their place: a table of 16 MiB."""
+
+_BLOCK = 1 << 15
+"""Values looked up at once: what is made of them on the way stays in a core's own cache."""
 
 
 class KeyCodes:
@@ -47,19 +50,21 @@ class KeyCodes:
     ) -> None:
         self._kinds = [comparable(kind) for kind in kinds]
         self.distinct: list[pa.Array] = []
-        self._joint: list[pa.Array] = []
+        self._columns: list[_Coding] = []
+        self._joint: list[_Coding] = []
         parts = []
         for column, kind, name in zip(columns, self._kinds, names, strict=True):
             column = _as_kind(column, kind, name)
             self.distinct.append(pc.unique(column).drop_null())
-            parts.append(_codes(column, self.distinct[-1]))
+            self._columns.append(_Coding(self.distinct[-1]))
+            parts.append(self._columns[-1].of(column))
         self.codes = self._combined(parts, length, learn=True)
 
     def of(self, columns: Sequence[pa.ChunkedArray], length: int) -> Int64s:
         """Codes of rows (N,); -1 for a key that no label has."""
         parts = [
-            _codes(column.cast(kind), distinct)
-            for column, kind, distinct in zip(columns, self._kinds, self.distinct, strict=True)
+            coding.of(column.cast(kind))
+            for column, kind, coding in zip(columns, self._kinds, self._columns, strict=True)
         ]
         return self._combined(parts, length, learn=False)
 
@@ -72,8 +77,8 @@ class KeyCodes:
             size = max(len(self.distinct[number + 1]), 1)
             pair = np.where((whole >= 0) & (part >= 0), whole * size + part, -1)
             if learn:
-                self._joint.append(pa.array(np.unique(pair[pair >= 0])))
-            whole = _codes(pa.chunked_array([pa.array(pair)]), self._joint[number])
+                self._joint.append(_Coding(pa.array(np.unique(pair[pair >= 0]))))
+            whole = self._joint[number].of(pa.chunked_array([pa.array(pair)]))
         return whole
 
 
@@ -115,23 +120,41 @@ def _as_kind(column: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.Chunke
     )
 
 
-def _codes(column: pa.ChunkedArray, distinct: pa.Array) -> Int64s:
-    if pa.types.is_integer(distinct.type) and len(distinct):
-        values = distinct.to_numpy(zero_copy_only=False)
-        lowest, span = int(values.min()), int(values.max()) - int(values.min())
-        if span < _MOST_PLACES and not column.null_count:
-            return _by_place(column.to_numpy(), values, lowest, span)
-    at = pc.index_in(column, value_set=distinct)
-    if at.null_count:
-        at = pc.fill_null(at, -1)
-    return np.asarray(at.to_numpy(), dtype=np.int64)
+class _Coding:
+    """Distinct values of one column as integers from 0, in their order."""
 
+    def __init__(self, distinct: pa.Array) -> None:
+        self._distinct = distinct
+        self._table: npt.NDArray[np.int32] | None = None
+        if pa.types.is_integer(distinct.type) and len(distinct):
+            values = distinct.to_numpy(zero_copy_only=False)
+            self._lowest = int(values.min())
+            span = int(values.max()) - self._lowest
+            if span < _MOST_PLACES:
+                self._table = np.full(span + 2, -1, dtype=np.int32)
+                self._table[values - self._lowest] = np.arange(len(values))
 
-def _by_place(column: npt.NDArray[Any], values: npt.NDArray[Any], lowest: int, span: int) -> Int64s:
-    """Codes of integers that lie close together, by a table of all of them: no hashing."""
-    table = np.full(span + 2, -1, dtype=np.int32)
-    table[values - lowest] = np.arange(len(values))
-    # Compared unsigned, what is too low is too high as well; the last place is everybody else's.
-    place = (column - lowest).view(np.uint64)
-    np.minimum(place, np.uint64(span + 1), out=place)
-    return table[place].astype(np.int64)
+    def of(self, column: pa.ChunkedArray) -> Int64s:
+        """Codes of a column (N,); -1 for a null and for what is not among the values."""
+        if self._table is not None and not column.null_count:
+            codes = np.empty(len(column), dtype=np.int64)
+            start = 0
+            for chunk in column.chunks:
+                self._by_place(self._table, chunk.to_numpy(), codes[start : start + len(chunk)])
+                start += len(chunk)
+            return codes
+        at = pc.index_in(column, value_set=self._distinct)
+        if at.null_count:
+            at = pc.fill_null(at, -1)
+        return np.asarray(at.to_numpy(), dtype=np.int64)
+
+    def _by_place(
+        self, table: npt.NDArray[np.int32], values: npt.NDArray[Any], codes: Int64s
+    ) -> None:
+        """Look up integers that lie close together in a table of all of them: no hashing."""
+        for start in range(0, len(values), _BLOCK):
+            # Compared unsigned, what is too low is too high as well; the last place is everybody
+            # else's.
+            place = (values[start : start + _BLOCK] - self._lowest).view(np.uint64)
+            np.minimum(place, np.uint64(len(table) - 1), out=place)
+            codes[start : start + _BLOCK] = table[place]

@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from recsys.features.offline_store.asof import Int64s
 from recsys.features.offline_store.gather import gather
+from recsys.features.offline_store.label_order import Int64s
 from recsys.features.offline_store.parts import Parts, RowGroup
 from recsys.features.offline_store.times import Unit, in_unit, times_of, unit_of
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from recsys.errors import FeatureError
-from recsys.features.offline_store.asof import Int64s
+from recsys.features.offline_store.label_order import Int64s
 from recsys.features.offline_store.times import Unit
 
 _NANOSECONDS = {"milliseconds": 1_000_000, "microseconds": 1000, "nanoseconds": 1}
@@ -239,9 +239,13 @@ class Parts:
 
 def positions(groups: Sequence[RowGroup]) -> npt.NDArray[np.int64]:
     """Positions in the source of all rows of ``groups``, in order."""
-    return np.concatenate(
-        [np.arange(g.first_row, g.first_row + g.num_rows, dtype=np.int64) for g in groups]
-    )
+    found = np.empty(sum(group.num_rows for group in groups), dtype=np.int64)
+    start = 0
+    for group in groups:
+        stop = start + group.num_rows
+        found[start:stop] = np.arange(group.first_row, group.first_row + group.num_rows)
+        start = stop
+    return found
 
 
 def _partition_type(value: str) -> pa.DataType:

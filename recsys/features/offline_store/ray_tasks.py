@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from recsys.features.offline_store.computed import ComputedView
 from recsys.features.offline_store.join import Joined
+from recsys.features.offline_store.labels import JoinLabels
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reads it when it is imported
 import ray
@@ -53,7 +54,7 @@ def join_on_ray(
     tasks_of = iter(pending)
     for view in views:
         if isinstance(view, ComputedView):  # its events are in this process's memory
-            features = view.features_at(labels, moment, max_bytes)
+            features = view.features_at(JoinLabels(labels, moment), max_bytes)
             for name in features.column_names:
                 labels = labels.append_column(name, features.column(name))
             continue
@@ -68,7 +69,7 @@ def join_on_ray(
 
 
 def _features_at(labels: pa.Table, moment: str, view: Joined, max_bytes: int) -> pa.Table:
-    return view.features_at(labels, moment, max_bytes)
+    return view.features_at(JoinLabels(labels, moment), max_bytes)
 
 
 def _part_of(labels: pa.Table, view: Joined, partitions: int) -> np.ndarray:

@@ -15,7 +15,8 @@ import pandas as pd
 import pyarrow as pa
 
 from recsys.errors import InputError
-from recsys.features.offline_store.asof import NO_TIME, Int64s
+from recsys.features.offline_store.asof import NO_TIME
+from recsys.features.offline_store.label_order import Int64s
 
 Unit = Literal["us", "ns"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Any
 
 import numpy as np
@@ -70,3 +71,20 @@ def test_each_label_gets_the_greatest_row_it_could_have_known(
     assert joined.rows().tolist() == by_definition(
         labels, rows, limited=limited, created=created, knowledge=knowledge
     )
+
+
+def test_more_labels_than_are_looked_up_at_once_get_the_row_a_search_of_their_key_finds() -> None:
+    rng = np.random.default_rng(3)
+    codes, latest = rng.integers(-1, 5, 20_000), rng.integers(-10, 900, 20_000)
+    # Rows of no label's key among them, and times that many rows share.
+    keys, event = rng.integers(-1, 6, 3000), np.sort(rng.integers(0, 800, 3000))
+    joined = AsOf(codes, latest)
+    for start in range(0, 3000, 1100):
+        part = slice(start, start + 1100)
+        joined.add(keys[part], event[part], np.arange(3000)[part])
+    rows = [np.flatnonzero(keys == key) for key in range(5)]
+    wanted = []
+    for key, moment in zip(codes.tolist(), latest.tolist(), strict=True):
+        at = bisect_right(event[rows[key]], moment) if key >= 0 else 0
+        wanted.append(int(rows[key][at - 1]) if at else -1)
+    assert joined.rows().tolist() == wanted

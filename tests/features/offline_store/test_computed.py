@@ -11,6 +11,7 @@ import pytest
 from recsys.errors import InputError
 from recsys.features.offline_store.computed import ComputedView
 from recsys.features.offline_store.join import join_views
+from recsys.features.offline_store.labels import JoinLabels
 
 HOUR_MS = 3_600_000
 
@@ -50,7 +51,7 @@ def test_values_are_those_of_the_moment_in_the_labels_order() -> None:
     assert answer.column_names == ["user", "at", "hour"]
     assert answer.column("hour").to_pylist() == [1.0, 1.0, None, 2.0, 1.0, None]
     unknown = labels.set_column(0, "user", pa.array(["?"] * 6))
-    assert view.features_at(unknown, "at", 1 << 20).column("hour").null_count == 1
+    assert view.features_at(JoinLabels(unknown, "at"), 1 << 20).column("hour").null_count == 1
     numbers = labels.set_column(0, "user", pa.array(range(6)))
     with pytest.raises(InputError, match=r"wanted text in 'user'.*found int64"):
-        view.features_at(numbers, "at", 1 << 20)
+        view.features_at(JoinLabels(numbers, "at"), 1 << 20)
