@@ -6,7 +6,7 @@ import numpy as np
 
 from recsys.bundle.served import ServedBundle
 from recsys.features.view_record import ViewRecord
-from recsys.inference.live import UserContext
+from recsys.inference.user_reading import UserContext
 from recsys.pipeline import Answer
 from recsys.ranking.reranking import rule_effects
 from recsys.wire import HistoryItem, Reasons, UserProfile, UserSummary

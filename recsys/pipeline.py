@@ -35,7 +35,8 @@ from recsys.clock import Clock, now_ms
 from recsys.deadline import Deadline
 from recsys.errors import OverloadedError, StageError
 from recsys.features.batch import Int32s
-from recsys.inference.live import LiveBundle, UserContext
+from recsys.inference.live import LiveBundle
+from recsys.inference.user_reading import UserContext
 from recsys.ranking.blending import blend
 from recsys.ranking.operator_rules import NO_RULES, OperatorRules
 from recsys.ranking.reranking import candidates_needed

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recsys.feedback.exposure import GREEDY
-from recsys.inference.live import UserContext
+from recsys.inference.user_reading import UserContext
 from recsys.ranking.ranked import RankedItems
 from recsys.ranking.request_rules import NOTHING_APPLIES, Applying
 from recsys.wire import Rung

@@ -10,7 +10,8 @@ from recsys.answers.asked import Asked
 from recsys.deadline import Deadline
 from recsys.errors import StageError
 from recsys.features.batch import Int32s
-from recsys.inference.live import LiveBundle, UserContext
+from recsys.inference.live import LiveBundle
+from recsys.inference.user_reading import UserContext
 from recsys.ranking import filters
 from recsys.ranking.popular import popular
 from recsys.ranking.ranked import RankedItems

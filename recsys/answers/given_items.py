@@ -8,7 +8,8 @@ from recsys.answers.failures import stage_failed
 from recsys.deadline import Deadline
 from recsys.errors import OverloadedError, StageError
 from recsys.features.batch import Int32s
-from recsys.inference.live import LiveBundle, UserContext
+from recsys.inference.live import LiveBundle
+from recsys.inference.user_reading import UserContext
 from recsys.ranking import from_memory
 from recsys.ranking.blending import blend, check_weights
 from recsys.ranking.popular import popular

@@ -6,7 +6,7 @@ from recsys.answers.answer import Answer
 from recsys.answers.asked import Asked
 from recsys.bundle.served import ServedBundle
 from recsys.feedback.exposure import GREEDY
-from recsys.inference.live import UserContext
+from recsys.inference.user_reading import UserContext
 from recsys.ranking.exploration import Policy
 from recsys.ranking.ranked import RankedItems
 from recsys.ranking.request_rules import Applying

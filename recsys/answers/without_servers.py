@@ -8,7 +8,8 @@ import numpy as np
 
 from recsys.answers.asked import Asked
 from recsys.features.names import token_hash
-from recsys.inference.live import LiveBundle, UserContext
+from recsys.inference.live import LiveBundle
+from recsys.inference.user_reading import UserContext
 from recsys.ranking import filters, from_memory
 from recsys.ranking.ranked import RankedItems
 from recsys.ranking.request_rules import Applying

@@ -6,50 +6,46 @@ Both queues belong to one bundle, so a batch never mixes two.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from time import perf_counter
+from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Protocol, TypeVar
 
 import numpy as np
 
 from recsys.bundle.served import ServedBundle
 from recsys.clock import Clock
-from recsys.data.vocabulary import Vocabulary
 from recsys.deadline import Deadline
 from recsys.errors import (
-    DeadlineExceededError,
     FeatureError,
     FeatureLayoutError,
-    RecsysError,
-    StageError,
 )
 from recsys.features import names
-from recsys.features.batch import Int32s, UserFeatures
+from recsys.features.batch import Int32s
 from recsys.features.view_record import ViewRecord
 from recsys.inference.batching import AdaptiveBatcher, BatchingConfig
-from recsys.inference.collate import split_rows, stack_arrays
 from recsys.inference.created_keys import to_keys, to_rows
 from recsys.inference.model import Array, Arrays, Model
-from recsys.models.encode import encode_users
+from recsys.inference.model_calls import ModelCall, together
+from recsys.inference.stage_calls import guarded, within
+from recsys.inference.user_reading import (
+    UserContext,
+    UserRead,
+    UserReader,
+    store_failures,
+    user_reader,
+)
 from recsys.models.filter_tokens import ALL_PASS, ItemFilter
 from recsys.models.request_tokens import REQUEST_TOKENS, request_tokens
 from recsys.models.signature import CREATED_KEYS
 from recsys.ranking.ranked import RankedItems
 from recsys.resilience.breaker import BreakerConfig, CircuitBreaker
 from recsys.resilience.hedge import Hedge
-from recsys.resilience.recent_users import RecentUsers, UserPast
+from recsys.resilience.recent_users import RecentUsers
 from recsys.stage_times import stage
-from recsys.telemetry import MODEL_CALL_USERS
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-U = TypeVar("U")
 READING = BatchingConfig(max_in_flight=2)
 """Of the feature store: one slow answer does not hold up everybody."""
 COMPUTING = BatchingConfig(max_in_flight=1)
@@ -57,70 +53,8 @@ COMPUTING = BatchingConfig(max_in_flight=1)
 MODEL_BREAKER = BreakerConfig(failures_in_a_row=2)
 """The model computes one batch at a time, so each one that hangs holds up everybody behind it."""
 _NOTHING = np.zeros((1, 1), dtype=np.int32)
-_NO_KEYS = np.zeros((1, 1), dtype=np.int64)
 _NO_FILTERS = ALL_PASS.pairs()[np.newaxis]
 NO_CONTEXT: Mapping[str, str] = MappingProxyType({})
-
-
-class UserReader(Protocol):
-    """Reads what is known about users from the online store."""
-
-    async def read_users(
-        self, user_ids: Sequence[str], *, vocabulary: Vocabulary, now_ms: int
-    ) -> UserFeatures:
-        """Give the features of many users at ``now_ms``, rows in order, unknown users included."""
-
-    async def read_profile(
-        self, user_id: str, *, vocabulary: Vocabulary, now_ms: int
-    ) -> dict[str, ViewRecord]:
-        """Give all that is known about a user, by view."""
-
-    async def check_layout(self, namespace: str) -> None:
-        """Raise FeatureError unless the store's features are those this reader understands."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UserContext:
-    """One user at one moment: as read, and as the model wants it."""
-
-    arrays: Arrays
-    """``signature.user_context`` with a batch axis of 1."""
-    features: UserFeatures
-    """Of every user of the same read."""
-    row: int
-    """This user's row of ``features``."""
-
-    @property
-    def known(self) -> bool:
-        """Whether anything is on record."""
-        return bool(self.features.known[self.row])
-
-    @property
-    def as_of_ms(self) -> int:
-        """The moment the features speak of."""
-        return int(self.features.as_of_ms[self.row])
-
-    @property
-    def history_index(self) -> Int32s:
-        """Rows of the items acted on, least recent first."""
-        return self.features.history_index.row(self.row)  # type: ignore[return-value]
-
-    @property
-    def past(self) -> UserPast:
-        """What the fallbacks look at."""
-        return UserPast.of(self.features, self.row)
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    user_id: str
-    deadline: Deadline
-
-
-@dataclass(frozen=True, slots=True)
-class _ModelCall:
-    inputs: dict[str, Array]
-    deadline: Deadline
 
 
 class LiveBundle:
@@ -163,22 +97,22 @@ class LiveBundle:
         self._store_breaker = store_breaker or CircuitBreaker("redis")
         self._model_breaker = CircuitBreaker("triton", MODEL_BREAKER)
         # Nothing here refers back to this object, so it ends with the last request that holds it.
-        self._read_batch: AdaptiveBatcher[_Read, UserContext] = AdaptiveBatcher(
-            _guarded(
-                _reader(bundle, users, clock, hedge or Hedge()), self._store_breaker, "features"
+        self._read_batch: AdaptiveBatcher[UserRead, UserContext] = AdaptiveBatcher(
+            guarded(
+                user_reader(bundle, users, clock, hedge or Hedge()), self._store_breaker, "features"
             ),
             reading,
             breaker=self._store_breaker,
             stage="features",
         )
-        self._recommend_batch: AdaptiveBatcher[_ModelCall, Arrays] = AdaptiveBatcher(
-            _guarded(_together("recommend", model.recommend), self._model_breaker, "recommend"),
+        self._recommend_batch: AdaptiveBatcher[ModelCall, Arrays] = AdaptiveBatcher(
+            guarded(together("recommend", model.recommend), self._model_breaker, "recommend"),
             computing,
             breaker=self._model_breaker,
             stage="recommend",
         )
-        self._rank_batch: AdaptiveBatcher[_ModelCall, Arrays] = AdaptiveBatcher(
-            _guarded(_together("rank", model.rank), self._model_breaker, "rank"),
+        self._rank_batch: AdaptiveBatcher[ModelCall, Arrays] = AdaptiveBatcher(
+            guarded(together("rank", model.rank), self._model_breaker, "rank"),
             computing,
             breaker=self._model_breaker,
             stage="rank",
@@ -220,7 +154,7 @@ class LiveBundle:
         self._require_layout()
         self._store_breaker.require("features")
         with stage("features"):
-            user = await _within(deadline, "features", self._read_batch(_Read(user_id, deadline)))
+            user = await within(deadline, "features", self._read_batch(UserRead(user_id, deadline)))
         self.recent_users.keep(user_id, user.past)
         if keys := self.bundle.encoding.request_keys:
             said = {REQUEST_TOKENS: request_tokens([context], keys)}
@@ -230,8 +164,8 @@ class LiveBundle:
     async def profile(self, user_id: str, deadline: Deadline) -> ViewRecord:
         """Give what user events say about a user: the ``tokens`` of ``user_profile``."""
         self._require_layout()
-        with _reading():
-            records = await _within(
+        with store_failures():
+            records = await within(
                 deadline,
                 "features",
                 self._users.read_profile(
@@ -260,8 +194,8 @@ class LiveBundle:
         }
         self._model_breaker.require("recommend")
         with stage("recommend"):
-            call = self._recommend_batch(_ModelCall(self._named(inputs), deadline))
-            outputs = await _within(deadline, "recommend", call)
+            call = self._recommend_batch(ModelCall(self._named(inputs), deadline))
+            outputs = await within(deadline, "recommend", call)
         return RankedItems.of(self._rows(outputs, "item_index"), outputs).first(k)
 
     async def rank(
@@ -271,8 +205,8 @@ class LiveBundle:
         inputs = {**user.arrays, "candidate_index": candidate_index[np.newaxis]}
         self._model_breaker.require("rank")
         with stage("rank"):
-            call = self._rank_batch(_ModelCall(self._named(inputs), deadline))
-            outputs = await _within(deadline, "rank", call)
+            call = self._rank_batch(ModelCall(self._named(inputs), deadline))
+            outputs = await within(deadline, "rank", call)
         num_candidates = len(candidate_index)
         outputs = {
             name: values if name == "item_age_ms" else values[:, :num_candidates]
@@ -288,7 +222,7 @@ class LiveBundle:
         }
         with stage("similar"):
             call = self.model.similar(self._named(inputs), deadline)
-            outputs = await _within(deadline, "similar", call)
+            outputs = await within(deadline, "similar", call)
         found = self._rows(outputs, "similar_index")
         return found[found != 0], outputs["score"][0][found != 0]
 
@@ -308,102 +242,3 @@ class LiveBundle:
     def _require_layout(self) -> None:
         if self.features_trouble:
             raise FeatureLayoutError(f"features: {self.features_trouble}", stage="features")
-
-
-def _guarded(
-    run: Callable[[Sequence[T]], Awaitable[Sequence[U]]], breaker: CircuitBreaker, stage: str
-) -> Callable[[Sequence[T]], Awaitable[Sequence[U]]]:
-    """Tell ``breaker`` what becomes of each batch."""
-
-    async def run_guarded(calls: Sequence[T]) -> Sequence[U]:
-        start_s = perf_counter()
-        try:
-            answers = await run(calls)
-        except StageError as error:
-            breaker.failed(error, waited_s=perf_counter() - start_s)
-            raise
-        except asyncio.CancelledError:
-            # Its only caller has given up, having waited for as long as it could.
-            late = DeadlineExceededError(f"{stage}: given up", stage=stage)
-            breaker.failed(late, waited_s=perf_counter() - start_s)
-            raise
-        breaker.answered(waited_s=perf_counter() - start_s)
-        return answers
-
-    return run_guarded
-
-
-def _reader(
-    bundle: ServedBundle, users: UserReader, clock: Clock, hedge: Hedge
-) -> Callable[[Sequence[_Read]], Awaitable[list[UserContext]]]:
-    async def read(reads: Sequence[_Read]) -> list[UserContext]:
-        user_ids = [read.user_id for read in reads]
-        # Nobody waits longer; a read that goes on would keep its place from those who come next.
-        deadline = Deadline.latest(*(read.deadline for read in reads))
-        with _reading():
-            features = await _within(
-                deadline,
-                "features",
-                hedge.read(
-                    lambda: users.read_users(
-                        user_ids, vocabulary=bundle.vocabulary, now_ms=clock()
-                    ),
-                    deadline,
-                ),
-            )
-            encoded = encode_users(features, bundle.encoding)
-        return [
-            UserContext(
-                arrays={name: array[row : row + 1] for name, array in encoded.items()},
-                features=features,
-                row=row,
-            )
-            for row in range(len(user_ids))
-        ]
-
-    return read
-
-
-def _together(
-    name: str, run: Callable[[Arrays, Deadline], Awaitable[Arrays]]
-) -> Callable[[Sequence[_ModelCall]], Awaitable[Sequence[Arrays]]]:
-    num_users = MODEL_CALL_USERS.labels(name)
-
-    async def run_together(calls: Sequence[_ModelCall]) -> Sequence[Arrays]:
-        inputs = [
-            {**call.inputs, "budget_ms": _budget_ms(call.deadline)}
-            if "exclude_index" in call.inputs
-            else call.inputs
-            for call in calls
-        ]
-        num_users.observe(len(calls))
-        if any(CREATED_KEYS in one for one in inputs):  # the first was heard of in between
-            inputs = [{CREATED_KEYS: _NO_KEYS, **one} for one in inputs]
-        deadline = Deadline.latest(*(call.deadline for call in calls))
-        return list(split_rows(await run(stack_arrays(inputs), deadline), inputs))
-
-    return run_together
-
-
-def _budget_ms(deadline: Deadline) -> Array:
-    """Give the time left as the model server is told: relative, since clocks differ."""
-    return np.array([[int(deadline.remaining_s() * 1e3)]], dtype=np.int32)
-
-
-async def _within(deadline: Deadline, stage: str, work: Awaitable[T]) -> T:
-    try:
-        async with asyncio.timeout(deadline.remaining_s()):
-            return await work
-    except TimeoutError as error:
-        raise DeadlineExceededError(f"{stage}: no answer in time", stage=stage) from error
-
-
-@contextmanager
-def _reading() -> Iterator[None]:
-    """Call whatever goes wrong in the feature store a failure of the stage."""
-    try:
-        yield
-    except StageError:
-        raise
-    except (RecsysError, OSError) as error:
-        raise StageError(f"features: {error}", stage="features") from error

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from recsys.bundle.served import ServedBundle
 from recsys.features.batch import Int64s
 from recsys.feedback.exposure import TensorRecord
-from recsys.inference.live import UserContext
 from recsys.inference.model import Arrays
+from recsys.inference.user_reading import UserContext
 from recsys.models.signature import CREATED_KEYS
 from recsys.pipeline import Answer
 
