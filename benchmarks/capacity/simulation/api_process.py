@@ -12,18 +12,15 @@ simulation's clock; gathering and hedging are their rules without asyncio, with 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from typing import Any
 
+from benchmarks.capacity.simulation.api_stage import Stage, Together, Visit
 from benchmarks.capacity.simulation.balancing import Balancer
 from benchmarks.capacity.simulation.cores import Machine, Thread
-from benchmarks.capacity.simulation.gathering import Gathering
 from benchmarks.capacity.simulation.outcomes import REFUSED
 from benchmarks.capacity.simulation.profile import ApiCosts
 from benchmarks.capacity.simulation.servers import ModelServer, Server
 from recsys.answers.budgets import PipelineConfig
-from recsys.errors import CircuitOpenError, DeadlineExceededError, StageError
 from recsys.inference.live import COMPUTING, MODEL_BREAKER, READING
 from recsys.resilience.admission import Admission, AdmissionConfig
 from recsys.resilience.breaker import CircuitBreaker
@@ -35,54 +32,6 @@ _LINGER_S = 0.2
 """Between two writings of exposures (``serving/api/exposure_log.py``)."""
 _SLICE_S = 0.005
 """What a thread holds the interpreter for at most while another wants it: writing exposures."""
-
-_READING, _COMPUTING, _ANSWERING = 1, 2, 3
-_LATE = DeadlineExceededError("no answer in time", stage="simulated")
-_BROKEN = StageError("connection refused", stage="simulated")
-
-Answered = Callable[[Any, str], None]
-
-
-class Visit:
-    """One request at one API process."""
-
-    __slots__ = (
-        "answered",
-        "batch",
-        "began_s",
-        "caller",
-        "entered_s",
-        "label",
-        "stage",
-        "stage_end_s",
-    )
-
-    def __init__(self, caller: Any, answered: Answered) -> None:
-        self.caller = caller
-        self.answered = answered
-        self.stage = 0
-        self.began_s = 0.0
-        self.entered_s = self.stage_end_s = 0.0
-        self.label = ""
-        self.batch: Together | None = None
-
-
-class Together:
-    """Visits whose read or model call travels as one."""
-
-    __slots__ = ("begun_s", "end_s", "is_open", "is_ranked", "left", "users", "visits")
-
-    def __init__(self, visits: list[Visit], end_s: float) -> None:
-        self.visits = visits
-        self.users = len(visits)
-        self.left = len(visits)
-        self.begun_s = 0.0
-        self.end_s = end_s
-        self.is_open = True
-        """Whether its slot is still taken."""
-        self.is_ranked = True
-        for visit in visits:
-            visit.batch = self
 
 
 class ApiProcess:
@@ -153,6 +102,8 @@ class ApiProcess:
         self._refuses = not silently
         self.thread.kill()
         self._life += 1
+        self._reading.end()
+        self._computing.end()
         return cut
 
     def revive(self) -> None:
@@ -168,16 +119,15 @@ class ApiProcess:
         """Timers of an earlier life do nothing."""
         config = AdmissionConfig(target_ms=self._target_ms)
         self._admission = Admission(config, clock_s=clock_s) if self._target_ms else None
-        self._store_breaker = CircuitBreaker("redis", clock_s=clock_s)
-        self._model_breaker = CircuitBreaker("triton", MODEL_BREAKER, clock_s=clock_s)
         self._hedging = HedgeRule()
-        self._reads: Gathering[Visit] = Gathering(
-            self._read, READING, is_wanted=lambda visit: visit.stage == _READING
-        )
-        self._calls: Gathering[Visit] = Gathering(
-            self._call, COMPUTING, is_wanted=lambda visit: visit.stage == _COMPUTING
-        )
-        self._late: dict[int, deque[Visit]] = {_READING: deque(), _COMPUTING: deque()}
+        self._reading = Stage(
+            self._events, CircuitBreaker("redis", clock_s=clock_s), READING,
+            send=self._read, give_up=self._remember,
+        )  # fmt: skip
+        self._computing = Stage(
+            self._events, CircuitBreaker("triton", MODEL_BREAKER, clock_s=clock_s), COMPUTING,
+            send=self._call, give_up=self._remember,
+        )  # fmt: skip
         self._lag_s = 0.0
         self._is_timed = self._has_come = False
         self._exposures = 0
@@ -222,17 +172,13 @@ class ApiProcess:
     # Reading features.
 
     def _received(self, visit: Visit) -> None:
-        if self._store_breaker.state != "closed":
-            try:
-                self._store_breaker.require("features")
-            except CircuitOpenError:
-                self._remember(visit)
-                return
+        if self._reading.refuses():
+            self._remember(visit)
+            return
         now_s, budgets = self._events.now_s, self._budgets
         left_ms = budgets.deadline_ms - (now_s - visit.began_s) * 1e3
         share_ms = min(budgets.features_ms, left_ms * budgets.features_share)
-        self._enter(visit, _READING, now_s + share_ms / 1e3)
-        self._reads.add(visit)
+        self._reading.enter(visit, now_s + share_ms / 1e3)
 
     def _read(self, visits: list[Visit]) -> None:
         batch = Together(visits, max(visit.stage_end_s for visit in visits))
@@ -242,9 +188,9 @@ class ApiProcess:
         batch.begun_s = self._events.now_s
         store = self._stores.choose()
         if store is None:
-            self._read_failed(batch)
+            self._reading.failed(batch)
             return
-        self._watch(batch, _READING)
+        self._reading.asked(batch)
         delay_s = self._hedging.begins()
         self._events.after(self._network_s, self._arrive_store, (self._life, store, batch))
         if delay_s is not None:
@@ -276,7 +222,7 @@ class ApiProcess:
         if life != self._life or not batch.is_open:
             return
         if not is_answered:
-            self._read_failed(batch)
+            self._reading.failed(batch)
             return
         self._hedging.took(self._events.now_s - batch.begun_s)
         batch.is_open = False
@@ -284,32 +230,22 @@ class ApiProcess:
             self._costs.decode(batch.users) * self._dispersion(), self._decoded, batch, 4
         )
 
-    def _read_failed(self, batch: Together) -> None:
-        batch.is_open = False
-        self._store_breaker.failed(_BROKEN, waited_s=self._events.now_s - batch.begun_s)
-        self._forsake(batch, _READING)
-        self._reads.freed()
-
     def _decoded(self, batch: Together) -> None:
-        self._store_breaker.answered(waited_s=self._events.now_s - batch.begun_s)
-        self._reads.freed()
+        self._reading.answered(batch)
+        self._reading.freed()
         reserve_s = (
             min(self._budgets.rerank_ms, self._budgets.deadline_ms * self._budgets.rerank_share)
             / 1e3
         )
         for visit in batch.visits:
-            if visit.stage != _READING:
+            if visit.stage is not self._reading:
                 continue
             self.stages_s["features"] += self._events.now_s - visit.entered_s
-            if self._model_breaker.state != "closed":
-                try:
-                    self._model_breaker.require("recommend")
-                except CircuitOpenError:
-                    self._remember(visit)
-                    continue
+            if self._computing.refuses():
+                self._remember(visit)
+                continue
             end_s = visit.began_s + self._budgets.deadline_ms / 1e3 - reserve_s
-            self._enter(visit, _COMPUTING, end_s)
-            self._calls.add(visit)
+            self._computing.enter(visit, end_s)
 
     # The model server.
 
@@ -323,9 +259,9 @@ class ApiProcess:
         batch.begun_s = self._events.now_s
         server = self._models.choose()
         if server is None:
-            self._call_failed(batch)
+            self._computing.failed(batch)
             return
-        self._watch(batch, _COMPUTING)
+        self._computing.asked(batch)
         life = self._life
         self._events.after(
             self._network_s,
@@ -342,29 +278,23 @@ class ApiProcess:
         if life != self._life or not batch.is_open:
             return
         if not is_answered:
-            self._call_failed(batch)
+            self._computing.failed(batch)
             return
         batch.is_open = False
         self.thread.do(
             self._costs.reply(batch.users) * self._dispersion(), self._computed, batch, 6
         )
 
-    def _call_failed(self, batch: Together) -> None:
-        batch.is_open = False
-        self._model_breaker.failed(_BROKEN, waited_s=self._events.now_s - batch.begun_s)
-        self._forsake(batch, _COMPUTING)
-        self._calls.freed()
-
     def _computed(self, batch: Together) -> None:
-        self._model_breaker.answered(waited_s=self._events.now_s - batch.begun_s)
+        self._computing.answered(batch)
         label = "200 full" if batch.is_ranked else "200 retrieval"
         for visit in batch.visits:
-            if visit.stage == _COMPUTING:
+            if visit.stage is self._computing:
                 self.stages_s["recommend"] += self._events.now_s - visit.entered_s
-                visit.stage = _ANSWERING
+                visit.stage = None
                 visit.label = label
                 self.thread.do(self._costs.finish_s, self._finished, visit, 7)
-        self._calls.freed()
+        self._computing.freed()
 
     def _finished(self, visit: Visit) -> None:
         if self._admission is not None:
@@ -372,82 +302,11 @@ class ApiProcess:
         self._expose()
         self._answer(visit, visit.label)
 
-    # What is late, and what is answered from memory.
-
-    def _enter(self, visit: Visit, stage: int, end_s: float) -> None:
-        visit.stage, visit.stage_end_s, visit.entered_s = stage, end_s, self._events.now_s
-        late = self._late[stage]
-        late.append(visit)
-        if len(late) == 1:
-            self._events.at(end_s, self._look_late, (self._life, stage))
-
-    def _look_late(self, what: tuple[int, int]) -> None:
-        life, stage = what
-        if life != self._life:
-            return
-        late, now_s = self._late[stage], self._events.now_s
-        while late and (late[0].stage != stage or late[0].stage_end_s <= now_s):
-            visit = late.popleft()
-            if visit.stage == stage:
-                self._give_up(visit)
-        if late:
-            self._events.at(late[0].stage_end_s, self._look_late, what)
-
-    def _give_up(self, visit: Visit) -> None:
-        batch = visit.batch if visit.stage != 0 else None
-        stage = visit.stage
-        self._remember(visit)
-        if batch is None or not batch.is_open or visit not in batch.visits:
-            return
-        batch.left -= 1
-        if not batch.left:
-            self._cut((self._life, batch, stage))
-
-    def _cut(self, what: tuple[int, Together, int]) -> None:
-        """The last one who wanted the answer of a batch has waited for as long as it could."""
-        life, batch, stage = what
-        if life != self._life or not batch.is_open:
-            return
-        batch.is_open = False
-        self._breaker(stage).failed(_LATE, waited_s=self._events.now_s - batch.begun_s)
-        self._gathering(stage).freed()
-
-    def _watch(self, batch: Together, stage: int) -> None:
-        """Look after a while whether the server has fallen silent."""
-        silence_s = self._breaker(stage).silence_s
-        if silence_s is not None:
-            self._events.after(silence_s, self._look_silent, (self._life, batch, stage))
-
-    def _look_silent(self, what: tuple[int, Together, int]) -> None:
-        life, batch, stage = what
-        waited_s = self._events.now_s - batch.begun_s
-        if (
-            life != self._life
-            or not batch.is_open
-            or not self._breaker(stage).is_silent(waited_s=waited_s)
-        ):
-            return
-        # Those who made it wait no more; it goes on, and ends when they would have given up.
-        ends_s = [visit.stage_end_s for visit in batch.visits if visit.stage == stage]
-        self._events.at(max(ends_s, default=self._events.now_s), self._cut, what)
-        for visit in [*batch.visits, *self._gathering(stage).release()]:
-            if visit.stage == stage:
-                self._remember(visit)
-
-    def _breaker(self, stage: int) -> CircuitBreaker:
-        return self._store_breaker if stage == _READING else self._model_breaker
-
-    def _gathering(self, stage: int) -> Gathering[Visit]:
-        return self._reads if stage == _READING else self._calls
-
-    def _forsake(self, batch: Together, stage: int) -> None:
-        for visit in batch.visits:
-            if visit.stage == stage:
-                self._remember(visit)
+    # What is answered from memory.
 
     def _remember(self, visit: Visit) -> None:
         """Answer from memory: it holds its place until it is done."""
-        visit.stage = _ANSWERING
+        visit.stage = None
         self.thread.do(self._costs.memory_s, self._remembered, visit, 8)
 
     def _remembered(self, visit: Visit) -> None:

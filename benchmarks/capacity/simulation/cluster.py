@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.capacity.simulation.api_process import ApiProcess, Visit
+from benchmarks.capacity.simulation.api_process import ApiProcess
+from benchmarks.capacity.simulation.api_stage import Visit
 from benchmarks.capacity.simulation.balancing import Balancer
 from benchmarks.capacity.simulation.cores import Background, Machine, Thread
 from benchmarks.capacity.simulation.draws import Dispersion, Draws
