@@ -52,6 +52,8 @@ COMPUTING = BatchingConfig(max_in_flight=1)
 """Of the model, which computes one batch at a time."""
 MODEL_BREAKER = BreakerConfig(failures_in_a_row=2)
 """The model computes one batch at a time, so each one that hangs holds up everybody behind it."""
+STORE_BREAKER = BreakerConfig(min_silence_s=0.1)
+"""The feature store answers in milliseconds, and has two fifths of a deadline at most."""
 _NOTHING = np.zeros((1, 1), dtype=np.int32)
 _NO_FILTERS = ALL_PASS.pairs()[np.newaxis]
 NO_CONTEXT: Mapping[str, str] = MappingProxyType({})
@@ -94,7 +96,7 @@ class LiveBundle:
         self.model = model
         self._users = users
         self._clock = clock
-        self._store_breaker = store_breaker or CircuitBreaker("redis")
+        self._store_breaker = store_breaker or CircuitBreaker("redis", STORE_BREAKER)
         self._model_breaker = CircuitBreaker("triton", MODEL_BREAKER)
         # Nothing here refers back to this object, so it ends with the last request that holds it.
         self._read_batch: AdaptiveBatcher[UserRead, UserContext] = AdaptiveBatcher(

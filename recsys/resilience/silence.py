@@ -10,6 +10,8 @@ from recsys.resilience.breaker import CircuitBreaker
 
 _LATE_S = 0.01
 """An event loop that is later than this reads what has come before it judges."""
+AGAIN_S = 0.02
+"""Between two looks at a call that waits while others are answered."""
 
 
 class SilenceTimer:
@@ -44,3 +46,5 @@ class SilenceTimer:
             self._wait(late_s)
         elif self._breaker.is_silent(waited_s=now_s - self._began_s):
             self._release()
+        else:  # others are answered, or the timer was early: its clock is the loop's, to the ms
+            self._wait(AGAIN_S)

