@@ -65,7 +65,7 @@ class Excluded:
 
     def hits(self, index: Tensor) -> Tensor:
         """Say which of ``[B, C]`` items are excluded; padding is."""
-        found = self.unavailable[index]
+        found = torch.take(self.unavailable, index)
         for passing, users in self.filters:
             found[users] |= passing.refused[index[users]]
         if self.most == 0:
