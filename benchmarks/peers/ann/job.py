@@ -288,7 +288,8 @@ class Ours:
         from recsys.retrieval.excluded import Excluded
         from recsys.retrieval.source import SourceInputs
 
-        torch.set_num_threads(threads)
+        if torch.get_num_threads() != threads:  # a server sets it once
+            torch.set_num_threads(threads)
         nobody = torch.zeros(len(queries), 0, dtype=torch.int64)
         given = SourceInputs(
             user={}, user_vectors=torch.from_numpy(queries), item_vectors=self._vectors,
