@@ -21,6 +21,7 @@ from recsys.features.offline_store.keys import KeyCodes
 from recsys.features.offline_store.label_order import Int64s
 from recsys.features.offline_store.labels import JoinLabels
 from recsys.features.offline_store.parts import Parts, RowGroup
+from recsys.features.offline_store.plain_pages import plain_pages
 from recsys.features.offline_store.times import Unit, times_of, unit_of
 
 
@@ -102,7 +103,8 @@ def join_views(labels: pa.Table, moment: str, views: Sequence[Joined], max_bytes
     """
     workers = max(min(len(views), os.cpu_count() or 1), 1)
     shared = JoinLabels(labels, moment)
-    with ThreadPoolExecutor(workers, thread_name_prefix="point-in-time-join") as pool:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="point-in-time-join")
+    with plain_pages(), pool:
         answers = pool.map(lambda view: view.features_at(shared, max_bytes // workers), views)
         for features in answers:
             for name in features.column_names:
