@@ -204,8 +204,9 @@ def read_index(path: Path, *, num_items: int) -> VectorIndex:
         raise BundleError(f"{path} is no index ({error}); build it again") from error
     if not isinstance(index, faiss.IndexIVFPQFastScan) or index.ntotal != num_items:
         raise BundleError(
-            f"{path}: wanted an index of {num_items} items, found {type(index).__name__} of "
-            f"{index.ntotal}; build it again from a bundle without one, or train again"
+            f"{path}: wanted an IndexIVFPQFastScan of {num_items} items, found "
+            f"{type(index).__name__} of {index.ntotal}; build it again from a bundle without one, "
+            "or train again"
         )
     return VectorIndex(index)
 

@@ -92,7 +92,7 @@ def test_a_file_that_is_no_index_of_these_items_is_refused(
     index: VectorIndex, tmp_path: Path
 ) -> None:
     index.write(tmp_path / "index")
-    with pytest.raises(BundleError, match="wanted an index of 5 items"):
+    with pytest.raises(BundleError, match="wanted an IndexIVFPQFastScan of 5 items"):
         read_index(tmp_path / "index", num_items=5)
     (tmp_path / "index").write_bytes(b"nothing of the kind")
     with pytest.raises(BundleError, match="build it again"):
