@@ -29,7 +29,9 @@ from recsys.models.two_tower import TwoTower
 from recsys.retrieval.source import SourceInputs
 from recsys.retrieval.two_tower import TwoTowerSource
 
-_HNSW_LINKS, _HNSW_BUILD, _HNSW_SEARCH = 32, 80, 600
+_HNSW_LINKS, _HNSW_BUILD, _HNSW_SEARCH = 32, 80, 1200
+# A search of 1,200 finds as many of the best 500 as our index, .930 and .936 for users whose
+# histories lie far apart (a million items); one of 600 found .851.
 
 
 class ScoredItems(NamedTuple):

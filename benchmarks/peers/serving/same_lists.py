@@ -25,9 +25,9 @@ USERS = tuple(user_id(n) for n in range(20))
 """The busiest."""
 SHARED_AT_LEAST = 0.98
 """Of the items: items whose scores are nearly equal may change places at a list's end."""
-SHARED_OF_APPROXIMATE = 0.95
-"""Of catalogues so large that both search approximately: each misses one candidate in a hundred,
-and not the same ones."""
+SHARED_OF_APPROXIMATE = 0.85
+"""Of catalogues so large that both search approximately: for the users of the load benchmark, whose
+histories lie far apart, each misses seven candidates in a hundred, and not the same ones."""
 SCORES_WITHIN = 0.01
 """Of items in both lists: how long ago something was moves on between the two questions."""
 _TRIES = 3
