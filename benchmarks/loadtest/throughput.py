@@ -57,10 +57,10 @@ from benchmarks.loadtest.system import (
     wait_http,
 )
 from benchmarks.loadtest.untrained_bundle import TOWERS_ONLY, add_untrained_bundle
-from benchmarks.machine import cores_wake_within_us
 from recsys.errors import RecsysError
 from recsys.features import current_plan
 from recsys.models.config import SourceMix
+from recsys.wakefulness import cores_wake_within_us
 
 MIXES = {"towers": TOWERS_ONLY, "default": SourceMix()}
 _PEER = "benchmarks.peers.one_process.service"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.machine import cores_wake_within_us
+from recsys.wakefulness import cores_wake_within_us
 
 
 def this_machine() -> dict[str, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 
-from benchmarks.machine import commit, cores_wake_within_us, processor
+from benchmarks.machine import commit, processor
+from recsys.wakefulness import cores_wake_within_us
 
 
 def surroundings() -> dict[str, object]:

@@ -62,11 +62,14 @@ def beside_ours(
         _write_vectors(items, users, folder, json.dumps(what))
         for engine, python in pythons.items():
             if not (folder / f"{engine}.json").exists():
-                _command(python, "build", engine, folder).check_returncode()
+                subprocess.run(
+                    _command(python, "build", engine, folder),
+                    env=_ENVIRONMENT, stdout=subprocess.DEVNULL, check=True,
+                )  # fmt: skip
         running = {e: stack.enter_context(_Engine.at(p, e, folder)) for e, p in pythons.items()}
         able = {name: one for name, one in running.items() if one.about["recall"] is not None}
         times = _times(able, rounds, np.random.default_rng(seed))
-    result: dict[str, Any] = {"peers": [running[name].about for name in running]}
+    result: dict[str, Any] = {"peers": [one.about for one in running.values()]}
     for name, one in able.items():
         one.about |= {f"{said}_us": float(np.median(times[said][name])) for said in _PASSES}
     others = [name for name in able if name != "ours"]
@@ -89,7 +92,7 @@ class _Engine:
     def at(cls, python: Path, engine: str, folder: Path) -> Iterator[_Engine]:
         """Start it; it ends with the block."""
         process = subprocess.Popen(
-            [str(python), str(_JOB), "time", engine, str(folder)],
+            _command(python, "time", engine, folder),
             env=_ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
@@ -148,10 +151,5 @@ def _write_vectors(items: np.ndarray, users: np.ndarray, folder: Path, what: str
     said.write_text(what)
 
 
-def _command(
-    python: Path, verb: str, engine: str, folder: Path
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(python), str(_JOB), verb, engine, str(folder)],
-        env=_ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=False,
-    )  # fmt: skip
+def _command(python: Path, verb: str, engine: str, folder: Path) -> list[str]:
+    return [str(python), str(_JOB), verb, engine, str(folder)]

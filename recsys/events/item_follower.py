@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.25
 """Pause before a log that does not answer is asked again: an eighth of the bound on age."""
+_LOOK_S = 0.1
+"""How often who waits looks whether the log fails."""
 
 
 class ItemChange(NamedTuple):
@@ -114,9 +117,22 @@ class ItemFollower:
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
 
-    def wait(self, timeout_s: float) -> bool:
-        """Wait until all pictures were at the end of the log once; says whether they were."""
-        return self._caught_up.wait(timeout_s)
+    def wait(self, timeout_s: float, *, failing_s: float | None = None) -> bool:
+        """Wait until all pictures were at the end of the log once; says whether they were.
+
+        Args:
+            timeout_s: The longest wait.
+            failing_s: The longest wait for a log whose last answer was an error or none at all;
+                ``timeout_s`` when not given. A log that is merely slow is waited for.
+        """
+        began_s = time.monotonic()
+        patience_s = timeout_s if failing_s is None else failing_s
+        while (waited_s := time.monotonic() - began_s) < timeout_s:
+            if self._caught_up.wait(min(timeout_s - waited_s, _LOOK_S)):
+                return True
+            if self._was_failing and time.monotonic() - began_s >= patience_s:
+                return False
+        return self._caught_up.is_set()
 
     def _run(self) -> None:
         while not self._stopped.is_set():

@@ -16,10 +16,7 @@ import numpy as np
 from recsys.bundle.served import ServedBundle
 from recsys.clock import Clock
 from recsys.deadline import Deadline
-from recsys.errors import (
-    FeatureError,
-    FeatureLayoutError,
-)
+from recsys.errors import FeatureError, FeatureLayoutError
 from recsys.features import names
 from recsys.features.batch import Int32s
 from recsys.features.view_record import ViewRecord

@@ -35,10 +35,12 @@ from serving.model_repository.turns import Turns
 
 logger = logging.getLogger(__name__)
 
-_CATCH_UP_S = 3.0
+_CATCH_UP_S = 20.0
 """Longest wait for what the log has said of items since the bundle was made, before the first
-request. A log that does not answer is no reason not to serve, and of millions of changes the rest
-is taken in beside requests."""
+request; of millions of changes the rest is taken in beside requests. The bundle before it serves
+meanwhile, if there is one."""
+_LOG_FAILS_S = 5.0
+"""Longest wait for a log that fails, which is no reason not to serve."""
 _FIRST_READ_S = 30.0
 """Longest wait for the first read of all items. What is not read by then is read beside requests,
 and the age in the answers says so."""
@@ -88,7 +90,7 @@ class ServedModel:
         torch.set_num_threads(self._num_threads)  # OpenMP keeps it by thread
         self._refresher.start()
         self._follower.start()
-        self._follower.wait(_CATCH_UP_S)
+        self._follower.wait(_CATCH_UP_S, failing_s=_LOG_FAILS_S)
         self._compactor.start()
 
     def execute(self, requests: list[Any]) -> list[Any]:

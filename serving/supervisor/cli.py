@@ -219,11 +219,11 @@ def _explain_failure(settings: Settings, state: SupervisorState | None) -> int:
 
 def _supervise(settings: Settings, only: Sequence[str], console: Console | None) -> int:
     """Be the supervisor: in the background, or (with a console) in this terminal."""
+    from recsys.wakefulness import awake_within
     from serving.supervisor.daemon import Supervisor
     from serving.supervisor.leftovers import end_leftovers
     from serving.supervisor.plan import make_plan
     from serving.supervisor.structured_log import log_to_stderr
-    from serving.supervisor.wakefulness import awake_within
 
     lock = take_lock(settings.run_dir)
     if lock is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -118,6 +119,32 @@ def test_a_later_picture_begins_where_it_was_taken_and_others_see_nothing_twice(
     assert follower.wait(10)
     assert later.said("a") == [True]
     assert whole.said("a") == first.said("a") == [False, True]
+
+
+def test_a_slow_log_is_waited_for_and_one_that_fails_only_so_long(log: Log) -> None:
+    log.say("a", available=True)
+    let_go = threading.Event()
+
+    def slowly() -> EventReader:
+        let_go.wait(10)
+        return log.connect()
+
+    slow = ItemFollower(slowly, config=CONFIG, clock=lambda: log.now_ms)
+    picture = Picture()
+    slow.add(picture, {})
+    slow.start()
+    threading.Timer(0.3, let_go.set).start()
+    assert slow.wait(10, failing_s=0.01) and picture.said("a") == [True]
+    slow.stop()
+
+    log.is_away = True
+    failing = ItemFollower(log.connect, config=CONFIG, clock=lambda: log.now_ms)
+    failing.add(picture, {})
+    failing.start()
+    began_s = time.monotonic()
+    assert not failing.wait(60, failing_s=0.2)
+    assert time.monotonic() - began_s < 30
+    failing.stop()
 
 
 def test_a_log_that_was_away_and_a_picture_that_failed_miss_nothing(

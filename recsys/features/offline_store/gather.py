@@ -16,9 +16,8 @@ from recsys.features.offline_store.label_order import Int64s
 from recsys.features.offline_store.parts import Parts, RowGroup
 
 _BLOCK_BYTES = 1 << 30  # Arrow's offsets of strings and lists are 32 bits: stay well below 2 GiB
-_MOST_SPAN = (
-    8  # positions for each row of the answer, up to which a table of them is kept: 5 bytes each
-)
+_MOST_SPAN = 8
+"""Positions for each row of the answer, up to which a table of them is kept: 5 bytes each."""
 
 
 def gather(parts: Parts, rows: Int64s, columns: Sequence[str], max_bytes: int) -> pa.Table:

@@ -2,7 +2,7 @@
 
 Arrow's own allocator (mimalloc) asks the kernel for huge pages. A join holds each of its large
 tables for a moment, and then clearing their pages takes more than they save: at a million labels
-a fifth of the CPU and a third of the time (docs/peers.md).
+a quarter of the CPU and of the time (single runs, docs/peers.md).
 """
 
 from __future__ import annotations

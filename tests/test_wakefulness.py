@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.machine import cores_wake_within_us
 from recsys.errors import ConfigurationError
-from serving.supervisor.wakefulness import DEVICE, awake_within
+from recsys.wakefulness import DEVICE, awake_within, cores_wake_within_us
 
 
 @pytest.mark.skipif(not os.access(DEVICE, os.W_OK), reason="the kernel's file may not be written")

@@ -1,4 +1,4 @@
-"""How long a core may take to wake: asked of the kernel for as long as the servers run.
+"""How long a core may take to wake: asked of the kernel, and read.
 
 A core without work sleeps, and work that comes for it waits until it is back; on a guest of a
 hypervisor, until the host has a processor for it again. ``/dev/cpu_dma_latency`` (Linux, "PM
@@ -18,6 +18,8 @@ from recsys.errors import ConfigurationError
 
 DEVICE = Path("/dev/cpu_dma_latency")
 VARIABLE = "RECSYS_CPU_LATENCY_US"
+_ANY_TIME_US = 2_000_000_000
+"""The kernel's word for no wish."""
 
 
 @contextmanager
@@ -40,3 +42,15 @@ def awake_within(latency_us: int | None, *, device: Path = DEVICE) -> Iterator[N
     with file:
         file.write(struct.pack("i", latency_us))
         yield
+
+
+def cores_wake_within_us(*, device: Path = DEVICE) -> int | None:
+    """Give how long a core may take to wake, where somebody has asked for less than any time.
+
+    None where nobody has, or the kernel does not tell us.
+    """
+    try:
+        (asked,) = struct.unpack("i", device.read_bytes()[:4])
+    except (OSError, struct.error):
+        return None
+    return int(asked) if asked < _ANY_TIME_US else None
