@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 from recsys.settings import Settings
 
@@ -161,3 +162,16 @@ def test_every_setting_is_in_the_operations_page() -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
     missing = [f.alias for f in Settings.model_fields.values() if f"`{f.alias}`" not in text]
     assert not missing
+
+
+def test_continuous_integration_runs_what_exists() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    commands = [
+        step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step
+    ]
+    assert ".ci/run" in commands
+    for command in commands + (ROOT / ".ci/run").read_text().splitlines():
+        if match := re.match(r"make ([a-z][a-z0-9-]*)", command):
+            assert match[1] in _make_targets(), command
+    gate = [command for command in commands if command.startswith("make bench-smoke")]
+    assert len(gate) == 1 and "--base origin/" in gate[0]
