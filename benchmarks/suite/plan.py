@@ -14,6 +14,9 @@ class Benchmark:
     """Of ``make bench``; whoever wants others runs the module by itself."""
     with_servers: bool = False
     """Whether it wants a Kafka and a Redis; the suite starts both for it."""
+    with_system: bool = False
+    """Whether it wants the system of ``benchmarks.loadtest.throughput prepare``; the suite prepares
+    one, which all such share, and says where by ``--state DIR``."""
 
 
 PLAN = (
@@ -36,20 +39,22 @@ PLAN = (
     Benchmark(name="features.stream_peers", with_servers=True),
     Benchmark(name="reranking"),
     Benchmark(name="retrieval.search", arguments=("--no-index",)),
+    Benchmark(name="loadtest.throughput", arguments=("ours",), with_system=True),
+    Benchmark(name="loadtest.swap", arguments=("--rate", "100"), with_system=True),
     Benchmark(name="training.ranker"),
     Benchmark(name="training.sequences"),
 )
-"""In the order they run: those that want servers together, the longest last."""
+"""In the order they run: those that want servers or a system together, the longest last."""
 
 RUN_ALONE = (
     "capacity.scaling",
     "features.item_feed",
     "features.state_bytes",
     "loadtest.overhead",
-    "loadtest.swap",
-    "loadtest.throughput",
+    "loadtest.soak",
+    "peers.serving",
     "retrieval.live_catalogue",
     "retrieval.live_index",
     "training.collaborative",
 )
-"""They want a data set, a prepared system or half an hour, and are run as ``benchmarks.NAME``."""
+"""They want a data set, other services or half an hour, and are run as ``benchmarks.NAME``."""

@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks import machine
 from benchmarks.suite.plan import PLAN, RUN_ALONE, Benchmark
 from benchmarks.suite.record import Record, is_done, write
-from benchmarks.suite.servers import servers_in
+from benchmarks.suite.servers import PreparedSystem, Servers, closing_down
 from recsys.errors import InputError, RecsysError, ServerError
 from recsys.settings import Settings
 
@@ -66,13 +66,21 @@ def _run(options: argparse.Namespace) -> int:
     try:
         wanted = chosen(options.names)
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder), servers_in(Settings().state_dir / "bench") as servers:
+        state_dir = Settings().state_dir / "bench"
+        with (
+            _alone(folder),
+            closing_down(Servers(state_dir)) as servers,
+            closing_down(PreparedSystem(state_dir / "system")) as system,
+        ):
 
             def measured(benchmark: Benchmark) -> Record:
                 if not benchmark.with_servers:
                     servers.stop()
+                if not benchmark.with_system:
+                    system.stop()
                 given = servers.environment() if benchmark.with_servers else dict(os.environ)
-                return measure(benchmark, given)
+                state = system.state_dir() if benchmark.with_system else None
+                return measure(benchmark, given, state)
 
             return run_all(wanted, folder, measured, again=options.again)
     except InputError as error:
@@ -89,8 +97,9 @@ def chosen(names: Sequence[str]) -> list[Benchmark]:
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise InputError(
-            f"no benchmark {unknown}; there are {list(known)}; these want a data set or a prepared "
-            f"system and are run as `python -m benchmarks.NAME`: {list(RUN_ALONE)}"
+            f"no benchmark {unknown}; there are {list(known)}; these want a data set, other "
+            "services or half an hour and are run as `python -m benchmarks.NAME`: "
+            f"{list(RUN_ALONE)}"
         )
     return [known[name] for name in names] or list(PLAN)
 
@@ -127,15 +136,19 @@ def run_all(
 
 def command_of(benchmark: Benchmark) -> str:
     """Give what is run, for the record and for a reader."""
-    return " ".join(["python -m", f"benchmarks.{benchmark.name}", *benchmark.arguments])
+    state = ("--state", "DIR") if benchmark.with_system else ()
+    return " ".join(["python -m", f"benchmarks.{benchmark.name}", *benchmark.arguments, *state])
 
 
-def measure(benchmark: Benchmark, environment: Mapping[str, str]) -> Record:
+def measure(
+    benchmark: Benchmark, environment: Mapping[str, str], state_dir: Path | None = None
+) -> Record:
     """Run it in a process of its own. Raises ServerError when it fails or prints no result."""
+    state = () if state_dir is None else ("--state", str(state_dir))
     described, began = machine.describe(), datetime.datetime.now(datetime.UTC)
     start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", f"benchmarks.{benchmark.name}", *benchmark.arguments],
+        [sys.executable, "-m", f"benchmarks.{benchmark.name}", *benchmark.arguments, *state],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

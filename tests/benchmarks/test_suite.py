@@ -22,6 +22,7 @@ from benchmarks.numbers.source import RESULTS
 from benchmarks.suite import run
 from benchmarks.suite.plan import PLAN, RUN_ALONE, Benchmark
 from benchmarks.suite.record import Record, is_done, path_of, read, write
+from benchmarks.suite.servers import PreparedSystem
 from recsys.errors import InputError, ServerError
 
 _WANTED = [Benchmark(name=name) for name in ("first", "second", "third")]
@@ -111,6 +112,24 @@ def test_a_benchmark_runs_in_its_own_process_and_its_last_line_is_the_result() -
     assert record.command == "python -m benchmarks.event_codec --events 2000"
     assert record.result["ratio"] > 0
     assert record.commit == "abc123" and record.versions["msgspec"] and record.machine["cores"]
+
+
+def test_one_that_measures_a_system_is_told_where_it_is_and_its_record_names_no_path(
+    tmp_path: Path,
+) -> None:
+    chosen = Benchmark(name="loadtest.overhead", with_system=True)
+    assert run.command_of(chosen) == "python -m benchmarks.loadtest.overhead --state DIR"
+    with pytest.raises(ServerError, match="found exit code 1"):  # there is none
+        run.measure(chosen, dict(os.environ), tmp_path)
+
+
+def test_a_system_that_cannot_be_prepared_is_an_error_and_is_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "a file").touch()
+    system = PreparedSystem(tmp_path / "a file" / "system")
+    for _ in range(2):
+        with pytest.raises(ServerError, match="found exit code 1"):
+            system.state_dir()
+    system.stop()
 
 
 def test_a_benchmark_that_ends_badly_is_an_error() -> None:
