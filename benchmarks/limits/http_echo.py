@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import psutil
-import uvloop
 
 from benchmarks.loadtest.arrivals import poisson_arrivals_s
 from benchmarks.loadtest.connection import prepare_post
-from benchmarks.loadtest.paced import Paced, paced_http
+from benchmarks.loadtest.paced import Paced
+from benchmarks.loadtest.stretch import Stretch
 
 KINDS = ("uvicorn", "protocol")
 _FIRST_RATE, _GROWTH, _HIGHEST = 1_000.0, 1.5, 60_000.0
@@ -71,8 +71,8 @@ def _cpu_s(process: psutil.Process) -> float:
 
 def _send(port: int, due_s: np.ndarray) -> Paced:
     request = prepare_post("127.0.0.1", port, "/", b'{"user_id":"u1","k":20}')
-    sending = paced_http([request] * len(due_s), due_s, host="127.0.0.1", port=port)
-    return uvloop.run(sending.run())
+    requests = [request] * len(due_s)
+    return Stretch(host="127.0.0.1", port=port, requests=requests, due_s=due_s).send()
 
 
 @contextlib.contextmanager

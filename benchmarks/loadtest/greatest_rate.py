@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import numpy as np
-import uvloop
 
-from benchmarks.loadtest.arrivals import poisson_arrivals_s, zipf_users
-from benchmarks.loadtest.connection import prepare_post
-from benchmarks.loadtest.paced import Paced, paced_http
-from benchmarks.loadtest.search import find_greatest, greatest
-
-__all__ = ["Asking", "Limit", "Step", "find_greatest", "greatest", "measure_step", "prepared"]
-PATH = "/v1/recommendations"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asking:
-    """What is asked of whom."""
-
-    host: str
-    port: int
-    user_ids: tuple[str, ...]
-    """Busiest first, drawn by Zipf's law with exponent 1."""
-    k: int = 20
-    seed: int = 0
+from benchmarks.loadtest.paced import Paced
+from benchmarks.loadtest.stretch import Asking, draw, draws_of, waiting_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +45,12 @@ class Step:
     refused: str
     """Why not."""
 
+    @property
+    def cpu_ms(self) -> dict[str, float]:
+        """CPU milliseconds a request by part; ``all`` is their sum, without the generator."""
+        cost = {name: round(1e3 * spent / self.sent, 3) for name, spent in self.cpu_s.items()}
+        return cost | {"all": round(sum(cost.values()), 3)}
+
     def as_json(self) -> dict[str, Any]:
         """Give plain data."""
         return msgspec.to_builtins(self)  # type: ignore[no-any-return]
@@ -75,37 +61,15 @@ CpuSeconds = Callable[[], dict[str, float]]
 
 def measure_step(asking: Asking, rate: float, limit: Limit, cpu_s: CpuSeconds) -> Step:
     """Warm up at ``rate``, then measure it."""
-    # Another sample of arrivals at every rate and step, and the same in every run.
-    rng = np.random.default_rng([asking.seed, int(rate * 1000)])
+    rng = draws_of(asking, rate)
     for duration_s in (limit.warm_up_s, limit.step_s):
-        due_s = poisson_arrivals_s(rate_per_s=rate, duration_s=duration_s, rng=rng)
-        requests = prepared(asking, len(due_s), rng)
-        gc.collect()
-        gc.disable()
+        stretch = draw(asking, rate, duration_s, rng)
         before = cpu_s()
-        try:
-            paced = uvloop.run(
-                paced_http(
-                    requests, due_s, host=asking.host, port=asking.port,
-                    max_waiting=max(200, int(rate)),
-                ).run()
-            )  # fmt: skip
-        finally:
-            gc.enable()
+        paced = stretch.send(max_waiting=waiting_at(rate))
         spent = {name: round(value - before.get(name, 0.0), 3) for name, value in cpu_s().items()}
         if paced.given_up:
             break
     return _judge(rate, paced, spent, limit)
-
-
-def prepared(asking: Asking, count: int, rng: np.random.Generator) -> list[bytes]:
-    """Give the bytes of ``count`` requests."""
-    users = zipf_users(asking.user_ids, count, exponent=1.0, rng=rng)
-    made: dict[str, bytes] = {}
-    for user in set(users):
-        body = msgspec.json.encode({"user_id": user, "k": asking.k})
-        made[user] = prepare_post(asking.host, asking.port, PATH, body)
-    return [made[user] for user in users]
 
 
 def _judge(rate: float, paced: Paced, spent: dict[str, float], limit: Limit) -> Step:

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.loadtest.connection import Answer, ConnectionPool
-from benchmarks.loadtest.greatest_rate import Asking, prepared
 from benchmarks.loadtest.kernels import users
 from benchmarks.loadtest.server_timing import note_stages
+from benchmarks.loadtest.stretch import Asking, prepared
 from benchmarks.loadtest.system import System, find_system, user_id
 from recsys.bundle.manifest import read_manifest
 from recsys.bundle.store import BundleStore

@@ -57,6 +57,8 @@ class Outlet(Protocol):
 class Paced:
     """What one run measured."""
 
+    due_s: Floats
+    """By request: the intended send time, from the start."""
     latency_s: Floats
     """By request, from the intended send time; NaN where none was answered in time."""
     lateness_s: Floats
@@ -159,6 +161,7 @@ class Pacer:
             if not self.labels[number]:
                 self.labels[number] = "unanswered"
         return Paced(
+            due_s=self._due_s[:sent],
             latency_s=self.latency_s[:sent],
             lateness_s=self.lateness_s[:sent],
             waited_s=self.waited_s[:sent],

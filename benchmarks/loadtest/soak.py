@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loadtest.greatest_rate import Asking, Limit, measure_step
+from benchmarks.loadtest.greatest_rate import Limit, measure_step
 from benchmarks.loadtest.growth import Sizes, growth
+from benchmarks.loadtest.stretch import Asking
 from benchmarks.loadtest.system import find_system, user_id
 from benchmarks.loadtest.throughput import MIXES
 from recsys.errors import RecsysError

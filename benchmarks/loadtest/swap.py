@@ -29,12 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import uvloop
 
-from benchmarks.loadtest.arrivals import poisson_arrivals_s
-from benchmarks.loadtest.greatest_rate import Asking, prepared
-from benchmarks.loadtest.paced import Floats, Label, Paced, paced_http
+from benchmarks.loadtest.arrivals import Floats
+from benchmarks.loadtest.paced import Label, Paced
 from benchmarks.loadtest.ratio import bootstrap_percentile_ratio
+from benchmarks.loadtest.stretch import Asking, draw
 from benchmarks.loadtest.system import System, find_system, item_positions, user_id
 from benchmarks.loadtest.untrained_bundle import TOWERS_ONLY, add_untrained_bundle
 from recsys.errors import RecsysError
@@ -102,34 +101,23 @@ def judge(third: dict[str, int], k: int) -> Label:
     return label
 
 
-def measure(asking: Asking, rate: float, duration_s: float, label: Label, turn: int = 0) -> Stretch:
+def measure(asking: Asking, rate: float, duration_s: float, label: Label, turn: int = 0) -> Paced:
     """Send at ``rate`` for ``duration_s``; other requests at other moments in each turn."""
     rng = np.random.default_rng([asking.seed, int(rate * 1000), int(duration_s), turn])
-    due_s = poisson_arrivals_s(rate_per_s=rate, duration_s=duration_s, rng=rng)
-    requests = prepared(asking, len(due_s), rng)
-    pacer = paced_http(requests, due_s, host=asking.host, port=asking.port, label=label)
-    paced = uvloop.run(pacer.run())
-    return Stretch(paced=paced, due_s=due_s[: len(paced.latency_s)])
+    return draw(asking, rate, duration_s, rng).send(label=label)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """What one stretch of load measured, and when each request was due."""
+def blocks(paced: Paced, length_s: float) -> list[Floats]:
+    """Give latencies in seconds by pieces of time; ``inf`` where none was answered.
 
-    paced: Paced
-    due_s: Floats
-
-    def blocks(self, length_s: float) -> list[Floats]:
-        """Give latencies in seconds by pieces of time; ``inf`` where none was answered.
-
-        A last piece of less than half the length goes to the one before it.
-        """
-        waited = np.where(np.isnan(self.paced.latency_s), np.inf, self.paced.latency_s)
-        if not len(waited):
-            return []
-        count = max(1, round(float(self.due_s[-1]) / length_s))
-        ends = np.searchsorted(self.due_s, length_s * np.arange(1, count))
-        return list(np.split(waited, ends))
+    A last piece of less than half the length goes to the one before it.
+    """
+    waited = np.where(np.isnan(paced.latency_s), np.inf, paced.latency_s)
+    if not len(waited):
+        return []
+    count = max(1, round(float(paced.due_s[-1]) / length_s))
+    ends = np.searchsorted(paced.due_s, length_s * np.arange(1, count))
+    return list(np.split(waited, ends))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -174,8 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet.append(measure(asking, args.rate, each_s, label, turn=2))
     sys.stderr.write(f"quiet again: {_line(quiet[1])}\n")
     ratio = bootstrap_percentile_ratio(
-        [block for stretch in quiet for block in stretch.blocks(args.every)],
-        swapping.blocks(args.every),
+        [block for paced in quiet for block in blocks(paced, args.every)],
+        blocks(swapping, args.every),
         99.0,
         seed=args.seed,
     )
@@ -184,8 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rate_per_s": args.rate,
         "seed": args.seed,
         "machine": f"{platform.machine()} {platform.system()}",
-        "quiet": [_summary(stretch.paced) for stretch in quiet],
-        "swapping": _summary(swapping.paced),
+        "quiet": [_summary(paced) for paced in quiet],
+        "swapping": _summary(swapping),
         "p99_ratio": round(ratio.ratio, 3),
         "p99_ratio_interval": [round(ratio.low, 3), round(ratio.high, 3)],
         "swaps": len(swaps.took_s),
@@ -193,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "publish_failed": swaps.failed,
     }
     sys.stdout.write(json.dumps(result) + "\n")
-    all_good = {*swapping.paced.answers, *quiet[0].paced.answers, *quiet[1].paced.answers} == {GOOD}
+    all_good = {*swapping.answers, *quiet[0].answers, *quiet[1].answers} == {GOOD}
     return 0 if all_good and not swaps.failed else 1
 
 
@@ -213,8 +201,8 @@ def _bundles(system: System, state: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def _line(stretch: Stretch) -> str:
-    return f"p99 {stretch.paced.percentile_ms(99.0):.1f} ms {dict(stretch.paced.answers)}"
+def _line(paced: Paced) -> str:
+    return f"p99 {paced.percentile_ms(99.0):.1f} ms {dict(paced.answers)}"
 
 
 def _summary(paced: Paced) -> dict[str, Any]:

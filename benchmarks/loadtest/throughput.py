@@ -33,17 +33,12 @@ import psutil
 import torch
 
 from benchmarks.loadtest.feature_keys import feature_keys
-from benchmarks.loadtest.greatest_rate import (
-    Asking,
-    Limit,
-    Step,
-    find_greatest,
-    greatest,
-    measure_step,
-)
+from benchmarks.loadtest.greatest_rate import Limit, Step, measure_step
 from benchmarks.loadtest.kernels import kernel_ms_of_calls, kernel_times
 from benchmarks.loadtest.model_calls import between, model_calls
 from benchmarks.loadtest.overhead import overhead
+from benchmarks.loadtest.search import find_greatest, greatest
+from benchmarks.loadtest.stretch import Asking
 from benchmarks.loadtest.system import (
     SERVERS,
     Behaviour,
@@ -254,10 +249,7 @@ def _steps(
 
 def _cost(step: Step) -> dict[str, float]:
     """Give CPU milliseconds a request by part at one rate; ``all`` leaves the generator out."""
-    cost = {name: round(1e3 * spent / step.sent, 3) for name, spent in step.cpu_s.items()}
-    cost["all"] = round(sum(cost.values()), 3)
-    cost["generator"] = round(1e3 * step.generator_cpu_s / step.sent, 3)
-    return cost
+    return step.cpu_ms | {"generator": round(1e3 * step.generator_cpu_s / step.sent, 3)}
 
 
 def _over_kernels(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.loadtest.paced import Paced
-from benchmarks.loadtest.swap import Stretch, judge
+from benchmarks.loadtest.swap import blocks, judge
 
 
 def answer(items: list[int], *, bundle: str = "aa", rung: str = "full") -> bytes:
@@ -35,18 +35,18 @@ def test_answers_are_told_apart(status: int, body: bytes, found: str) -> None:
     assert judge({"aa": 1, "bb": 0}, 3)(status, body) == found
 
 
-def stretch(due_s: list[float], latency_s: list[float]) -> Stretch:
-    paced = Paced(
+def paced(due_s: list[float], latency_s: list[float]) -> Paced:
+    return Paced(
+        due_s=np.array(due_s),
         latency_s=np.array(latency_s), lateness_s=np.zeros(len(due_s)),
         waited_s=np.array(latency_s), labels=["200 full"] * len(due_s), elapsed_s=9.0,
         given_up=False, generator_cpu_s=0.0,
     )  # fmt: skip
-    return Stretch(paced=paced, due_s=np.array(due_s))
 
 
 def test_a_stretch_falls_into_pieces_of_time_and_loses_no_request() -> None:
-    found = stretch([0.0, 29.9, 30.0, 61.0, 70.0], [1, 2, 3, float("nan"), 5]).blocks(30.0)
+    found = blocks(paced([0.0, 29.9, 30.0, 61.0, 70.0], [1, 2, 3, float("nan"), 5]), 30.0)
     assert [block.tolist() for block in found] == [[1.0, 2.0], [3.0, np.inf, 5.0]]
-    found = stretch([0.0, 30.0, 80.0], [1, 2, 3]).blocks(30.0)
+    found = blocks(paced([0.0, 30.0, 80.0], [1, 2, 3]), 30.0)
     assert [block.tolist() for block in found] == [[1.0], [2.0], [3.0]]
-    assert stretch([], []).blocks(30.0) == []
+    assert blocks(paced([], []), 30.0) == []

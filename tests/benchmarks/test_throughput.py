@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.loadtest.greatest_rate import Step, find_greatest, greatest
+from benchmarks.loadtest.greatest_rate import Step
 from benchmarks.loadtest.kernels import users
+from benchmarks.loadtest.search import find_greatest, greatest
 from benchmarks.loadtest.untrained_bundle import TOWERS_ONLY, add_untrained_bundle
 from benchmarks.peers.one_process.model import BundleModel
 from recsys.bundle.load import load_serving_model

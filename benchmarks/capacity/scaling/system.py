@@ -17,17 +17,16 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import uvloop
 
 from benchmarks.capacity.scaling.bundles import bundle_of
 from benchmarks.capacity.scaling.points import Task
 from benchmarks.capacity.scaling.servers import running
 from benchmarks.loadtest.arrivals import poisson_arrivals_s
 from benchmarks.loadtest.connection import ConnectionPool, prepare_post
-from benchmarks.loadtest.greatest_rate import Asking, Limit, measure_step, prepared
+from benchmarks.loadtest.greatest_rate import Limit, measure_step
 from benchmarks.loadtest.kernels import users
 from benchmarks.loadtest.model_calls import between, model_calls
-from benchmarks.loadtest.paced import paced_http
+from benchmarks.loadtest.stretch import Asking, Stretch, prepared
 from benchmarks.loadtest.system import SERVERS, Behaviour, System, fill, user_id
 from benchmarks.loadtest.untrained_bundle import Shape, item_id
 from recsys.bundle.manifest import read_manifest
@@ -166,9 +165,8 @@ def _event_step(
     host, port = "127.0.0.1", system.settings.api_port
     requests = [prepare_post(host, port, "/v1/events", _body(rng, each)) for _ in range(len(due_s))]
     before = system.cpu_s()
-    paced = uvloop.run(
-        paced_http(requests, due_s, host=host, port=port, label=lambda status, _: str(status)).run()
-    )
+    stretch = Stretch(host=host, port=port, requests=requests, due_s=due_s)
+    paced = stretch.send(label=lambda status, _: str(status))
     time.sleep(1.0)  # what was taken is applied within that
     spent = {name: cpu - before[name] for name, cpu in system.cpu_s().items()}
     return {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.capacity.simulation.measured import write
 from benchmarks.capacity.simulation.service_figures import measure
-from benchmarks.loadtest.greatest_rate import Asking
+from benchmarks.loadtest.stretch import Asking
 from benchmarks.loadtest.system import find_system, user_id
 
 

@@ -28,15 +28,13 @@ from benchmarks.capacity.simulation.measured import (
     Stalls,
     Times,
 )
-from benchmarks.loadtest.arrivals import poisson_arrivals_s
 from benchmarks.loadtest.connection import ConnectionPool
-from benchmarks.loadtest.greatest_rate import Asking, prepared
 from benchmarks.loadtest.kernels import kernel_times, users
 from benchmarks.loadtest.model_calls import between, model_calls
-from benchmarks.loadtest.paced import paced_http
 from benchmarks.loadtest.server_timing import note_stages
 from benchmarks.loadtest.stages import StageMetrics
 from benchmarks.loadtest.stages import between as stages_between
+from benchmarks.loadtest.stretch import Asking, draw, draws_of, prepared, waiting_at
 from benchmarks.loadtest.summary import PERCENTILES, histogram_of, latencies
 from benchmarks.loadtest.system import System
 from benchmarks.machine import commit, describe
@@ -105,19 +103,13 @@ def measure(
 
 def measure_rate(system: System, asking: Asking, rate: float, step_s: float) -> Rate:
     """Send requests at ``rate`` for ``step_s`` seconds, after two seconds of warm-up."""
-    rng = np.random.default_rng([asking.seed, int(rate * 1000)])
+    rng = draws_of(asking, rate)
     metrics = StageMetrics(f"{system.url}/metrics")
     for duration_s in (2.0, step_s):
-        due_s = poisson_arrivals_s(rate_per_s=rate, duration_s=duration_s, rng=rng)
-        requests = prepared(asking, len(due_s), rng)
+        stretch = draw(asking, rate, duration_s, rng)
         calls, stages = model_calls(system.url), metrics.read()
         spent, times = system.cpu_s(), psutil.cpu_times()
-        paced = uvloop.run(
-            paced_http(
-                requests, due_s, host=asking.host, port=asking.port,
-                max_waiting=max(200, int(rate)),
-            ).run()
-        )  # fmt: skip
+        paced = stretch.send(max_waiting=waiting_at(rate))
         after, now = system.cpu_s(), psutil.cpu_times()
     latency_ms = 1e3 * np.where(np.isnan(paced.latency_s), 5.0, paced.latency_s)
     count = len(latency_ms)

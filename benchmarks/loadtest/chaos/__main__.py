@@ -30,9 +30,10 @@ from benchmarks.loadtest.chaos import load
 from benchmarks.loadtest.chaos.events import SentEvents
 from benchmarks.loadtest.chaos.kept import kept_per_s
 from benchmarks.loadtest.chaos.system import System, hurt, running_system, teach
-from benchmarks.loadtest.chaos.watch import Seen, Watch, quantile_ms, watch_of
-from benchmarks.loadtest.connection import ConnectionPool
+from benchmarks.loadtest.chaos.watch import Seen, Watch, quantile_ms, read_answer, watch_of
+from benchmarks.loadtest.connection import ConnectionPool, prepare_post
 from benchmarks.loadtest.greatest_rate import Step
+from benchmarks.loadtest.stretch import PATH
 from recsys.errors import RecsysError
 
 STOPPED_S = 5.0
@@ -95,10 +96,10 @@ async def experiment(
     pool.close()
     loop = asyncio.get_running_loop()
     most_s = args.before + _RETURN_S + args.after  # stopped once the part has been back for long
-    prepared, due_s = load.requests(system.port, users, rate, most_s, k=10, seed=args.seed)
+    stretch = load.drawn(system.port, users, rate, most_s, seed=args.seed)
     start_s = time.perf_counter() + 0.1  # connections are opened first
     stop_s = start_s + most_s
-    pacer = load.sending(system.port, prepared, due_s, timeout_s=TIMEOUT_S)
+    pacer = stretch.pacer(label=read_answer, timeout_s=TIMEOUT_S, max_waiting=len(stretch.due_s))
     sending = asyncio.create_task(pacer.run(start_s))
     events = asyncio.create_task(
         sent.send(
@@ -118,12 +119,12 @@ async def experiment(
     events.cancel()
     await asyncio.gather(events, return_exceptions=True)
     paced = await sending  # what is under way is answered or times out
-    return watch_of(paced, due_s), sent, hurt_s, back_s
+    return watch_of(paced), sent, hurt_s, back_s
 
 
 def _everything(system: System, user_id: str) -> bytes:
     body = json.dumps({"user_id": user_id, "k": 100, "exclude_seen": False}).encode()
-    return load.prepare_post(load.HOST, system.port, load.PATH, body)
+    return prepare_post(load.HOST, system.port, PATH, body)
 
 
 def _await_another(system: System, part: str, pid: int) -> None:

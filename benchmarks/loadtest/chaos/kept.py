@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.loadtest.chaos.load import HOST
-from benchmarks.loadtest.greatest_rate import Asking, Limit, Step, measure_step
+from benchmarks.loadtest.chaos.load import HOST, K
+from benchmarks.loadtest.greatest_rate import Limit, Step, measure_step
 from benchmarks.loadtest.search import find_greatest, greatest
+from benchmarks.loadtest.stretch import Asking
 from recsys.errors import RecsysError
 
 LIMIT = Limit(warm_up_s=1.0, step_s=4.0, tolerance=0.15)
@@ -25,7 +26,7 @@ def kept_per_s(
     Raises:
         RecsysError: when no rate is kept.
     """
-    asking = Asking(host=HOST, port=port, user_ids=tuple(users), k=10, seed=seed)
+    asking = Asking(host=HOST, port=port, user_ids=tuple(users), k=K, seed=seed)
     return greatest_kept(lambda rate: measure_step(asking, rate, LIMIT, dict), start, report)
 
 

@@ -1,4 +1,4 @@
-"""Requests for an experiment: users who exist, how many a second the system takes, and sending."""
+"""The load of an experiment: of users who exist, as many a second as the system can take."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import asyncio
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
-from benchmarks.loadtest.arrivals import poisson_arrivals_s, zipf_users
 from benchmarks.loadtest.chaos.system import System
 from benchmarks.loadtest.chaos.watch import Watch, read_answer, watch_of
 from benchmarks.loadtest.connection import ConnectionPool, prepare_post
-from benchmarks.loadtest.paced import Pacer, paced_http
+from benchmarks.loadtest.stretch import PATH, Asking, Stretch, draw
 from recsys.events.event_log import scan
 from recsys.events.topics import Topics
 from recsys.settings import Settings
 
 HOST = "127.0.0.1"
-PATH = "/v1/recommendations"
+K = 10
+"""Items asked for."""
 
 
 def known_users(system: System) -> list[str]:
@@ -32,36 +33,23 @@ def known_users(system: System) -> list[str]:
     return [user for user in ordered["user_id"].to_list() if user]
 
 
-def requests(
-    port: int, users: list[str], rate_per_s: float, duration_s: float, *, k: int, seed: int
-) -> tuple[list[bytes], list[float]]:
-    """Give prepared requests of Zipf-distributed users and when each is due."""
-    rng = np.random.default_rng(seed)
-    due_s = poisson_arrivals_s(rate_per_s=rate_per_s, duration_s=duration_s, rng=rng)
-    asking = zipf_users(users, len(due_s), exponent=1.0, rng=rng)
-    bodies = (msgspec.json.encode({"user_id": user, "k": k}) for user in asking)
-    return [prepare_post(HOST, port, PATH, body) for body in bodies], due_s.tolist()
+def drawn(
+    port: int, users: Sequence[str], rate_per_s: float, duration_s: float, *, seed: int
+) -> Stretch:
+    """Draw what ``users`` ask in ``duration_s``."""
+    asking = Asking(host=HOST, port=port, user_ids=tuple(users), k=K)
+    return draw(asking, rate_per_s, duration_s, np.random.default_rng(seed))
 
 
-def sending(
-    port: int, prepared: list[bytes], due_s: list[float], *, timeout_s: float = 5.0
-) -> Pacer:
-    """Give what sends these requests, however many wait for an answer."""
-    return paced_http(
-        prepared, np.array(due_s), host=HOST, port=port, timeout_s=timeout_s,
-        max_waiting=len(prepared), label=read_answer,
-    )  # fmt: skip
+def send(port: int, users: Sequence[str], rate: float, duration_s: float, *, seed: int) -> Watch:
+    """Send at ``rate`` for ``duration_s``, however many wait for an answer; give what came."""
+    stretch = drawn(port, users, rate, duration_s, seed=seed)
+    return watch_of(stretch.send(label=read_answer, max_waiting=len(stretch.due_s)))
 
 
-async def open_loop(
-    port: int, users: list[str], rate: float, duration_s: float, *, seed: int
-) -> Watch:
-    """Send at ``rate`` for ``duration_s`` and give what came."""
-    prepared, due_s = requests(port, users, rate, duration_s, k=10, seed=seed)
-    return watch_of(await sending(port, prepared, due_s).run(), due_s)
-
-
-async def most_per_s(port: int, users: list[str], *, seconds: float, callers: int = 16) -> float:
+async def most_per_s(
+    port: int, users: Sequence[str], *, seconds: float, callers: int = 16
+) -> float:
     """Give the full answers a second that ``callers`` get who ask again as soon as answered."""
     pool = ConnectionPool(HOST, port)
     rungs: Counter[str] = Counter()
@@ -70,7 +58,7 @@ async def most_per_s(port: int, users: list[str], *, seconds: float, callers: in
     async def caller(number: int) -> None:
         turn = number
         while time.perf_counter() < until_s:
-            body = msgspec.json.encode({"user_id": users[turn % len(users)], "k": 10})
+            body = msgspec.json.encode({"user_id": users[turn % len(users)], "k": K})
             answer = await pool.send(prepare_post(HOST, port, PATH, body), timeout_s=10.0)
             turn += callers
             if answer.status == 200:

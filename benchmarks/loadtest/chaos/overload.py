@@ -75,7 +75,7 @@ def measure(system: System, args: argparse.Namespace) -> dict[str, object]:
     most = args.rate or uvloop.run(load.most_per_s(port, users, seconds=4.0))
 
     def send(rate: float, seconds: float, seed: int) -> Watch:
-        return uvloop.run(load.open_loop(port, users, rate, seconds, seed=seed))
+        return load.send(port, users, rate, seconds, seed=seed)
 
     before = send(most / 2, 5.0, args.seed)
     during = send(most * args.times, args.seconds, args.seed + 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -68,12 +67,11 @@ def read_answer(status: int, body: bytes) -> str:
     return f"{found.rung} {found.degraded}".rstrip()
 
 
-def watch_of(paced: Paced, due_s: Sequence[float]) -> Watch:
+def watch_of(paced: Paced) -> Watch:
     """Give what callers saw of requests whose answers were labelled by ``read_answer``."""
     watch = Watch()
-    for due, label, waited_s, late_s in zip(
-        due_s, paced.labels, paced.waited_s.tolist(), paced.lateness_s.tolist(), strict=False
-    ):
+    columns = (paced.due_s.tolist(), paced.waited_s.tolist(), paced.lateness_s.tolist())
+    for label, due, waited_s, late_s in zip(paced.labels, *columns, strict=True):
         what, degraded = label, ""
         if not label.startswith(FAILED):
             what, _, degraded = label.partition(" ")

@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from benchmarks.loadtest.greatest_rate import Asking
+from benchmarks.loadtest.stretch import Asking
 from benchmarks.loadtest.system import System, find_system, user_id
 from benchmarks.peers.serving.report import ratios, same_lists, summary, table
 from benchmarks.peers.serving.same_lists import (

@@ -17,8 +17,9 @@ import numpy as np
 import uvloop
 
 from benchmarks.loadtest.connection import ConnectionPool
-from benchmarks.loadtest.greatest_rate import Asking, CpuSeconds, prepared
+from benchmarks.loadtest.greatest_rate import CpuSeconds
 from benchmarks.loadtest.paced import FAILED, rung_of
+from benchmarks.loadtest.stretch import Asking, prepared
 
 _TIMEOUT_S = 10.0
 _MANY = 20_000

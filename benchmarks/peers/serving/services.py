@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loadtest.greatest_rate import PATH
 from benchmarks.loadtest.paced import rung_of
+from benchmarks.loadtest.stretch import PATH
 from benchmarks.loadtest.system import System, free_ports, user_id
 from benchmarks.peers.environments import python_of
 from benchmarks.peers.serving.processes import ProcessTree, running

@@ -11,14 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks.loadtest.greatest_rate import (
-    Asking,
-    Limit,
-    Step,
-    find_greatest,
-    greatest,
-    measure_step,
-)
+from benchmarks.loadtest.greatest_rate import Limit, Step, measure_step
+from benchmarks.loadtest.search import find_greatest, greatest
+from benchmarks.loadtest.stretch import Asking
 from benchmarks.peers.serving.callers import measure_callers
 from benchmarks.peers.serving.services import Up
 
@@ -70,7 +65,7 @@ def take_turn(
     return {
         "same_lists": service.same_lists,
         "alone": alone,
-        "at_rate": step.as_json() | {"cpu_ms": _cost(step)},
+        "at_rate": step.as_json() | {"cpu_ms": step.cpu_ms},
         "callers": loops,
         "most": most,
         "objective": _objective(service, same, schedule, alone, most["full_per_s"], say),
@@ -112,11 +107,6 @@ def _objective(
         "why": "" if best else steps[-1].refused,
         "steps": [step.as_json() for step in steps],
     }
-
-
-def _cost(step: Step) -> dict[str, float]:
-    cost = {name: round(1e3 * spent / step.sent, 3) for name, spent in step.cpu_s.items()}
-    return cost | {"all": round(sum(cost.values()), 3)}
 
 
 def _latencies(found: dict[str, Any]) -> str:
