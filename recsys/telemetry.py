@@ -44,7 +44,7 @@ def stage_seconds(stage: str) -> Histogram:
 
 
 SERVED_BY_RUNG = Counter(
-    "recsys_served_by_rung_total", "Answers by the rung that served them (`recsys/wire.py`).",
+    "recsys_served_by_rung_total", "Answers by the rung that served them (`recsys/wire/`).",
     ["rung"],
 )  # fmt: skip
 

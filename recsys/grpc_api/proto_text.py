@@ -9,7 +9,7 @@ from recsys.grpc_api.methods import PACKAGE, SERVICE, Method
 from recsys.grpc_api.numbers import Numbers, number_of, reserved
 from recsys.grpc_api.shapes import Field, Message
 
-_HEAD = f"""// The gRPC twin of the HTTP API (docs/grpc.md). Made from recsys/wire.py and
+_HEAD = f"""// The gRPC twin of the HTTP API (docs/grpc.md). Made from recsys/wire/ and
 // recsys/events/schema.py by `python -m recsys.grpc_api`; a test holds it to them. What a field
 // means, its limits and its default stand there and at /docs: one that is left out of a request
 // takes the default of the HTTP API.

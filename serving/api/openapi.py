@@ -42,7 +42,7 @@ def openapi_document() -> dict[str, Any]:
         for kind in (endpoint.request, endpoint.answer, endpoint.unready, ErrorResponse)
         if kind not in (None, str)
     }
-    ordered = sorted(types, key=str)
+    ordered = sorted(types, key=_name)
     schemas, components = msgspec.json.schema_components(ordered, ref_template=_REF)
     schema_of = dict(zip(ordered, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -59,6 +59,11 @@ def openapi_document() -> dict[str, Any]:
         "paths": paths,
         "components": {"schemas": components, "securitySchemes": _SECURITY_SCHEMES},
     }
+
+
+def _name(kind: Any) -> str:
+    """Give what a type is sorted by: the module it is in does not matter. Unions come last."""
+    return str(getattr(kind, "__name__", "~"))
 
 
 def _operation(endpoint: Endpoint, schema_of: dict[Any, Any]) -> dict[str, Any]:
