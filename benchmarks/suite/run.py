@@ -147,17 +147,22 @@ def measure(
     state = () if state_dir is None else ("--state", str(state_dir))
     described, began = machine.describe(), datetime.datetime.now(datetime.UTC)
     start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"benchmarks.{benchmark.name}", *benchmark.arguments, *state],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    arguments = (f"benchmarks.{benchmark.name}", *benchmark.arguments, *state)
+    process = None
     try:
+        with _signals_wait():
+            process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
         printed, _ = process.communicate()
     except _Terminated:
-        process.send_signal(signal.SIGINT)
+        if process is not None:
+            process.send_signal(signal.SIGINT)
         raise
     finally:
-        _end(process)
+        if process is not None:
+            _end(process)
     if process.returncode:
         raise ServerError(f"wanted it to work, found exit code {process.returncode}; see above")
     result = _last_line(printed)
@@ -178,6 +183,23 @@ def _last_line(printed: str) -> dict[str, Any]:
     raise ServerError(f"wanted a line of JSON as the last, found {lines[-1:] or 'nothing'}")
 
 
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """What would interrupt us does so at the end: a process half started is known to nobody."""
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _frame: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
 def _end(process: subprocess.Popen[str]) -> None:
     """One that was interrupted has a while to stop what it started."""
     try:
@@ -185,6 +207,8 @@ def _end(process: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
 
 
 @contextlib.contextmanager

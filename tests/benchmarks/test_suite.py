@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -145,6 +146,24 @@ def _running(parent: int, module: str) -> list[psutil.Process]:
             if module in child.cmdline():
                 found.append(child)
     return found
+
+
+def test_a_signal_while_a_process_is_being_started_does_not_lose_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started = []
+
+    class Interrupted(subprocess.Popen[str]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            if "benchmarks.event_codec" in arguments[0]:
+                started.append(self)
+                signal.raise_signal(signal.SIGINT)  # before anybody holds what was started
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.measure(Benchmark(name="event_codec", arguments=("--colour",)), dict(os.environ))
+    assert [process.returncode for process in started] == [2]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
