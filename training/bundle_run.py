@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from recsys.bundle.manifest import Manifest, read_manifest
 from recsys.bundle.served import VOCABULARY_FILE
 from recsys.bundle.store import BundleStore
 from recsys.data.vocabulary_file import load_vocabulary
+from recsys.errors import InputError
 from recsys.retrieval.search_choice import is_approximate
 from training.checks import check_vocabulary
 from training.evaluate import Verdict, evaluate
 from training.examples.build import Place
 from training.export import METRICS_FILE, finish_manifest, write_files, write_manifest
 from training.fit import Fitted, fit
+from training.index_users import index_users
 from training.loop import Checkpoints, World
 from training.model_card import write_model_card
 from training.prepare import prepare
@@ -28,6 +31,8 @@ from training.recipes import Recipe
 from training.report.other import LIVE
 from training.report.run import report_on
 from training.source import Source
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +80,9 @@ def make_bundle(
         fitted, device = (fitter or here)(prepared)
     draft = bundle_dir / f".draft-{recipe.name}"
     shutil.rmtree(draft, ignore_errors=True)
-    write_draft(draft, source, prepared, sources, fitted, device=device, now_ms=now_ms)
+    write_draft(
+        draft, source, prepared, sources, fitted, device=device, now_ms=now_ms, progress=progress
+    )
     store = BundleStore(bundle_dir)
     with progress.stage("evaluate"):
         finished, verdict = judge_draft(
@@ -97,8 +104,13 @@ def write_draft(
     *,
     device: str,
     now_ms: int,
+    progress: Progress,
 ) -> Manifest:
-    """Write a whole bundle that nobody has judged yet into the folder ``draft``."""
+    """Write a whole bundle that nobody has judged yet into the folder ``draft``.
+
+    Where the recipe leaves open how items are searched, and no index finds enough for the run's own
+    users, the bundle has none and is searched exactly.
+    """
     write_files(draft, prepared, sources, fitted, source.plan)
     manifest = write_manifest(
         draft, prepared, sources, source.plan, dataset=source.dataset, metrics={},
@@ -108,7 +120,14 @@ def write_draft(
         return manifest
     from recsys.bundle.indexed import add_index  # faiss, where there is an index
 
-    return add_index(draft, now_ms=now_ms)
+    users = index_users(prepared, sources, progress)
+    try:
+        return add_index(draft, now_ms=now_ms, users=users)
+    except InputError as error:
+        if prepared.recipe.search != "auto":
+            raise
+        logger.warning("no index: items are searched exactly", extra={"error": str(error)})
+        return manifest
 
 
 def judge_draft(

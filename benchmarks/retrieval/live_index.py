@@ -19,9 +19,10 @@ import torch
 from benchmarks.retrieval.vectors import make_vectors
 from recsys.compression.item_vectors import Float32Vectors
 from recsys.retrieval.excluded import Excluded
+from recsys.retrieval.index_build import build_index
+from recsys.retrieval.index_recall import UserKind
 from recsys.retrieval.source import SourceInputs
 from recsys.retrieval.two_tower import TwoTowerSource
-from recsys.retrieval.vector_index import build_index
 
 _K = 100
 _USERS, _SAMPLES = 500, 300
@@ -44,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     items, users = torch.from_numpy(made), torch.from_numpy(asking)
     padded = torch.cat([torch.zeros(1, items.shape[1]), items[: args.items]])
-    source = TwoTowerSource(build_index(padded, users[_USERS:]))
+    kinds = [UserKind(name="made up", vectors=users[_USERS:])]
+    source = TwoTowerSource(build_index(padded, kinds).index)
     vectors = Float32Vectors(padded)
     vectors.make_room(args.beside)
     source.before_moving(vectors)

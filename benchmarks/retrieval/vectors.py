@@ -50,6 +50,13 @@ def make_vectors(
     return items, _unit(users + 0.3 * (_unit(_normal(rng, num_users) * spectrum) @ turn))
 
 
+def scattered_users(items: Vectors, *, num_users: int, seed: int) -> Vectors:
+    """Give unit vectors ``[Q, D]`` of users who had 2 to 12 items, drawn evenly."""
+    rng = np.random.default_rng(seed)
+    had = [rng.choice(len(items), rng.integers(2, 13)) for _ in range(num_users)]
+    return _unit(np.stack([items[rows].mean(axis=0) for rows in had]))
+
+
 def _normal(rng: np.random.Generator, count: int) -> Vectors:
     return rng.standard_normal((count, SIZE), dtype=np.float32)
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
+from recsys.bundle.index_users import kinds_of_users
 from recsys.bundle.load import INDEX_FILE, load_serving_model
-from recsys.bundle.manifest import MANIFEST_FILE, Manifest, file_entry, read_manifest, verify_files
+from recsys.bundle.manifest import (
+    MANIFEST_FILE,
+    IndexRecall,
+    IndexSetting,
+    Manifest,
+    file_entry,
+    read_manifest,
+    verify_files,
+)
 from recsys.errors import InputError
 from recsys.models.serving import TorchServingModel
-from recsys.retrieval.vector_index import INDEX, IndexConfig, build_index
-
-NUM_USERS = 512
-"""Made up to measure recall on: the mean over as many is known to a thousandth."""
-_MAX_HISTORY = 12
-_AT_ONCE = 32
+from recsys.models.serving_model import UserContext
+from recsys.retrieval.index_build import INDEX, IndexConfig, build_index, one_thread
 
 
 def write_indexed(
@@ -44,10 +46,20 @@ def write_indexed(
     return add_index(folder, now_ms=now_ms, config=config)
 
 
-def add_index(folder: Path, *, now_ms: int, config: IndexConfig = INDEX) -> Manifest:
+def add_index(
+    folder: Path, *, now_ms: int, users: UserContext | None = None, config: IndexConfig = INDEX
+) -> Manifest:
     """Put an index into the unpublished bundle in ``folder``, which gets another id.
 
-    Killed before the end, the folder holds the bundle without an index, as it was.
+    It is set for as many candidates as a request of this bundle takes. Killed before the end, the
+    folder holds the bundle without an index, as it was.
+
+    Args:
+        folder: Of the bundle.
+        now_ms: When.
+        users: ``[Q, ...]`` as the model server would be told of them: some hundreds who will ask.
+            None, or few: users are made up.
+        config: What is wanted of the index.
 
     Raises:
         BundleError: when the bundle is missing or damaged.
@@ -56,36 +68,25 @@ def add_index(folder: Path, *, now_ms: int, config: IndexConfig = INDEX) -> Mani
     manifest = read_manifest(folder)
     model = load_serving_model(folder)
     assert isinstance(model, TorchServingModel)
-    index = build_index(model.item_vectors(), _users(model, config.seed), config)
+    config = replace(config, k=manifest.num_candidates)
+    with one_thread():
+        kinds = kinds_of_users(model, users, seed=config.seed)
+        built = build_index(model.item_vectors(), kinds, config)
+    index = built.index
     index.write(folder / INDEX_FILE)
+    setting = IndexSetting(
+        k=built.k, recall_wanted=config.recall, num_cells=index.num_cells,
+        num_probes=index.num_probes, oversample=index.oversample,
+        found=tuple(
+            IndexRecall(
+                kind=kind.name, num_users=kind.num_users, recall=round(kind.recall, 5),
+                is_held=kind.is_held,
+            )
+            for kind in built.found
+        ),
+    )  # fmt: skip
     files = {**manifest.files, INDEX_FILE: file_entry(folder / INDEX_FILE)}
-    written = manifest.model_copy(update={"files": files, "created_ms": now_ms}).with_id()
+    changed = {"files": files, "created_ms": now_ms, "index": setting}
+    written = manifest.model_copy(update=changed).with_id()
     written.write(folder)
     return written
-
-
-def _users(model: TorchServingModel, seed: int) -> Tensor:
-    """Give vectors ``[Q, D]`` of users whose history is an item and some of its nearest others.
-
-    Nothing of real users has to be at hand, and the vectors are the user tower's: where those lie
-    that will ask, not where the items do.
-    """
-    d = model.dimensions
-    generator = torch.Generator().manual_seed(seed)
-    first = torch.randint(1, model.num_items + 1, (NUM_USERS,), generator=generator)
-    near = torch.cat([model.similar(some, k=_MAX_HISTORY)[0] for some in first.view(-1, _AT_ONCE)])
-    length = torch.randint(1, _MAX_HISTORY + 1, (NUM_USERS, 1), generator=generator)
-    history = torch.cat([first.unsqueeze(1).int(), near], dim=1)[:, : d.history_length]
-    history = history * (torch.arange(history.shape[1]) < length)
-    used = F.pad(history.flip(1), (d.history_length - history.shape[1], 0))
-    nobody = torch.zeros(NUM_USERS, d.num_categories, d.num_category_features)
-    user = {
-        "history_index": used.int(),
-        "history_count": (used != 0).float(),
-        "history_age_s": torch.rand(used.shape, generator=generator) * 2e6 * (used != 0),
-        "user_tokens": torch.zeros(NUM_USERS, d.num_tokens, dtype=torch.int64),
-        "user_dense": torch.zeros(NUM_USERS, d.num_user_features),
-        "user_category": nobody,
-        "request_tokens": torch.zeros(NUM_USERS, d.num_request_tokens, dtype=torch.int64),
-    }
-    return model.user_vectors(user)

@@ -103,9 +103,10 @@ def _build(path: Path, manifest: Manifest, device: torch.device, room: int) -> T
 def _index(path: Path, manifest: Manifest) -> VectorIndex | None:
     if INDEX_FILE not in manifest.files:
         return None
-    from recsys.retrieval.vector_index import read_index
+    from recsys.retrieval.vector_index import DEFAULT_OVERSAMPLE, read_index
 
-    return read_index(path / INDEX_FILE, num_items=manifest.num_items)
+    oversample = DEFAULT_OVERSAMPLE if manifest.index is None else manifest.index.oversample
+    return read_index(path / INDEX_FILE, num_items=manifest.num_items, oversample=oversample)
 
 
 def _tags(path: Path) -> ItemTags:

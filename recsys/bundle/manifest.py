@@ -95,6 +95,35 @@ class FileEntry(BaseModel):
     size_bytes: int
 
 
+class IndexRecall(BaseModel):
+    """What an approximate index found for one kind of user when it was set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    num_users: int
+    recall: float
+    """Mean share of the exact ``k`` nearest."""
+    is_held: bool
+    """The index was set so that they are found ``recall_wanted``; else it is only told."""
+
+
+class IndexSetting(BaseModel):
+    """How an approximate index is searched, and what it was set by."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    k: int
+    """Wanted of a search: the candidates of a request."""
+    recall_wanted: float
+    num_cells: int
+    num_probes: int
+    """Cells a search looks into."""
+    oversample: float
+    """Items scored anew for each that is wanted."""
+    found: tuple[IndexRecall, ...]
+
+
 class Manifest(BaseModel):
     """All that is said of a bundle. ``bundle_id`` is the hash of the rest, its date left out."""
 
@@ -123,6 +152,8 @@ class Manifest(BaseModel):
     num_candidates: int
     """Candidates a request retrieves and ranks; what the metrics were measured with."""
     metrics: dict[str, Any]
+    index: IndexSetting | None = None
+    """None: the bundle has no approximate index, or an old one."""
     lineage: Lineage
     files: dict[str, FileEntry]
 
@@ -132,6 +163,8 @@ class Manifest(BaseModel):
         absent = set() if self.views else {"views"}
         if self.precision == Precision():
             absent |= {"precision", "compressed_from"}
+        if self.index is None:
+            absent.add("index")
         content = self.model_dump(mode="json", exclude=_UNHASHED | absent)
         if not self.lineage.data_hash:
             del content["lineage"]["data_hash"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recsys.bundle.index_users import GATHERED, SCATTERED
 from recsys.bundle.item_describer import ItemDescriber
 from recsys.bundle.load import load_serving_model
 from recsys.bundle.manifest import read_manifest
@@ -18,23 +19,23 @@ from recsys.compression.item_vectors import Float32Vectors
 from recsys.data.vocabulary import GrowingVocabulary
 from recsys.models.serving import TorchServingModel
 from recsys.retrieval.excluded import Excluded
+from recsys.retrieval.index_build import IndexConfig, build_index
 from recsys.retrieval.source import SourceInputs
 from recsys.retrieval.two_tower import TwoTowerSource
-from recsys.retrieval.vector_index import IndexConfig, VectorIndex, build_index, read_index
+from recsys.retrieval.vector_index import VectorIndex, read_index
 from serving.model_repository.compaction import Compactor
 from serving.model_repository.turns import Turns
 from tests.bundle.test_bundle import small_plan
 from tests.bundle.test_live_items import found, word
-from tests.retrieval.test_vector_index import NUM_ITEMS, VECTORS, clouds
+from tests.retrieval.test_vector_index import NUM_ITEMS, USERS, VECTORS, clouds
 from training.debug_bundle import make_debug_bundle
 
-USERS = clouds(150, seed=2)
 NOBODY = torch.zeros(1, 0, dtype=torch.int64)
 
 
 @pytest.fixture(params=["built", "read"])
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> VectorIndex:
-    built = build_index(VECTORS, USERS, IndexConfig(recall=0.97, k=20))
+    built = build_index(VECTORS, USERS, IndexConfig(recall=0.97, k=20)).index
     if request.param == "built":
         return built
     built.write(tmp_path / "items.index")
@@ -132,9 +133,13 @@ def test_many_changes_leave_the_index_as_one_built_of_all(index: VectorIndex) ->
 def test_a_served_bundle_folds_in_the_background_what_the_log_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recsys.retrieval.vector_index.MIN_ITEMS", 50)
+    monkeypatch.setattr("recsys.retrieval.index_build.MIN_ITEMS", 50)
     folder = make_debug_bundle(tmp_path / "made", plan=small_plan(), search="approximate")
-    assert read_manifest(folder).metrics and folder.name == read_manifest(folder).bundle_id
+    manifest = read_manifest(folder)
+    assert manifest.metrics and folder.name == manifest.bundle_id
+    assert manifest.index is not None  # set on the run's own users
+    held = {kind.kind: kind.num_users for kind in manifest.index.found if kind.is_held}
+    assert set(held) == {GATHERED, SCATTERED} and held[GATHERED] == 3 * held[SCATTERED]
     model = load_serving_model(folder, room=50)
     assert isinstance(model, TorchServingModel)
     model.search_from_items = 0

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.bundle import cli
+from recsys.bundle.index_users import DRAWN, NEIGHBOURS
 from recsys.bundle.indexed import write_indexed
 from recsys.bundle.load import INDEX_FILE, load_serving_model
 from recsys.bundle.manifest import read_manifest
@@ -22,17 +23,13 @@ from recsys.errors import BundleError, InputError
 from recsys.models.filter_tokens import ItemFilter
 from recsys.models.serving import TorchServingModel
 from recsys.retrieval.excluded import Excluded
+from recsys.retrieval.index_build import IndexConfig, build_index
+from recsys.retrieval.index_recall import UserKind, recall
 from recsys.retrieval.item_filter import Passing
 from recsys.retrieval.search_choice import APPROXIMATE_FROM_ITEMS, is_approximate
 from recsys.retrieval.source import SourceInputs
 from recsys.retrieval.two_tower import TwoTowerSource
-from recsys.retrieval.vector_index import (
-    IndexConfig,
-    VectorIndex,
-    build_index,
-    read_index,
-    recall,
-)
+from recsys.retrieval.vector_index import VectorIndex, read_index
 from tests.bundle.test_bundle import small_plan
 from tests.models.test_served_answers import users
 from tests.retrieval.test_item_filter import tensor
@@ -53,12 +50,13 @@ def clouds(count: int, *, seed: int) -> Tensor:
 
 
 VECTORS = torch.cat([torch.zeros(1, SIZE), clouds(NUM_ITEMS, seed=1)])
-USERS = clouds(150, seed=2)
+ASKING = clouds(150, seed=2)
+USERS = [UserKind(name="gathered", vectors=ASKING)]
 
 
 @pytest.fixture(scope="module")
 def index() -> VectorIndex:
-    return build_index(VECTORS, USERS, CONFIG)
+    return build_index(VECTORS, USERS, CONFIG).index
 
 
 def exact(wanted: Tensor, k: int) -> Tensor:
@@ -69,7 +67,7 @@ def test_it_looks_into_few_cells_and_has_the_recall_on_other_users(index: Vector
     others = clouds(300, seed=3)
     assert recall(index, VECTORS, others, exact(others, 20)) > 0.95
     assert index.num_probes < 100 < 4 * NUM_ITEMS**0.5
-    fewer = build_index(VECTORS, USERS, replace(CONFIG, recall=0.6))
+    fewer = build_index(VECTORS, USERS, replace(CONFIG, recall=0.6)).index
     assert fewer.num_probes < index.num_probes
     assert 0.5 < recall(fewer, VECTORS, others, exact(others, 20)) < 0.95
 
@@ -78,14 +76,14 @@ def test_the_same_vectors_give_the_same_bytes_and_the_file_finds_the_same(
     index: VectorIndex, tmp_path: Path
 ) -> None:
     torch.set_num_threads(2)
-    again = build_index(VECTORS, USERS, CONFIG)
+    again = build_index(VECTORS, USERS, CONFIG).index
     torch.set_num_threads(1)
     index.write(tmp_path / "one")
     again.write(tmp_path / "two")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    read = read_index(tmp_path / "one", num_items=NUM_ITEMS)
+    read = read_index(tmp_path / "one", num_items=NUM_ITEMS, oversample=index.oversample)
     assert read.num_probes == index.num_probes
-    assert torch.equal(read.search(USERS, 20), index.search(USERS, 20))
+    assert torch.equal(read.search(ASKING, 20), index.search(ASKING, 20))
 
 
 def test_a_file_that_is_no_index_of_these_items_is_refused(
@@ -176,18 +174,23 @@ def test_large_catalogues_are_searched_by_an_index_unless_the_recipe_says_otherw
 def test_a_bundle_with_an_index_has_an_id_of_its_own_and_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("recsys.retrieval.vector_index.MIN_ITEMS", 50)
+    monkeypatch.setattr("recsys.retrieval.index_build.MIN_ITEMS", 50)
     # Eighty items are enough for two cells.
     monkeypatch.setenv("RECSYS_STATE_DIR", str(tmp_path))
     store = BundleStore(tmp_path / "bundles")
     plain = store.add(make_debug_bundle(tmp_path / "made", plan=small_plan()))
-    small = IndexConfig(k=20, cells_by_root=0.25)
+    small = IndexConfig(cells_by_root=0.25)
     write = partial(write_indexed, config=small)
     monkeypatch.setattr("recsys.bundle.indexed.write_indexed", write)
     assert cli.main(["index", plain]) == 0
     bundle_id = json.loads(capsys.readouterr().out)["bundle_id"]
     assert bundle_id != plain and cli.main(["index", plain]) == 0
     assert json.loads(capsys.readouterr().out)["bundle_id"] == bundle_id  # the same bytes
+    assert cli.main(["show", bundle_id]) == 0
+    shown = json.loads(capsys.readouterr().out)["index"]
+    assert shown["k"] == 64 and shown["recall_wanted"] == 0.99  # of this recipe's candidates
+    assert [kind["kind"] for kind in shown["found"]] == [NEIGHBOURS, DRAWN]
+    assert all(kind["is_held"] and kind["recall"] >= 0.99 for kind in shown["found"])
     assert cli.main(["index", bundle_id]) == 1
     assert "has an index already" in capsys.readouterr().err
     folder = store.path(bundle_id)

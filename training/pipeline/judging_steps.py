@@ -53,6 +53,7 @@ class JudgingSteps:
             fitted_of(outputs),
             device=learning.device(),
             now_ms=self._pins.started_ms,
+            progress=self._progress,
         )
 
     def evaluate(self, work: Work) -> None:

@@ -258,24 +258,30 @@ class Ours:
         from recsys.retrieval.two_tower import TwoTowerSource
         from recsys.retrieval.vector_index import read_index
 
-        self._path = path
+        self._path, self._beside = path, path.with_suffix(".oversample.json")
         if built:
             items = torch.from_numpy(np.load(path.parent / "items.npy"))
             vectors = torch.cat([torch.zeros(1, size), items])
             self._vectors = Float32Vectors(vectors)
             self._unavailable = torch.arange(len(vectors)) == 0
             self._activity = torch.zeros(len(vectors), 1)
-            self._source = TwoTowerSource(read_index(path, num_items=len(items)))
+            oversample = json.loads(self._beside.read_text())
+            index = read_index(path, num_items=len(items), oversample=oversample)
+            self._source = TwoTowerSource(index)
 
     def build(self, items: np.ndarray) -> None:
         """Build over ``[N, D]`` and keep it on disk."""
         import torch
 
-        from recsys.retrieval.vector_index import build_index
+        from recsys.retrieval.index_build import IndexConfig, build_index
+        from recsys.retrieval.index_recall import UserKind
 
         users = torch.from_numpy(np.load(self._path.parent / "tuning.npy"))
         vectors = torch.cat([torch.zeros(1, items.shape[1]), torch.from_numpy(items)])
-        build_index(vectors, users).write(self._path)
+        kinds = [UserKind(name="tuning", vectors=users)]
+        index = build_index(vectors, kinds, IndexConfig(k=K)).index
+        index.write(self._path)
+        self._beside.write_text(json.dumps(index.oversample))
         self.__init__(self._path, items.shape[1], True)  # type: ignore[misc]
 
     def use(self, setting: tuple[int, ...]) -> None:
