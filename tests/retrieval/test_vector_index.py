@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,16 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recsys.bundle import cli
-from recsys.bundle.index_users import DRAWN, NEIGHBOURS
-from recsys.bundle.indexed import write_indexed
-from recsys.bundle.load import INDEX_FILE, load_serving_model
-from recsys.bundle.manifest import read_manifest
-from recsys.bundle.store import BundleStore
 from recsys.compression.item_vectors import Float32Vectors
 from recsys.errors import BundleError, InputError
-from recsys.models.filter_tokens import ItemFilter
-from recsys.models.serving import TorchServingModel
 from recsys.retrieval.excluded import Excluded
 from recsys.retrieval.index_build import IndexConfig, build_index
 from recsys.retrieval.index_recall import UserKind, recall
@@ -30,10 +20,6 @@ from recsys.retrieval.search_choice import APPROXIMATE_FROM_ITEMS, is_approximat
 from recsys.retrieval.source import SourceInputs
 from recsys.retrieval.two_tower import TwoTowerSource
 from recsys.retrieval.vector_index import VectorIndex, read_index
-from tests.bundle.test_bundle import small_plan
-from tests.models.test_served_answers import users
-from tests.retrieval.test_item_filter import tensor
-from training.debug_bundle import make_debug_bundle
 from training.recipes import find_recipe
 
 NUM_ITEMS, SIZE = 6_000, 16
@@ -169,45 +155,3 @@ def test_large_catalogues_are_searched_by_an_index_unless_the_recipe_says_otherw
     assert not is_approximate("auto", few) and is_approximate("auto", many)
     assert is_approximate("approximate", few) and not is_approximate("exact", many)
     assert find_recipe("demo").search == "auto"
-
-
-def test_a_bundle_with_an_index_has_an_id_of_its_own_and_serves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("recsys.retrieval.index_build.MIN_ITEMS", 50)
-    # Eighty items are enough for two cells.
-    monkeypatch.setenv("RECSYS_STATE_DIR", str(tmp_path))
-    store = BundleStore(tmp_path / "bundles")
-    plain = store.add(make_debug_bundle(tmp_path / "made", plan=small_plan()))
-    small = IndexConfig(cells_by_root=0.25)
-    write = partial(write_indexed, config=small)
-    monkeypatch.setattr("recsys.bundle.indexed.write_indexed", write)
-    assert cli.main(["index", plain]) == 0
-    bundle_id = json.loads(capsys.readouterr().out)["bundle_id"]
-    assert bundle_id != plain and cli.main(["index", plain]) == 0
-    assert json.loads(capsys.readouterr().out)["bundle_id"] == bundle_id  # the same bytes
-    assert cli.main(["show", bundle_id]) == 0
-    shown = json.loads(capsys.readouterr().out)["index"]
-    assert shown["k"] == 64 and shown["recall_wanted"] == 0.99  # of this recipe's candidates
-    assert [kind["kind"] for kind in shown["found"]] == [NEIGHBOURS, DRAWN]
-    assert all(kind["is_held"] and kind["recall"] >= 0.99 for kind in shown["found"])
-    assert cli.main(["index", bundle_id]) == 1
-    assert "has an index already" in capsys.readouterr().err
-    folder = store.path(bundle_id)
-    assert INDEX_FILE in read_manifest(folder).files
-    model, other = load_serving_model(folder), load_serving_model(store.path(plain))
-    assert isinstance(model, TorchServingModel) and isinstance(other, TorchServingModel)
-    model.search_from_items = other.search_from_items = 0
-    asked = {
-        "num_candidates": 20, "exclude_index": torch.zeros(4, 1, dtype=torch.int32),
-        "exclude_history": torch.ones(4, 1, dtype=torch.bool),
-        "filters": tensor([ItemFilter()] * 4),
-    }  # fmt: skip
-    found = model.retrieve(users(model, 4, seed=1), **asked).item_index
-    exact = other.retrieve(users(other, 4, seed=1), **asked).item_index
-    assert (found.unsqueeze(2) == exact.unsqueeze(1)).any(dim=2).float().mean() > 0.9
-    data = bytearray((folder / INDEX_FILE).read_bytes())
-    data[-1] ^= 1
-    (folder / INDEX_FILE).write_bytes(data)
-    with pytest.raises(BundleError, match=r"items\.index is damaged"):
-        load_serving_model(folder)
