@@ -14,8 +14,7 @@ without touching the order. Where lists are too short to teach an order, ``one_l
 one (Sheng et al. 2023, "Joint optimization of ranking and calibration with contextualized hybrid
 model", with one logit instead of two).
 
-What is optional (``RankerConfig``) is built last and only when asked for: a bundle from before it
-has the same weights by the same names.
+What it is made of: ``ranker_layers.py``.
 
 Axes: ``B`` users, ``C`` candidates, ``N`` items, ``M`` item rows, ``O`` objectives, ``S`` sources,
 ``E`` width, ``R`` what represents an item.
@@ -28,35 +27,21 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from recsys.errors import ConfigurationError
-from recsys.models.calibration import Calibration
-from recsys.models.config import RankerConfig
-from recsys.models.cross_features import (
-    CrossScale,
-    Prices,
-    cross_features,
-    num_cross_features,
-    usual_prices,
-)
-from recsys.models.experts import MultiGateExperts
-from recsys.models.item_table import ItemTable, log_price
-from recsys.models.normalise import Standardise
-from recsys.models.position_bias import PositionBias
-from recsys.models.rates import Rates
+from recsys.models.cross_features import Prices, cross_features, usual_prices
+from recsys.models.item_table import log_price
+from recsys.models.ranker_halves import ItemHalf, UserHalf
+from recsys.models.ranker_layers import RankerLayers
 from recsys.models.request_tokens import REQUEST_TOKENS
 from recsys.models.serving_model import Candidates, UserContext
-from recsys.models.signature import Dimensions
-from recsys.models.target_attention import AttentionHistory, AttentionItems, TargetAttention
+from recsys.models.target_attention import AttentionItems
 from recsys.models.taste import Taste, taste_of
-from recsys.models.token_embedding import TokenEmbedding
 
 _FEWEST_ROWS = 16
 """Rows are computed at least so many at once: of a handful, products take another path and may
 differ in the last bit."""
-_NEED_TOKEN_SIZE = ("num_item_tokens", "item_identities")
 
 
 class RankerOutput(NamedTuple):
@@ -68,154 +53,8 @@ class RankerOutput(NamedTuple):
     """``[B, C, O]`` logits of calibrated probabilities."""
 
 
-class UserHalf(NamedTuple):
-    """What is computed once per user."""
-
-    projected: Tensor
-    """``[B, E]``."""
-    factors: Tensor
-    """``[B, F]``."""
-    offset: Tensor
-    """``[B, O]`` of the calibration."""
-    history: AttentionHistory | None
-    """None without target attention."""
-
-
-class ItemHalf(NamedTuple):
-    """What is computed once per item and refresh."""
-
-    projected: Tensor
-    """``[M, E]``."""
-    factors: Tensor
-    """``[M, F]``."""
-    attention: AttentionItems | None
-    """Of all N + 1 items, whatever the rows; None without target attention."""
-
-
-class Ranker(nn.Module):
+class Ranker(RankerLayers):
     """Scores candidates for every objective."""
-
-    def __init__(
-        self,
-        config: RankerConfig,
-        dimensions: Dimensions,
-        table: ItemTable,
-        embedding_size: int,
-    ) -> None:
-        """``embedding_size``: that of the towers' vectors, 0 where there are no towers.
-
-        Raises:
-            ConfigurationError: when embeddings are wanted of no width, or tastes without counts.
-        """
-        super().__init__()
-        if dimensions.num_request_tokens and not config.token_size:
-            raise ConfigurationError(
-                "ranker: request_keys want embeddings, found token_size 0; set it to their width "
-                "(such as 16), or leave request_keys out"
-            )
-        wanted = [name for name in _NEED_TOKEN_SIZE if getattr(config, name)]
-        if wanted and not config.token_size:
-            raise ConfigurationError(
-                f"ranker: {' and '.join(wanted)} want embeddings, found token_size 0; set it to "
-                "their width (such as 16)"
-            )
-        if config.aspects and config.taste_counts is None:
-            raise ConfigurationError(
-                "ranker: aspects want taste_counts (the columns of what was taken and shown), "
-                "found none; set them, or leave the aspects out"
-            )
-        size, own = config.hidden_size, config.token_size
-        num_objectives = len(dimensions.objectives)
-        self.config, self.table = config, table
-        self.user_dense = Standardise(dimensions.num_user_features)
-        self.item_dense = Standardise(dimensions.num_item_features)
-        num_user = dimensions.num_user_features + len(config.user_rates) + own
-        num_item = dimensions.num_item_features + len(config.item_rates) + 2 + own
-        num_cross = num_cross_features(dimensions, config.content_size, config.aspects)
-        attended = config.attention_heads * (config.attention_size + 1)
-        self.cross_scale = CrossScale(num_cross)
-        self.project_user = nn.Linear(num_user, size)
-        self.project_item = nn.Linear(num_item, size, bias=False)
-        self.project_cross = nn.Linear(num_cross + config.num_factors + attended, size, bias=False)
-        # With embeddings of its own the ranker looks for products in all it knows of both.
-        self.user_factors = nn.Linear(
-            embedding_size + (num_user if own else 0), config.num_factors, bias=False
-        )
-        self.item_factors = nn.Linear(
-            embedding_size + (num_item if own else 0), config.num_factors, bias=False
-        )
-        self.crosses = nn.ModuleList(nn.Linear(size, size) for _ in range(config.num_crosses))
-        deep_size = 0
-        if not config.num_experts:
-            deep_size = size // 2
-            self.deep = nn.Sequential(
-                nn.ReLU(), nn.Linear(size, size), nn.ReLU(), nn.Dropout(config.dropout),
-                nn.Linear(size, size // 2), nn.ReLU(),
-            )  # fmt: skip
-        self.direct = nn.Linear(num_cross, num_objectives, bias=False)
-        self.output = nn.Linear(size + deep_size, num_objectives)
-        if not config.one_logit:
-            self.calibrate_slope = nn.Parameter(torch.zeros(num_objectives))
-            self.calibrate_user = nn.Sequential(
-                nn.Linear(dimensions.num_user_features, 16),
-                nn.Tanh(),
-                nn.Linear(16, num_objectives),
-            )
-        self._add_options(config, embedding_size, num_objectives)
-
-    def _add_options(self, config: RankerConfig, embedding_size: int, num_objectives: int) -> None:
-        if config.user_rates:
-            self.user_rates = Rates(config.user_rates)
-        if config.item_rates:
-            self.item_rates = Rates(config.item_rates)
-        if config.token_size:
-            self.user_tokens = TokenEmbedding(config.num_token_buckets, config.token_size)
-            self.item_tokens = TokenEmbedding(config.num_token_buckets, config.token_size)
-            self.embedding_dropout = nn.Dropout(config.dropout)
-        if config.item_identities:
-            self.identity = nn.Embedding(self.table.num_items + 1, config.token_size)
-            nn.init.normal_(self.identity.weight, std=0.05)
-        if config.attention_heads:
-            self.attention = TargetAttention(
-                embedding_size + config.token_size,
-                num_heads=config.attention_heads, head_size=config.attention_size,
-            )  # fmt: skip
-        if config.num_experts:
-            self.experts = MultiGateExperts(
-                config.hidden_size, num_experts=config.num_experts,
-                num_objectives=num_objectives, dropout=config.dropout,
-            )  # fmt: skip
-        if config.num_positions:
-            self.position = PositionBias(
-                config.num_positions, num_objectives, dropout=config.position_dropout
-            )
-        if config.is_calibrated:
-            self.calibration = Calibration(num_objectives)
-
-    @torch.no_grad()
-    def start_probabilities_at(self, rate: Tensor) -> None:
-        """Let the probabilities begin at ``[O]`` base rates instead of one half."""
-        if self.config.one_logit:
-            self.output.bias.copy_(torch.logit(rate))
-            return
-        last = self.calibrate_user[-1]
-        assert isinstance(last, nn.Linear) and last.bias is not None
-        last.weight.zero_()
-        last.bias.copy_(torch.logit(rate))
-
-    @torch.no_grad()
-    def start_at_zero(self) -> None:
-        """Let the logits begin at their bias for every candidate.
-
-        Random last layers are an order that the first steps have to undo, and a short training at a
-        low rate never quite does: what is left of it differs by seed and is noise.
-        Source: Goyal et al. 2017, "Accurate, large minibatch SGD", section 5.1, which begins the
-        last scale of each residual block at zero for the same reason; here it is the last layer.
-        """
-        self.direct.weight.zero_()
-        self.output.weight.zero_()
-        if self.config.num_experts:
-            self.experts.towers.zero_()
 
     def item_half(
         self, item_activity: Tensor, item_vectors: Tensor, rows: Tensor | None = None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recsys.models.growing_rows import GrowingRows
-from recsys.models.ranker import ItemHalf
+from recsys.models.ranker_halves import ItemHalf
 from recsys.models.target_attention import AttentionItems
 from recsys.retrieval.row_changes import RowChanges
 

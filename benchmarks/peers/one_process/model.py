@@ -23,7 +23,8 @@ from recsys.compression.item_vectors import Float32Vectors
 from recsys.features.batch import Float32s, Ragged, UserFeatures
 from recsys.models.encode import encode_users
 from recsys.models.item_table import ItemTable
-from recsys.models.ranker import ItemHalf, Ranker
+from recsys.models.ranker import Ranker
+from recsys.models.ranker_halves import ItemHalf
 from recsys.models.serving_model import Candidates
 from recsys.models.two_tower import TwoTower
 from recsys.retrieval.source import SourceInputs
