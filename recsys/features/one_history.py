@@ -13,7 +13,8 @@ from collections import Counter
 from itertools import accumulate
 from typing import NamedTuple
 
-from recsys.features.history_codec import BODY, HEAD, SMALL, bytes_of_bits, damaged, read_tail
+from recsys.features.history_body import BODY, SMALL, bytes_of_bits, damaged
+from recsys.features.history_codec import HEAD, read_tail
 from recsys.features.names import HISTORY_EVENTS, HISTORY_LENGTH
 
 
