@@ -13,7 +13,6 @@ Several plans may be kept at once: a new version of a view beside the one that s
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -23,7 +22,14 @@ from recsys.events.schema import ItemEvent, LoggedEvent
 from recsys.events.topics import Topics
 from recsys.features.batch import Int64s
 from recsys.features.batch_columns import BatchColumns, columns_of
-from recsys.features.categories import Said, Timelines, with_said
+from recsys.features.batch_entities import (
+    Categories,
+    Entities,
+    categories_of,
+    entities_of,
+    with_identities,
+)
+from recsys.features.categories import Said, with_said
 from recsys.features.duplicates import HORIZON, DuplicateWindow
 from recsys.features.entities import (
     CATEGORIES_FIELD,
@@ -33,11 +39,9 @@ from recsys.features.entities import (
     groups_of,
     layout_of,
 )
-from recsys.features.event_rows import NO_CATEGORY
 from recsys.features.framing import Framed, frame, unframe
 from recsys.features.hashes import HashReader, Write
 from recsys.features.key_layout import ending_of_user
-from recsys.features.names import identity_hashes
 from recsys.features.packed_fields import Packed, PackedFields, pack, pack_same
 from recsys.features.plan import Plan
 from recsys.features.positions import Positions, Sources
@@ -180,16 +184,16 @@ class FeatureStream:
         if sum(len(group.states) for group in self._groups) > self._max_remembered:
             self.forget()
         items, *others = self._groups
-        item_rows = _Entities([(item_id,) for item_id in batch.item_ids], None, batch.item)
+        item_rows = Entities([(item_id,) for item_id in batch.item_ids], None, batch.item)
         item_states = self._load(items, item_rows.ids)
         fields = _tell_categories(batch, item_states)
-        category: _Category | None = None
+        category: Categories | None = None
         if self._needs_category:
-            category = _categories(batch, item_states)
-        batch = _with_identities(batch, self._identity_fields, category)
+            category = categories_of(batch, item_states)
+        batch = with_identities(batch, self._identity_fields, category)
         writes = _tell(items, batch, item_rows, item_states, fields)
         for group in others:
-            found = _entities(group, batch, category)
+            found = entities_of(group, batch, category)
             writes += _tell(group, batch, found, self._load(group, found.ids), {})
         return writes
 
@@ -201,81 +205,6 @@ class FeatureStream:
             found = self._store.read([(key, group.fields) for key in keys])
             group.remember(missing, keys, found)
         return [remembered[one] for one in ids]
-
-
-class _Entities:
-    """The entities of one group in a batch, and whose each row of behaviour is."""
-
-    def __init__(self, ids: list[Ids], rows: Int64s | None, owner: Int64s) -> None:
-        self.ids = ids
-        self.rows = np.arange(len(owner)) if rows is None else rows
-        """Rows that are of an entity at all: those of no category are of none."""
-        self.owner = owner
-
-    def log(self, batch: BatchColumns) -> Log:
-        return Log(self.owner, batch.source[self.rows], batch.offset[self.rows], self.rows)
-
-
-class _Category:
-    """Category of each row, as a place in ``names``; -1 for none."""
-
-    def __init__(self, names: list[str], of_row: Int64s) -> None:
-        self.names = names
-        self.of_row = of_row
-
-
-def _categories(batch: BatchColumns, items: Sequence[EntityState]) -> _Category:
-    said: list[tuple[int, Said]] = [
-        (n, one) for n, item in enumerate(items) for one in item.timeline
-    ]
-    timelines = Timelines(
-        np.array([n for n, _ in said], dtype=np.int64),
-        np.array([one[0] for _, one in said], dtype=np.int64),
-        np.array([one[1] for _, one in said], dtype=np.int64),
-        len(items),
-    )
-    names: dict[str, int] = {}
-    codes = [names.setdefault(one[2], len(names)) if one[2] else -1 for _, one in said]
-    place = timelines.at(batch.item, batch.rows.time_ms, batch.known_ms)
-    return _Category(list(names), np.array([*codes, -1], dtype=np.int64)[place])
-
-
-def _with_identities(
-    batch: BatchColumns, wanted: frozenset[str], category: _Category | None
-) -> BatchColumns:
-    """Give rows the hashes of their items and categories, where a view wants them."""
-    if not wanted:
-        return batch
-    item = identity_hashes(batch.item_ids)[batch.item] if "item_id" in wanted else None
-    hashes = None
-    if "category" in wanted and category is not None:
-        hashes = np.append(identity_hashes(category.names), NO_CATEGORY)[category.of_row]
-    return replace(batch, rows=replace(batch.rows, item=item, category=hashes))
-
-
-def _entities(group: KeyGroup, batch: BatchColumns, category: _Category | None) -> _Entities:
-    if group.join_keys == ("user_id",):
-        return _Entities([(user_id,) for user_id in batch.user_ids], None, batch.user)
-    columns: dict[str, tuple[Int64s, list[str]]] = {
-        "user_id": (batch.user, batch.user_ids),
-        "item_id": (batch.item, batch.item_ids),
-    }
-    rows = np.arange(len(batch.user))
-    if category is not None and "category" in group.join_keys:
-        columns["category"] = (category.of_row, category.names)
-        rows = np.flatnonzero(category.of_row >= 0)
-    combined = np.zeros(len(rows), dtype=np.int64)
-    for name in group.join_keys:
-        codes, values = columns[name]
-        combined = combined * max(len(values), 1) + codes[rows]
-    distinct, owner = np.unique(combined, return_inverse=True)
-    parts: list[list[str]] = []
-    for name in reversed(group.join_keys):
-        values = columns[name][1]
-        width = max(len(values), 1)
-        parts.append([values[code] for code in (distinct % width).tolist()])
-        distinct = distinct // width
-    return _Entities(list(zip(*reversed(parts), strict=True)), rows, owner.astype(np.int64))
 
 
 def _tell_categories(batch: BatchColumns, items: Sequence[EntityState]) -> _Fields:
@@ -296,7 +225,7 @@ def _tell_categories(batch: BatchColumns, items: Sequence[EntityState]) -> _Fiel
 def _tell(
     group: KeyGroup,
     batch: BatchColumns,
-    found: _Entities,
+    found: Entities,
     states: Sequence[EntityState],
     fields: _Fields,
 ) -> list[Write]:
