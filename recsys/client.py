@@ -15,16 +15,12 @@ is busy. What is wrong with a request raises InputError at once.
 from __future__ import annotations
 
 import asyncio
-import os
-import ssl
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
-import msgspec
 
 from recsys import api_calls
 from recsys.api_calls import Answer, Call, EventLike
@@ -33,13 +29,17 @@ from recsys.api_errors import (
     AccessDeniedError,
     NotFoundError,
     NothingPublishedError,
-    error_of,
-    key_in_force,
 )
-from recsys.errors import RecsysError, ServerError
-from recsys.security.tls import client_context
+from recsys.api_http import (
+    ClientConfig,
+    http_options,
+    is_worth_a_retry,
+    pauses,
+    read,
+    timeout_s,
+    unreachable,
+)
 from recsys.wire import (
-    ErrorResponse,
     EventsResponse,
     Filters,
     RankRequest,
@@ -61,33 +61,7 @@ __all__ = [
     "NothingPublishedError",
 ]
 
-_RETRIED_STATUS = frozenset({429, 502, 503, 504})
 _NO_FILTERS = Filters()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClientConfig:
-    """Patience of a client."""
-
-    timeout_s: float = 5.0
-    """For one try, connecting included."""
-    retries: int = 2
-    """Tries after the first."""
-    backoff_s: float = 0.1
-    """Pause before the second try; doubled before each further one."""
-    deadline_ms: int | None = None
-    """Told to the API with each call: it answers from a lower rung rather than later. Unset: the
-    API's own default. Leave ``timeout_s`` above it, for the way."""
-    max_connections: int = 100
-    """Kept in the pool."""
-    api_key: str | None = field(default=None, repr=False)
-    """Key or token sent along; unset: ``RECSYS_API_KEY`` of the environment, if any."""
-    cafile: str | None = None
-    """PEM authorities the API's certificate is checked with; unset: ``RECSYS_API_CAFILE``, else
-    the system's."""
-    certfile: str | None = None
-    """PEM certificate and key of ours, where the API asks for one; unset:
-    ``RECSYS_API_CERTFILE``."""
 
 
 class Client:
@@ -97,7 +71,7 @@ class Client:
         self, base_url: str = "http://127.0.0.1:8080", config: ClientConfig | None = None
     ) -> None:
         self._config = config or ClientConfig()
-        self._http = httpx.Client(**_options(base_url, self._config))
+        self._http = httpx.Client(**http_options(base_url, self._config))
 
     def __enter__(self) -> Self:
         return self
@@ -172,20 +146,20 @@ class Client:
         self._http.close()
 
     def _send(self, call: Call[Answer]) -> Answer:
-        for pause_s in _pauses(self._config):
+        for pause_s in pauses(self._config):
             try:
                 response = self._http.request(
                     call.method,
                     call.path,
                     content=call.body,
-                    timeout=_timeout_s(call, self._config),
+                    timeout=timeout_s(call, self._config),
                 )
             except httpx.TransportError as error:
                 if pause_s is None:
-                    raise _unreachable(self._http, error) from error
+                    raise unreachable(self._http, error) from error
             else:
-                if pause_s is None or not _is_worth_a_retry(call, response):
-                    return _read(call, response)
+                if pause_s is None or not is_worth_a_retry(call, response):
+                    return read(call, response)
             time.sleep(pause_s)
         raise AssertionError("the last try returns or raises")
 
@@ -197,7 +171,7 @@ class AsyncClient:
         self, base_url: str = "http://127.0.0.1:8080", config: ClientConfig | None = None
     ) -> None:
         self._config = config or ClientConfig()
-        self._http = httpx.AsyncClient(**_options(base_url, self._config))
+        self._http = httpx.AsyncClient(**http_options(base_url, self._config))
 
     async def __aenter__(self) -> Self:
         return self
@@ -258,94 +232,19 @@ class AsyncClient:
         await self._http.aclose()
 
     async def _send(self, call: Call[Answer]) -> Answer:
-        for pause_s in _pauses(self._config):
+        for pause_s in pauses(self._config):
             try:
                 response = await self._http.request(
                     call.method,
                     call.path,
                     content=call.body,
-                    timeout=_timeout_s(call, self._config),
+                    timeout=timeout_s(call, self._config),
                 )
             except httpx.TransportError as error:
                 if pause_s is None:
-                    raise _unreachable(self._http, error) from error
+                    raise unreachable(self._http, error) from error
             else:
-                if pause_s is None or not _is_worth_a_retry(call, response):
-                    return _read(call, response)
+                if pause_s is None or not is_worth_a_retry(call, response):
+                    return read(call, response)
             await asyncio.sleep(pause_s)
         raise AssertionError("the last try returns or raises")
-
-
-def _options(base_url: str, config: ClientConfig) -> dict[str, Any]:
-    headers = {"content-type": "application/json"}
-    if api_key := key_in_force(config.api_key):
-        headers["authorization"] = f"Bearer {api_key}"
-    if config.deadline_ms is not None:
-        headers["x-request-timeout-ms"] = str(config.deadline_ms)
-    return {
-        "base_url": base_url,
-        "timeout": config.timeout_s,
-        "limits": httpx.Limits(
-            max_connections=config.max_connections,
-            max_keepalive_connections=config.max_connections,
-        ),
-        "headers": headers,
-        "verify": _tls(base_url, config),
-    }
-
-
-def _tls(base_url: str, config: ClientConfig) -> ssl.SSLContext | bool:
-    if not base_url.startswith("https:"):
-        return True
-    cafile = config.cafile or os.environ.get("RECSYS_API_CAFILE")
-    return client_context(cafile, config.certfile or os.environ.get("RECSYS_API_CERTFILE"))
-
-
-def _timeout_s(call: Call[Any], config: ClientConfig) -> float:
-    return max(config.timeout_s, call.takes_s)
-
-
-def _pauses(config: ClientConfig) -> list[float | None]:
-    """Give the pause after each try; ``None`` marks the last one."""
-    return [*(config.backoff_s * 2**attempt for attempt in range(config.retries)), None]
-
-
-def _is_worth_a_retry(call: Call[Any], response: httpx.Response) -> bool:
-    if response.status_code not in _RETRIED_STATUS or response.status_code == call.also_good:
-        return False
-    # Waiting does not publish a bundle.
-    return not isinstance(_error_of(call, response), NothingPublishedError)
-
-
-def _read(call: Call[Answer], response: httpx.Response) -> Answer:
-    """Give the answer. Raises RecsysError when it is an error."""
-    status = response.status_code
-    if status < 400 or status == call.also_good:
-        try:
-            return msgspec.json.decode(response.content, type=call.answer)
-        except msgspec.MsgspecError as error:
-            raise ServerError(
-                f"wanted {call.answer.__name__} from {call.method} {call.path}, found another "
-                f"body ({error}); is this the API, and of this version?"
-            ) from error
-    raise _error_of(call, response)
-
-
-def _error_of(call: Call[Any], response: httpx.Response) -> RecsysError:
-    try:
-        error = msgspec.json.decode(response.content, type=ErrorResponse).error
-    except msgspec.MsgspecError:
-        return ServerError(
-            f"wanted an answer to {call.method} {call.path}, found status {response.status_code} "
-            "from something that is not the API; look at the address"
-        )
-    return error_of(error.code, error.message, error.field)
-
-
-def _unreachable(
-    http: httpx.Client | httpx.AsyncClient, error: httpx.TransportError
-) -> ServerError:
-    return ServerError(
-        f"the API at {http.base_url} does not answer: {type(error).__name__}: {error}; "
-        "see `recsys status`"
-    )
