@@ -95,15 +95,10 @@ def cross_features(
     ``taste``: the user's by the table's ``aspects``, wanted where there are any.
     """
     index = candidates.item_index.long()
-    category = table.category.take(index)
-    padded = F.pad(user["user_category"], (0, 0, 0, 1))  # the last row: category unknown
-    in_category = padded.gather(1, category.unsqueeze(2).expand(-1, -1, padded.shape[2]))
-    share = in_category / (padded.sum(dim=1, keepdim=True) + 1.0)
     features = [
         candidates.source_score,
         _own_history(user, index),
-        in_category.log1p(),
-        share,
+        _rows_of(_by_category(user["user_category"]), table.category.take(index)),
         _price(prices, index),
     ]
     if table.has_content:
@@ -114,20 +109,41 @@ def cross_features(
     return torch.cat(features, dim=-1)
 
 
+# Each of these is computed for what a user has, a few dozen rows, and then looked up by candidate.
+
+
+def _rows_of(table: Tensor, row: Tensor) -> Tensor:
+    """Give ``[B, C, X]`` of ``[B, R, X]`` by the user's rows ``[B, C]``."""
+    size, num_rows, width = table.shape
+    first = torch.arange(0, size * num_rows, num_rows, device=row.device)
+    return F.embedding(row + first.unsqueeze(1), table.reshape(size * num_rows, width))
+
+
+def _by_category(activity: Tensor) -> Tensor:
+    """Give ``[B, R + 1, 2 F]`` of ``[B, R, F]`` activity: logarithms and shares; last: unknown."""
+    padded = F.pad(activity, (0, 0, 0, 1))
+    return torch.cat([padded.log1p(), padded / (padded.sum(dim=1, keepdim=True) + 1.0)], dim=2)
+
+
 def _own_history(user: UserContext, index: Tensor) -> Tensor:
     """Give ``[B, C, NUM_HISTORY_FEATURES]`` of the user with the candidate itself."""
     history = user["history_index"].long()
     # Looked up in the sorted history: a table of all items would be megabytes a user.
     ordered, place_of = history.sort(dim=1)
-    found = torch.searchsorted(ordered, index.contiguous()).clamp(max=history.shape[1] - 1)
-    had = ((ordered.gather(1, found) == index) & (index != 0)).float()
-    at = place_of.gather(1, found)
-    count = user["history_count"].gather(1, at)
-    age_days = user["history_age_s"].gather(1, at) / DAY_S
+    found = torch.searchsorted(ordered, index.contiguous()).clamp_(max=history.shape[1] - 1)
+    had = (ordered.gather(1, found) == index) & (index != 0)
+    none = history.shape[1]  # the last row, of zeros
+    at = torch.where(had, place_of.gather(1, found), none)
+    return _rows_of(_by_use(user), at)
+
+
+def _by_use(user: UserContext) -> Tensor:
+    """Give ``[B, H + 1, NUM_HISTORY_FEATURES]`` of what is in the history; last: zeros."""
+    age_days = user["history_age_s"] / DAY_S
     features = torch.stack(
         [
             torch.ones_like(age_days),
-            count.log1p(),
+            user["history_count"].log1p(),
             age_days.log1p(),
             torch.exp(-age_days / 7.0),
             torch.exp(-age_days / 30.0),
@@ -135,7 +151,7 @@ def _own_history(user: UserContext, index: Tensor) -> Tensor:
         ],
         dim=-1,
     )
-    return features * had.unsqueeze(2)
+    return F.pad(features, (0, 0, 0, 1))
 
 
 def _price(prices: Prices, index: Tensor) -> Tensor:
@@ -165,4 +181,4 @@ class CrossScale(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Give values of the same shape."""
-        return ((values - self.mean) * self.scale).clamp(-6.0, 6.0)
+        return (values - self.mean).mul_(self.scale).clamp_(-6.0, 6.0)

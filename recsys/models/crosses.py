@@ -17,6 +17,8 @@ def cross(crossed: Tensor, start: Tensor, inner: Tensor) -> Tensor:
     The same as the expression, in one pass over memory; ``torch.addcmul`` is that too, but its own
     gradient multiplies each of the factors by its scalar 1 first, twice the work.
     """
+    if not torch.is_grad_enabled():
+        return torch.addcmul(crossed, start, inner)
     answer: Tensor = _Cross.apply(crossed, start, inner)  # type: ignore[no-untyped-call]
     return answer
 

@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.models.cross_features import Prices, cross_features, usual_prices
+from recsys.models.crosses import cross as cross_step
 from recsys.models.item_table import log_price
 from recsys.models.ranker_halves import ItemHalf, UserHalf
 from recsys.models.ranker_layers import RankerLayers
@@ -238,7 +239,7 @@ class Ranker(RankerLayers):
         )
         crossed = start
         for layer in self.crosses:
-            crossed = start * layer(crossed) + crossed
+            crossed = cross_step(crossed, start, layer(crossed))
         if self.config.num_experts:
             order = self.output(crossed) + self.experts(start)
         else:

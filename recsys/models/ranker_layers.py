@@ -80,8 +80,9 @@ class RankerLayers(nn.Module):
         if not config.num_experts:
             deep_size = size // 2
             self.deep = nn.Sequential(
-                nn.ReLU(), nn.Linear(size, size), nn.ReLU(), nn.Dropout(config.dropout),
-                nn.Linear(size, size // 2), nn.ReLU(),
+                nn.ReLU(), nn.Linear(size, size), nn.ReLU(inplace=True),
+                nn.Dropout(config.dropout),
+                nn.Linear(size, size // 2), nn.ReLU(inplace=True),
             )  # fmt: skip
         self.direct = nn.Linear(num_cross, num_objectives, bias=False)
         self.output = nn.Linear(size + deep_size, num_objectives)

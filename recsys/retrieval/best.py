@@ -1,15 +1,17 @@
 """The largest of a long row: exact, and little more work than reading it once.
 
-torch's ``topk`` of a million floats takes longer than the product that made them. Here the row is
-cut into groups, whose maxima are found in one pass; the ``k`` largest elements lie in the ``k``
-groups with the largest maxima, because each other group's elements are below ``k`` maxima. Only
-those groups are looked at again.
+torch's ``topk`` of a million floats takes longer than the product that made them, and of ten
+thousand four times as long as NumPy's partition, which compares with vector instructions. A long
+row is cut into groups, whose maxima are found in one pass; the ``k`` largest elements lie in the
+``k`` groups with the largest maxima, because each other group's elements are below ``k`` maxima.
+Only those groups are looked at again.
 
 Axes: ``B`` rows, ``N`` elements, ``k`` wanted.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,26 +19,58 @@ _GROUP = 64
 """Elements of a group: a maximum of so many is one pass of vector instructions."""
 _WORTH_IT = 4
 """Groups there must be for each wanted element: with fewer, most of the row is looked at again."""
+_BLOCK = 1 << 17
+"""Keys at once, of 8 bytes: what stays in a second-level cache."""
 
 
 def best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Give the ``k`` largest of ``[B, N]``, largest first: values and places, ``[B, min(k, N)]``.
 
-    Which of equal elements come is not said; it is the same for the same input.
+    Of equal elements in float32 on the CPU those at lower places come first, on every processor;
+    elsewhere it is not said which come, and is the same for the same input.
     """
     size, length = scores.shape
     k = min(k, length)
     groups = length // _GROUP
-    if groups < _WORTH_IT * k:
-        value, place = scores.topk(k, dim=1)
-        return value, place
+    if groups < _WORTH_IT * max(k, 1):
+        return _largest(scores, k)
     whole = groups * _GROUP
     grouped = scores[:, :whole].reshape(size, groups, _GROUP)
-    chosen = grouped.amax(dim=2).topk(k, dim=1, sorted=False).indices
+    # In the order of places, so that equal elements are still in it.
+    chosen = _largest(grouped.amax(dim=2), k)[1].sort(dim=1).values
     inner = grouped.gather(1, chosen.unsqueeze(2).expand(-1, -1, _GROUP)).flatten(1)
-    value, where = torch.cat([inner, scores[:, whole:]], dim=1).topk(k, dim=1)
+    value, where = _largest(torch.cat([inner, scores[:, whole:]], dim=1), k)
     group = chosen.gather(1, (where // _GROUP).clamp(max=k - 1))
     place = torch.where(
         where < k * _GROUP, group * _GROUP + where % _GROUP, where - k * _GROUP + whole
     )
     return value, place
+
+
+def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    if scores.device.type != "cpu" or scores.dtype != torch.float32 or not (k and len(scores)):
+        value, place = scores.topk(k, dim=1)
+        return value, place
+    size, length = scores.shape
+    places = np.empty((size, k), np.int64)
+    rows = max(1, _BLOCK // length)
+    for begin in range(0, size, rows):
+        keys = _keys(scores[begin : begin + rows].numpy())
+        keys.partition(length - k, axis=1)
+        top = keys[:, length - k :]
+        top.sort(axis=1)
+        places[begin : begin + rows] = length - 1 - (top[:, ::-1] & 0xFFFFFFFF)
+    place = torch.from_numpy(places)
+    return scores.gather(1, place), place
+
+
+def _keys(scores: np.ndarray) -> np.ndarray:
+    """Give integers in the order of ``[B, N]`` float32, of equal ones the lower place higher.
+
+    The bits of a float are in its own order where it is positive and in the reverse where not.
+    """
+    bits = scores.view(np.int32)
+    keys: np.ndarray = (bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))).astype(np.int64)
+    keys <<= 32
+    keys |= np.arange(scores.shape[1] - 1, -1, -1, dtype=np.int64)
+    return keys

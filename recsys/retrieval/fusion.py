@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from recsys.retrieval.best import best
+
 
 def quota_bonus(weights: Sequence[float]) -> float:
     """Give what lifts an item of a quota above any blend of ``weights``.
@@ -48,14 +50,14 @@ def fuse(
         ``[B, C]`` int64 rows, best first, 0 pads.
     """
     allowed = scores.masked_fill(excluded.unsqueeze(1), -torch.inf)
-    best = allowed.amax(dim=2, keepdim=True).clamp(min=1e-9)
-    blend = torch.einsum("bsn,s->bn", (allowed / best).clamp(min=0.0), scores.new_tensor(weights))
+    shares = (allowed / allowed.amax(dim=2, keepdim=True).clamp(min=1e-9)).clamp_(min=0.0)
+    blend = torch.einsum("bsn,s->bn", shares, scores.new_tensor(weights))
     for quota in sorted(set(quotas) - {0}):  # sources with as many places at once
         chosen = [source for source, places in enumerate(quotas) if places == quota]
         theirs = torch.stack([allowed[:, source] for source in chosen], dim=1)
-        top = theirs.topk(min(quota, allowed.shape[2]), dim=2)
-        bonus = (top.values > 0) * quota_bonus(weights)
-        blend.scatter_add_(1, top.indices.flatten(1), bonus.flatten(1))
-    blend = blend.masked_fill(excluded, -torch.inf)
-    value, index = blend.topk(min(num_candidates, blend.shape[1] - 1), dim=1)
+        value, place = best(theirs.flatten(0, 1), quota)
+        bonus = (value > 0) * quota_bonus(weights)
+        blend.scatter_add_(1, place.reshape(len(blend), -1), bonus.reshape(len(blend), -1))
+    blend.masked_fill_(excluded, -torch.inf)
+    value, index = best(blend, min(num_candidates, blend.shape[1] - 1))
     return index.masked_fill(value == -torch.inf, 0)

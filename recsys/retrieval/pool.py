@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recsys.models.serving_model import Candidates
+from recsys.retrieval.best import best
 from recsys.retrieval.fusion import quota_bonus
 from recsys.retrieval.source import Found
 
@@ -60,7 +61,7 @@ def fuse_found(
             is_good = (found[source].score[:, :quota] > 0) & (first != 0)
             blend.scatter_add_(1, place, is_good * bonus)
     blend.masked_fill_(again, -torch.inf)
-    value, chosen = blend.topk(min(num_candidates, blend.shape[1]), dim=1)
+    value, chosen = best(blend, min(num_candidates, blend.shape[1]))
     index = pool.gather(1, chosen).masked_fill_(value == -torch.inf, 0)
     columns = chosen.unsqueeze(1).expand(-1, score.shape[1], -1)
     gathered = score.gather(2, columns).transpose(1, 2) * (index != 0).unsqueeze(2)

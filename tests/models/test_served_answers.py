@@ -238,9 +238,11 @@ def test_quotas_of_one_size_are_filled_together_as_one_by_one(quotas: tuple[int,
         best = allowed.amax(dim=2, keepdim=True).clamp(min=1e-9)
         blend = torch.einsum("bsn,s->bn", (allowed / best).clamp(min=0.0), torch.tensor(weights))
         for source, quota in enumerate(quotas):
-            top = allowed[:, source].topk(min(quota, 31), dim=1)
-            blend.scatter_add_(1, top.indices, (top.values > 0) * 2.8)  # 1 + the weights
-        value, wanted = blend.masked_fill(excluded, -torch.inf).topk(20, dim=1)
+            top = allowed[:, source].sort(dim=1, descending=True, stable=True)
+            first = top.values[:, :quota] > 0
+            blend.scatter_add_(1, top.indices[:, :quota], first * 2.8)  # 1 + the weights
+        blend.masked_fill_(excluded, -torch.inf)
+        value, wanted = (found[:, :20] for found in blend.sort(dim=1, descending=True, stable=True))
         wanted = wanted.masked_fill(value == -torch.inf, 0)
         found = fuse(scores, weights=weights, quotas=quotas, excluded=excluded, num_candidates=20)
         assert torch.equal(found, wanted)
