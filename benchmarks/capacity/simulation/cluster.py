@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.capacity.simulation.api_process import ApiProcess
-from benchmarks.capacity.simulation.api_stage import Visit
 from benchmarks.capacity.simulation.balancing import Balancer
+from benchmarks.capacity.simulation.callers import Callers
 from benchmarks.capacity.simulation.cores import Background, Machine, Thread
 from benchmarks.capacity.simulation.draws import Dispersion, Draws
 from benchmarks.capacity.simulation.events import Events
-from benchmarks.capacity.simulation.outcomes import FAILED, LATE, Outcomes
+from benchmarks.capacity.simulation.outcomes import Outcomes
 from benchmarks.capacity.simulation.profile import Load, Profile
 from benchmarks.capacity.simulation.servers import ModelServer, Server
 from benchmarks.capacity.simulation.shape import Failure, RandomFailures, Shape
@@ -35,15 +34,13 @@ class Node:
     model: ModelServer | None = None
     store: Server | None = None
 
-
-class _Request:
-    __slots__ = ("api", "due_s", "has_ended", "tries")
-
-    def __init__(self, due_s: float) -> None:
-        self.due_s = due_s
-        self.tries = 0
-        self.has_ended = False
-        self.api: ApiProcess | None = None
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not died, or is back."""
+        if self.apis:
+            return self.apis[0].is_alive
+        server = self.model or self.store
+        return server is not None and server.is_alive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +66,7 @@ class Cluster:
         """When which node died (false) or came back (true)."""
         self._profile, self._shape = profile, shape
         self._rng = np.random.default_rng(seed)
-        self._draws = Draws(self._stream())
-        self._timeouts: deque[_Request] = deque()
-        self.num_open = 0
-        self.most_open = 0
+        caller_draws = Draws(self._stream())
         cores = shape.cores or profile.cores
         network_s = profile.hop_s if shape.network_s is None else shape.network_s
         self._network_s = profile.hop_s if shape.one_machine else network_s
@@ -123,9 +117,9 @@ class Cluster:
             )
             for n in range(shape.api)
         ]  # fmt: skip
-        self._callers = Balancer(
-            self.apis, events, self._draws, policy=shape.policy, detect_s=shape.detect_s,
-            return_s=shape.return_s, gone=self._gone,
+        self.callers = Callers(
+            events, self.outcomes, self.apis, caller_draws, shape, network_s=self._network_s,
+            generator=self._generator, generator_s=profile.generator_s,
         )  # fmt: skip
         self.nodes = self._nodes(per_machine)
         self._background()
@@ -159,101 +153,20 @@ class Cluster:
         look: Callable[[float], None] | None = None,
     ) -> None:
         """Send requests at rising moments and go on until ``until_s``; see ``Events.run``."""
-        self._due = due_s.tolist()
-        self._next = 0
-        if self._due:
-            self.events.at(self._due[0], self._arrive)
+        self.callers.send(due_s)
         self.events.at(0.0, self._sample)
         self.events.run(until_s, look)
-
-    # Callers.
-
-    def _arrive(self, _: object) -> None:
-        due, number = self._due, self._next
-        request = _Request(due[number])
-        self._next = number + 1
-        if self._next < len(due):
-            self.events.at(due[self._next], self._arrive)
-        self.num_open += 1
-        self.most_open = max(self.most_open, self.num_open)
-        self._timeouts.append(request)
-        if len(self._timeouts) == 1:
-            self.events.after(self._shape.timeout_s, self._look_late)
-        if self._generator is not None:
-            self._generator.do(self._profile.generator_s / 2, self._send, request)
-        else:
-            self._send(request)
-
-    def _send(self, request: _Request) -> None:
-        api = self._callers.choose(but=request.api)
-        request.tries += 1
-        request.api = api
-        if api is None:
-            self._end(request, FAILED)
-        else:
-            self.events.after(self._network_s, self._reach, (request, api))
-
-    def _reach(self, what: tuple[_Request, ApiProcess]) -> None:
-        request, api = what
-        if api.is_alive:
-            api.take(Visit(request, self._answered))
-        elif api.refuses:
-            self._again(request)
-        # else it is silent: noticed by the balancer, or by the caller's timeout
-
-    def _answered(self, visit: Visit, label: str) -> None:
-        self.events.after(self._network_s, self._arrived, (visit.caller, label))
-
-    def _arrived(self, what: tuple[_Request, str]) -> None:
-        if self._generator is not None:
-            self._generator.do(self._profile.generator_s / 2, self._read, what)
-        else:
-            self._read(what)
-
-    def _read(self, what: tuple[_Request, str]) -> None:
-        self._end(*what)
-
-    def _again(self, request: _Request) -> None:
-        """A connection was refused or lost."""
-        if request.has_ended:
-            return
-        if request.tries <= self._shape.retries:
-            self.outcomes.retries += 1
-            self._send(request)
-        else:
-            self._end(request, FAILED)
-
-    def _end(self, request: _Request, label: str) -> None:
-        if request.has_ended:
-            return
-        request.has_ended = True
-        self.num_open -= 1
-        self.outcomes.end(request.due_s, self.events.now_s, label)
-
-    def _look_late(self, _: object) -> None:
-        timeouts, timeout_s = self._timeouts, self._shape.timeout_s
-        while timeouts and (
-            timeouts[0].has_ended or timeouts[0].due_s + timeout_s <= self.events.now_s
-        ):
-            self._end(timeouts.popleft(), LATE)
-        if timeouts:
-            self.events.at(timeouts[0].due_s + timeout_s, self._look_late)
 
     # What fails.
 
     def _die(self, failure: Failure) -> None:
         node = self.nodes[failure.node]
-        if not self._is_alive(node):
+        if not node.is_alive:
             return
         self.failures.append((self.events.now_s, node.name, False))
         for api in node.apis:
             cut = api.kill(silently=failure.silently)
-            self._callers.died(api)
-            for visit in cut:
-                if failure.silently:
-                    self._silent.setdefault(api.name, []).append(visit.caller)
-                else:
-                    self.events.after(self._network_s, self._again, visit.caller)
+            self.callers.lost(api, cut, silently=failure.silently)
         if node.model is not None:
             node.model.kill(silently=failure.silently)
             for models in self._model_balancers:
@@ -268,7 +181,7 @@ class Cluster:
         self.failures.append((self.events.now_s, node.name, True))
         for api in node.apis:
             api.revive()
-            self._callers.revived(api)
+            self.callers.revived(api)
         if node.model is not None:
             node.model.revive()
             for models in self._model_balancers:
@@ -278,22 +191,9 @@ class Cluster:
             for stores in self._store_balancers:
                 stores.revived(node.store)
 
-    def _gone(self, api: ApiProcess) -> None:
-        """The balancer has noticed: what it sent there is sent elsewhere."""
-        for request in self._silent.pop(api.name, []):
-            self._again(request)
-
-    @staticmethod
-    def _is_alive(node: Node) -> bool:
-        if node.apis:
-            return node.apis[0].is_alive
-        server = node.model or node.store
-        return server is not None and server.is_alive
-
     # How it is put together.
 
     def _nodes(self, per_machine: int) -> dict[str, Node]:
-        self._silent: dict[str, list[_Request]] = {}
         found = []
         for n in range(0, len(self.apis), per_machine):
             apis = tuple(self.apis[n : n + per_machine])
@@ -372,7 +272,7 @@ class Cluster:
                     for name, threads in parts.items()
                     if threads
                 },
-                waiting=self.num_open,
+                waiting=self.callers.num_open,
                 limit=sum(limits) / len(limits) if limits else 0.0,
             )
         )
