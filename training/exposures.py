@@ -31,11 +31,11 @@ from recsys.models.request_tokens import REQUEST_TOKENS, request_tokens
 from recsys.models.serving_model import Candidates
 from recsys.models.signature import Dimensions
 from recsys.models.taste import taste_of
-from training.aspect_vectors import aspect_vectors
-from training.item_inputs import token_inputs
+from training.item_statics import item_statics
 from training.prepared import Context
 from training.progress import Progress
 from training.ranker_steps import RANKER_INPUTS
+from training.shapes import dimensions_of, encoding_of
 
 _CHUNK = 2048
 
@@ -130,27 +130,47 @@ def read_exposures(
         catalogue, num_item_tokens=num_item_tokens, content_size=content_size, aspects=aspects,
         has_id=has_id,
     )  # fmt: skip
-    encoding = UserEncoding(
-        history_length=history_length, num_tokens=num_tokens,
-        user_activity=plan.user_activity_names, num_categories=len(vocabulary.categories),
-        user_category_activity=plan.user_category_activity_names,
-    )  # fmt: skip
-    dimensions = Dimensions(
-        history_length=history_length,
-        num_tokens=num_tokens,
+    encoding = encoding_of(plan, vocabulary, history_length=history_length, num_tokens=num_tokens)
+    dimensions = dimensions_of(
+        encoding, plan, objectives=[rule.objective for rule in rules], sources=(),
         num_request_tokens=len(request_keys),
-        num_user_features=len(encoding.dense_names),
-        num_categories=len(vocabulary.categories),
-        num_category_features=len(plan.user_category_activity_names),
-        num_item_features=len(plan.item_activity_names),
-        objectives=tuple(rule.objective for rule in rules),
-        sources=(),
-    )
+    )  # fmt: skip
     with progress.stage("feature history"):
         rows = open_rows(log, plan)
         users = UserHistory(rows, plan, vocabulary)
         items = ItemHistory(rows, plan, vocabulary)
-    table = ItemTable(statics)
+    joined = _joined(
+        lists, users, items, encoding, ItemTable(statics), aspects, taste_counts, progress
+    )
+    context = {name: joined[name] for name in RANKER_INPUTS}
+    if request_keys:
+        every = [lists.said(row) for row in range(len(lists.user_id))]
+        context[REQUEST_TOKENS] = torch.from_numpy(request_tokens(every, request_keys))
+    code = np.unique(lists.user_id.astype(str), return_inverse=True)[1].astype(np.int64)
+    exposures = Exposures(
+        user=torch.from_numpy(code),
+        time_ms=torch.from_numpy(lists.time_ms),
+        context=context,
+        item=torch.from_numpy(lists.item).long(),
+        position=torch.from_numpy(lists.position).long(),
+        label=torch.from_numpy(lists.label),
+        activity=joined["activity"],
+        cross=joined["cross"],
+    )
+    return ExposureData(exposures=exposures, lists=lists, statics=statics, dimensions=dimensions)
+
+
+def _joined(
+    lists: ShownLists,
+    users: UserHistory,
+    items: ItemHistory,
+    encoding: UserEncoding,
+    table: ItemTable,
+    aspects: Sequence[Aspect],
+    taste_counts: tuple[int, int] | None,
+    progress: Progress,
+) -> dict[str, Tensor]:
+    """Give each list's ``RANKER_INPUTS``, ``cross`` and ``activity`` as of just before it."""
     parts: list[Mapping[str, Tensor]] = []
     for begin in progress.track(range(0, len(lists.user_id), _CHUNK), "features of exposures"):
         part = slice(begin, begin + _CHUNK)
@@ -172,23 +192,7 @@ def read_exposures(
         )
         activity = torch.from_numpy(flat).view(*item.shape, -1)
         parts.append({**{n: user[n] for n in RANKER_INPUTS}, "cross": cross, "activity": activity})
-    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    context = {name: joined[name] for name in RANKER_INPUTS}
-    if request_keys:
-        every = [lists.said(row) for row in range(len(lists.user_id))]
-        context[REQUEST_TOKENS] = torch.from_numpy(request_tokens(every, request_keys))
-    code = np.unique(lists.user_id.astype(str), return_inverse=True)[1].astype(np.int64)
-    exposures = Exposures(
-        user=torch.from_numpy(code),
-        time_ms=torch.from_numpy(lists.time_ms),
-        context=context,
-        item=torch.from_numpy(lists.item).long(),
-        position=torch.from_numpy(lists.position).long(),
-        label=torch.from_numpy(lists.label),
-        activity=joined["activity"],
-        cross=joined["cross"],
-    )
-    return ExposureData(exposures=exposures, lists=lists, statics=statics, dimensions=dimensions)
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def with_meetings(log: pl.DataFrame, kind: str) -> pl.DataFrame:
@@ -219,25 +223,6 @@ def _counts_of_history(
     found = items.activity_of_pairs(history[row, place].numpy(), moments_ms[row.numpy()])
     counts[row, place] = torch.from_numpy(found[:, list(columns)])
     return counts
-
-
-def item_statics(
-    catalogue: Catalogue, *, num_item_tokens: int, content_size: int,
-    aspects: Sequence[Aspect] = (), has_id: Bools,
-) -> ItemStatics:  # fmt: skip
-    """Give what the ranker knows of items beside their moving features; no words."""
-    tokens, content = token_inputs(catalogue, num_tokens=num_item_tokens, content_size=content_size)
-    num_items = catalogue.vocabulary.num_items
-    unknown = len(catalogue.vocabulary.categories)
-    return ItemStatics(
-        category=torch.from_numpy(np.concatenate([[unknown], catalogue.category])),
-        price=torch.from_numpy(np.concatenate([[-1.0], catalogue.price]).astype(np.float32)),
-        text=torch.zeros(num_items + 1, 1, dtype=torch.int64),
-        has_id=torch.from_numpy(has_id),
-        tokens=tokens,
-        content=content,
-        aspects=aspect_vectors(catalogue, aspects),
-    )
 
 
 def _check_labels(lists: ShownLists, rules: Sequence[LabelRule]) -> None:

@@ -24,7 +24,8 @@ from recsys.models.serving_model import Candidates
 from tests.bundle.test_bundle import small_plan
 from training.exposure_intervals import auc_interval, grouped_auc_interval
 from training.exposure_steps import ExposureSteps, ExposureTraining, calibrate, scores_of
-from training.exposures import ExposureData, item_statics, read_exposures, with_meetings
+from training.exposures import ExposureData, read_exposures, with_meetings
+from training.item_statics import item_statics
 from training.loop import NoCheckpoints, Run, World
 from training.progress import Progress
 

@@ -28,7 +28,8 @@ _CODE = (
     "recsys/data/*.py", "recsys/features/*.py", "recsys/features/audit/tensors.py",
     "recsys/feedback/*.py", "recsys/models/encode.py",
     "training/prepared.py", "training/questions.py", "training/shown_lists.py",
-    "training/logged_lists.py", "training/prepare.py", "training/examples/*.py",
+    "training/logged_lists.py", "training/prepare.py", "training/run_examples.py",
+    "training/shapes.py", "training/examples/*.py",
 )  # fmt: skip
 _LIBRARIES = ("polars", "pyarrow", "numpy")
 
