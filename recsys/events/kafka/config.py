@@ -67,10 +67,28 @@ and the broker half a millisecond each, all day."""
 _TANSU_WAIT_MS = 50
 
 
-def fetch_wait_ms(config: ReaderConfig, endpoints: Endpoints) -> int:
+def _fetch_wait_ms(config: ReaderConfig, endpoints: Endpoints) -> int:
     """Give how long this broker may hold a fetch."""
     wanted = config.fetch_max_wait_ms
     return min(wanted, _TANSU_WAIT_MS) if is_tansu(endpoints) else wanted
+
+
+def consumer_options(
+    settings: Settings, endpoints: Endpoints, group: str, config: ReaderConfig
+) -> dict[str, Any]:
+    """Give what every reader's client is told: we keep the positions, and no one jumps.
+
+    Jumping over deleted records in silence is not ours to do: ``poll`` raises.
+    """
+    return client_options(settings, endpoints, timeout_ms=config.start_timeout_ms) | {
+        "group_id": group,
+        "enable_auto_commit": False,
+        "metrics_enabled": False,
+        "auto_offset_reset": "none",
+        "allow_auto_create_topics": False,
+        "fetch_max_wait_ms": _fetch_wait_ms(config, endpoints),
+        "max_partition_fetch_bytes": config.max_partition_bytes,
+    }
 
 
 def is_tansu(endpoints: Endpoints) -> bool:

@@ -23,10 +23,9 @@ from recsys.endpoints import Endpoints
 from recsys.events.kafka.config import (
     FOLLOWING,
     ReaderConfig,
-    client_options,
     closed_on_failure,
+    consumer_options,
     explained,
-    fetch_wait_ms,
 )
 from recsys.events.kafka.reader import KafkaEventReader
 from recsys.events.log import Changes, TopicPartition
@@ -181,19 +180,12 @@ def connect_group_reader(
     Raises:
         ServerError: when no broker answers or the topic does not exist.
     """
-    options = client_options(settings, endpoints, timeout_ms=config.start_timeout_ms)
+    options = consumer_options(settings, endpoints, group, config)
     wanted = f"connect a reader of {topic}"
     with explained(endpoints, wanted), closed_on_failure() as client:
         consumer = KafkaConsumer(
             **options,
             kafka_client=client,
-            group_id=group,
-            enable_auto_commit=False,
-            metrics_enabled=False,
-            auto_offset_reset="none",
-            allow_auto_create_topics=False,
-            fetch_max_wait_ms=fetch_wait_ms(config, endpoints),
-            max_partition_fetch_bytes=config.max_partition_bytes,
             partition_assignment_strategy=(StickyPartitionAssignor,),
             session_timeout_ms=membership.session_timeout_ms,
             heartbeat_interval_ms=membership.heartbeat_interval_ms,

@@ -19,11 +19,10 @@ from recsys.endpoints import Endpoints
 from recsys.errors import ServerError
 from recsys.events.kafka.config import (
     ReaderConfig,
-    client_options,
     closed_on_failure,
+    consumer_options,
     explained,
     explanation,
-    fetch_wait_ms,
     is_tansu,
 )
 from recsys.events.kafka.record_batches import as_records, take_apart
@@ -63,20 +62,12 @@ def connect_reader(
     Raises:
         ServerError: when no broker answers or a topic does not exist.
     """
-    options = client_options(settings, endpoints, timeout_ms=config.start_timeout_ms)
+    options = consumer_options(settings, endpoints, group, config)
     wanted = f"connect a reader of {list(topics)}"
     with explained(endpoints, wanted), closed_on_failure() as client:
         consumer = KafkaConsumer(
             **options,
             kafka_client=client,
-            group_id=group,
-            enable_auto_commit=False,
-            metrics_enabled=False,
-            # Jumping over deleted records in silence is not ours to do: poll raises.
-            auto_offset_reset="none",
-            allow_auto_create_topics=False,
-            fetch_max_wait_ms=fetch_wait_ms(config, endpoints),
-            max_partition_fetch_bytes=config.max_partition_bytes,
             **({"enable_incremental_fetch_sessions": False} if is_tansu(endpoints) else {}),
         )
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from starlette.requests import Request
@@ -81,31 +82,10 @@ async def recommend(request: Request) -> Response:
             zip(ranked.item_index.tolist(), ranked.score.tolist(), why, strict=True)
         )
     ]
-    _expose(
-        services,
-        "recommendations",
-        request_id,
-        wanted.user_id,
-        answer,
-        bundle,
-        [item.item_id for item in items],
-        [item.score for item in items],
-        body,
-    )
+    _expose(services, "recommendations", request_id, wanted.user_id, answer, bundle, items, body)
+    said = _said(request_id, wanted, answer, bundle)
     return json_response(
-        RecommendResponse(
-            request_id=request_id,
-            user_id=wanted.user_id,
-            known=answer.user is not None and answer.user.known,
-            items=items,
-            bundle=bundle.bundle_id,
-            rung=answer.rung,
-            item_features_age_ms=ranked.item_age_ms,
-            degraded=answer.degraded,
-            features=_features(bundle, answer) if wanted.explain else None,
-            took_ms=_since_ms(start),
-        ),
-        headers=_stages(),
+        RecommendResponse(items=items, took_ms=_since_ms(start), **said), headers=_stages()
     )
 
 
@@ -145,32 +125,27 @@ async def rank(request: Request) -> Response:
     for item_id in dict.fromkeys(wanted.item_ids):
         if item_id not in scored:
             items.append(RankedItem(item_id=item_id, position=len(items), known=False))
-    _expose(
-        services,
-        "rank",
-        request_id,
-        wanted.user_id,
-        answer,
-        bundle,
-        [item.item_id for item in items],
-        [item.score for item in items],
-        body,
-    )
+    _expose(services, "rank", request_id, wanted.user_id, answer, bundle, items, body)
+    said = _said(request_id, wanted, answer, bundle)
     return json_response(
-        RankResponse(
-            request_id=request_id,
-            user_id=wanted.user_id,
-            known=answer.user is not None and answer.user.known,
-            items=items,
-            bundle=bundle.bundle_id,
-            rung=answer.rung,
-            item_features_age_ms=ranked.item_age_ms,
-            degraded=answer.degraded,
-            features=_features(bundle, answer) if wanted.explain else None,
-            took_ms=_since_ms(start),
-        ),
-        headers=_stages(),
+        RankResponse(items=items, took_ms=_since_ms(start), **said), headers=_stages()
     )
+
+
+def _said(
+    request_id: str, wanted: RecommendRequest | RankRequest, answer: Answer, bundle: ServedBundle
+) -> dict[str, Any]:
+    """Give what both kinds of answers say beside their items."""
+    return {
+        "request_id": request_id,
+        "user_id": wanted.user_id,
+        "known": answer.user is not None and answer.user.known,
+        "bundle": bundle.bundle_id,
+        "rung": answer.rung,
+        "item_features_age_ms": answer.ranked.item_age_ms,
+        "degraded": answer.degraded,
+        "features": _features(bundle, answer) if wanted.explain else None,
+    }
 
 
 def _features(bundle: ServedBundle, answer: Answer) -> UserSummary | None:
@@ -193,8 +168,7 @@ def _expose(
     user_id: str,
     answer: Answer,
     bundle: ServedBundle,
-    item_ids: list[str],
-    scores: list[float | None] | list[float],
+    items: Sequence[RecommendedItem | RankedItem],
     body: bytes,
 ) -> None:
     age_ms = answer.ranked.item_age_ms
@@ -213,8 +187,8 @@ def _expose(
             policy=answer.policy,
             propensities=list(answer.propensities),
             rules=answer.rules_version,
-            item_ids=item_ids,
-            scores=list(scores),
+            item_ids=[item.item_id for item in items],
+            scores=[item.score for item in items],
             features=Exposure.tensors(context_kept(user, bundle)) if user is not None else {},
             features_as_of_ms=user.as_of_ms if user is not None else None,
             item_features_age_ms=age_ms,
