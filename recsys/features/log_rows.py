@@ -185,25 +185,7 @@ def read_rows(log: pl.DataFrame | pl.LazyFrame) -> LogRows:
     frame = lazy.select(*wanted, *order).collect()
     frame = with_times(without_forgotten(without_duplicates(frame)))
 
-    acted = frame.filter(pl.col("kind").is_in(["interaction", "feedback"])).select(
-        "user_id", "item_id", "effective_ms", "known_ms", "kind", "type", "value"
-    )
-    shown = (
-        frame.filter(pl.col("kind") == "impression")
-        .select(
-            "user_id",
-            pl.col("items").alias("item_id"),
-            "effective_ms",
-            "known_ms",
-            "kind",
-            pl.lit("").alias("type"),
-            pl.lit(1.0).alias("value"),
-        )
-        .explode("item_id")
-    )
-    behaviour = pl.concat([acted, shown]).with_columns(
-        pl.col("type").fill_null(""), pl.col("value").fill_null(1.0)
-    )
+    behaviour = _behaviour(frame)
     items = frame.filter(pl.col("kind") == "item").select(
         "item_id", "effective_ms", "known_ms", pl.col("category").fill_null("")
     )
@@ -254,6 +236,29 @@ def read_rows(log: pl.DataFrame | pl.LazyFrame) -> LogRows:
         item_first_ms=_first_ms(len(item_ids), (item, time_ms), (item_of_event, item_time)),
         profiles=Timeline(user_of_event[user_order], user_time[user_order], len(user_ids)),
         profile_tokens=_tokens(users["attributes"][user_order]),
+    )
+
+
+def _behaviour(frame: pl.DataFrame) -> pl.DataFrame:
+    """Give a row for each act, and one for each item that was shown."""
+    acted = frame.filter(pl.col("kind").is_in(["interaction", "feedback"])).select(
+        "user_id", "item_id", "effective_ms", "known_ms", "kind", "type", "value"
+    )
+    shown = (
+        frame.filter(pl.col("kind") == "impression")
+        .select(
+            "user_id",
+            pl.col("items").alias("item_id"),
+            "effective_ms",
+            "known_ms",
+            "kind",
+            pl.lit("").alias("type"),
+            pl.lit(1.0).alias("value"),
+        )
+        .explode("item_id")
+    )
+    return pl.concat([acted, shown]).with_columns(
+        pl.col("type").fill_null(""), pl.col("value").fill_null(1.0)
     )
 
 

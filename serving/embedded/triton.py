@@ -48,36 +48,12 @@ def triton_launch(settings: Settings, report: Report, config: TritonConfig | Non
     require_glibc((2, 35), "Triton")
     libpython = libpython_folder("Triton")
     installed = install(settings.servers_dir, _WHEEL, _build, wanted_mib=400, report=report)
-    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    backends = installed / "backends" / version
-    if not backends.is_dir():
-        found = ", ".join(sorted(path.name for path in backends.parent.iterdir()))
-        raise ServerError(
-            f"Triton's Python backend wants a Python of {found}, found {version}; "
-            "run `make setup PYTHON=python3.12`"
-        )
     repository = settings.model_repository.absolute()
     repository.mkdir(parents=True, exist_ok=True)
     folder = _work_dir(settings)
     folder.mkdir(parents=True, exist_ok=True)
     grpc_port = settings.triton_grpc_port
-    options = {
-        "model-repository": str(repository),
-        "backend-directory": str(backends),
-        "model-control-mode": "explicit",
-        "exit-on-error": "false",
-        "strict-readiness": "false",  # ready means: answers; which model is live is the API's care
-        "exit-timeout-secs": str(config.exit_timeout_s),
-        "grpc-address": settings.host,
-        "grpc-port": str(grpc_port),
-        "http-address": settings.host,
-        "http-port": str(grpc_port + 1),
-        "metrics-address": settings.host,
-        "metrics-port": str(grpc_port + 2),
-        "allow-gpu-metrics": "false",
-        "log-info": "false",
-    }
-
+    options = _options(settings, config, repository, _backends(installed))
     return Launch(
         name="triton",
         version=f"Triton {_VERSION} (Python backend)",
@@ -113,6 +89,41 @@ def triton_launch(settings: Settings, report: Report, config: TritonConfig | Non
         ready_timeout_s=60.0,
         stop_grace_s=config.exit_timeout_s + 5.0,
     )
+
+
+def _backends(installed: Path) -> Path:
+    """Give the folder of the Python backend for this Python. Raises ServerError without one."""
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    backends = installed / "backends" / version
+    if not backends.is_dir():
+        found = ", ".join(sorted(path.name for path in backends.parent.iterdir()))
+        raise ServerError(
+            f"Triton's Python backend wants a Python of {found}, found {version}; "
+            "run `make setup PYTHON=python3.12`"
+        )
+    return backends
+
+
+def _options(
+    settings: Settings, config: TritonConfig, repository: Path, backends: Path
+) -> dict[str, str]:
+    """Give the flags of the server, by name."""
+    return {
+        "model-repository": str(repository),
+        "backend-directory": str(backends),
+        "model-control-mode": "explicit",
+        "exit-on-error": "false",
+        "strict-readiness": "false",  # ready means: answers; which model is live is the API's care
+        "exit-timeout-secs": str(config.exit_timeout_s),
+        "grpc-address": settings.host,
+        "grpc-port": str(settings.triton_grpc_port),
+        "http-address": settings.host,
+        "http-port": str(settings.triton_grpc_port + 1),
+        "metrics-address": settings.host,
+        "metrics-port": str(settings.triton_grpc_port + 2),
+        "allow-gpu-metrics": "false",
+        "log-info": "false",
+    }
 
 
 def free_shared_memory(settings: Settings) -> None:
