@@ -197,7 +197,7 @@ def _cosines(inputs: SourceInputs, users: Tensor, index: Tensor) -> Tensor:
     by its shape, by the place in it and by the number of threads.
     """
     local = inputs.item_vectors.local(index)
-    return (F.embedding(local.place, local.vectors) * users.unsqueeze(1)).sum(2)
+    return F.embedding(local.place, local.vectors).mul_(users.unsqueeze(1)).sum(2)
 
 
 def _nearest_of(
