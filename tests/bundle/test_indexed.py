@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from recsys.bundle import cli
+from recsys.bundle.compress import write_compressed
 from recsys.bundle.index_users import (
     DRAWN,
     GATHERED,
@@ -24,6 +25,7 @@ from recsys.bundle.load import INDEX_FILE, load_serving_model
 from recsys.bundle.manifest import read_manifest
 from recsys.bundle.store import BundleStore
 from recsys.errors import BundleError
+from recsys.models.config import Precision
 from recsys.models.filter_tokens import ItemFilter
 from recsys.models.serving import TorchServingModel
 from recsys.retrieval.index_build import IndexConfig
@@ -129,6 +131,12 @@ def test_a_bundle_with_an_index_has_an_id_of_its_own_and_serves(
     assert INDEX_FILE in read_manifest(folder).files
     model, other = load_serving_model(folder), load_serving_model(store.path(plain))
     assert isinstance(model, TorchServingModel) and isinstance(other, TorchServingModel)
+    (live,) = model.items.live_indexes
+    assert live.index.oversample == shown["oversample"]
+    assert live.index.num_probes == shown["num_probes"]
+    smaller = Precision(item_vectors="float16")
+    compressed = write_compressed(folder, smaller, tmp_path / "compressed", now_ms=0)
+    assert compressed.index is not None and compressed.index.model_dump(mode="json") == shown
     model.search_from_items = other.search_from_items = 0
     asked = {
         "num_candidates": 20, "exclude_index": torch.zeros(4, 1, dtype=torch.int32),
