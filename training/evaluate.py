@@ -24,7 +24,7 @@ from recsys.evaluation.recall import recall_at_k
 from recsys.evaluation.report import ItemFacts, ListQuality, judge_lists
 from recsys.features.batch import Int32s, Int64s
 from recsys.models.serving_model import ServingModel
-from training.baselines import baselines
+from training.baselines import Baseline, baselines
 from training.prepared import Context, Prepared, Sources
 from training.progress import Progress
 from training.report.contender import Contender
@@ -139,17 +139,9 @@ def judge(
         metrics["num_users_left_out"] = held_out.num_left_out
     for view in terms.views:
         question = questions[view] = held_out.question(view)
-        lists = every_list[view] = {
-            SERVED: contender.lists(held_out, question, context, view=view, k=k, progress=progress)
-        }
-        for name, scores in rivals.items():
-            if view == NEW and name == "personal_frequency":
-                continue  # it knows nothing but what this view leaves out
-            lists[name] = top_items(
-                lambda rows, scores=scores: scores(held_out.users[rows]),
-                num_users=len(held_out), num_items=num_items, k=k, banned=question.banned,
-                allowed=counts > 0,
-            )  # fmt: skip
+        lists = every_list[view] = _lists(
+            contender, held_out, question, context, rivals, view=view, k=k, progress=progress
+        )
         judged = known[num_relevant(question.relevant)[known] > 0]
         tables[view] = {
             name: judge_lists(
@@ -177,6 +169,32 @@ def judge(
             context=context,
         ),
     )  # fmt: skip
+
+
+def _lists(
+    contender: Contender,
+    held_out: HeldOut,
+    question: Question,
+    context: Context,
+    rivals: Mapping[str, Baseline],
+    *,
+    view: View,
+    k: int,
+    progress: Progress,
+) -> dict[str, Int32s]:
+    """Give ``[B, k]`` lists of all users by the contender, and by the rivals that fit the view."""
+    lists = {
+        SERVED: contender.lists(held_out, question, context, view=view, k=k, progress=progress)
+    }
+    for name, scores in rivals.items():
+        if view == NEW and name == "personal_frequency":
+            continue  # it knows nothing but what this view leaves out
+        lists[name] = top_items(
+            lambda rows, scores=scores: scores(held_out.users[rows]),
+            num_users=len(held_out), num_items=held_out.vocabulary.num_items, k=k,
+            banned=question.banned, allowed=held_out.counts > 0,
+        )  # fmt: skip
+    return lists
 
 
 def _keeping_unseen(

@@ -82,42 +82,8 @@ async def open_services(
     hashes = AsyncRedisHashes(redis_url, from_replicas=True)
     announcements = Announcements(hashes.client, settings.namespace)
 
-    store_breaker, hedge = CircuitBreaker("redis", STORE_BREAKER), Hedge()
     follower = ItemFollower(lambda: _connect_items(settings, endpoints, topics))
-
-    def serve(bundle: ServedBundle) -> LiveBundle:
-        plan = load_plan(store.path(bundle.bundle_id) / PLAN_FILE)
-        items = LiveItems(bundle)
-        follower.add(items, bundle.log_positions)
-        return LiveBundle(
-            bundle,
-            TritonModel(triton, bundle.bundle_id),
-            AsyncOnlineReader(plan, hashes),
-            clock=now_ms,
-            namespace=settings.namespace,
-            store_breaker=store_breaker,
-            hedge=hedge,
-            items=items,
-        )
-
-    def load(bundle_id: str) -> ServedBundle:
-        bundle = load_served_bundle(store.path(bundle_id), room=settings.max_created_items)
-        try:
-            if store.live() == bundle_id:
-                write_static_list(settings.static_list_path, bundle)
-        except OSError as error:  # a full disk is no reason to stay on the old bundle
-            logger.warning("the static list stays as it was: %s", error)
-        return bundle
-
-    bundles = LiveBundles(
-        pointers=store,
-        files=[settings.bundle_dir / name for name in (LIVE_FILE, BESIDE_FILE)],
-        load=load,
-        serve=serve,
-        model_server=triton,
-        model_name=model_name,
-        announce=announcements.announce,
-    )
+    bundles = _live_bundles(settings, store, triton, hashes, follower, announcements)
     connect = partial(_connect, settings, endpoints, topics)
     spools = open_spools(settings, connect)
     events = EventPublisher(spools.events)
@@ -172,6 +138,52 @@ async def open_services(
             await announcements.withdraw()
         await hashes.aclose()
         await triton.close()
+
+
+def _live_bundles(
+    settings: Settings,
+    store: BundleStore,
+    triton: TritonServer,
+    hashes: AsyncRedisHashes,
+    follower: ItemFollower,
+    announcements: Announcements,
+) -> LiveBundles:
+    """Give what takes bundles up: how one is read, and what serves it from then on."""
+    store_breaker, hedge = CircuitBreaker("redis", STORE_BREAKER), Hedge()
+
+    def serve(bundle: ServedBundle) -> LiveBundle:
+        plan = load_plan(store.path(bundle.bundle_id) / PLAN_FILE)
+        items = LiveItems(bundle)
+        follower.add(items, bundle.log_positions)
+        return LiveBundle(
+            bundle,
+            TritonModel(triton, bundle.bundle_id),
+            AsyncOnlineReader(plan, hashes),
+            clock=now_ms,
+            namespace=settings.namespace,
+            store_breaker=store_breaker,
+            hedge=hedge,
+            items=items,
+        )
+
+    def load(bundle_id: str) -> ServedBundle:
+        bundle = load_served_bundle(store.path(bundle_id), room=settings.max_created_items)
+        try:
+            if store.live() == bundle_id:
+                write_static_list(settings.static_list_path, bundle)
+        except OSError as error:  # a full disk is no reason to stay on the old bundle
+            logger.warning("the static list stays as it was: %s", error)
+        return bundle
+
+    return LiveBundles(
+        pointers=store,
+        files=[settings.bundle_dir / name for name in (LIVE_FILE, BESIDE_FILE)],
+        load=load,
+        serve=serve,
+        model_server=triton,
+        model_name=model_name,
+        announce=announcements.announce,
+    )
 
 
 def make_overload(settings: Settings) -> Overload | None:
