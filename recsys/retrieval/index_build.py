@@ -44,33 +44,8 @@ MIN_ITEMS = 2_000
 """Fewer are searched exactly in less time than a cell is chosen."""
 _OVERSAMPLES = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 _PROBES = (
-    1,
-    2,
-    4,
-    6,
-    8,
-    12,
-    16,
-    24,
-    32,
-    48,
-    64,
-    80,
-    96,
-    128,
-    160,
-    192,
-    224,
-    256,
-    320,
-    384,
-    448,
-    512,
-    640,
-    768,
-    1024,
-    1536,
-    2048,
+    *(1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512),
+    *(640, 768, 1024, 1536, 2048),
 )
 _KEPT_OVER_SCANNED = 40.0
 """What scoring an item anew costs, in items gone over in cells: 20 for a user alone, 60 of 32
