@@ -30,7 +30,7 @@ class Schedule:
     rate: float = 5.0
     """Requests a second at which all are asked, by a Poisson process."""
     rate_s: float = 10.0
-    callers: tuple[int, ...] = (4, 16)
+    callers: tuple[int, ...] = (4, 8, 16)
     """Numbers of callers for the greatest rate answered at all; the better counts."""
     callers_s: float = 4.0
     limit: Limit = field(default_factory=lambda: Limit(warm_up_s=1.0, step_s=5.0, tolerance=0.1))
