@@ -17,8 +17,8 @@ from torch import Tensor
 
 from recsys.bundle.manifest import LoggedFeatures, Objective
 from recsys.data.catalogue import Catalogue, build_catalogue
-from recsys.data.interactions import read_interactions
-from recsys.data.splits import split_by_time
+from recsys.data.interactions import Interactions, read_interactions
+from recsys.data.splits import TimeSplit, split_by_time
 from recsys.data.text import word_buckets
 from recsys.errors import ConfigurationError, InputError
 from recsys.features.history import ItemHistory, UserHistory, open_rows
@@ -77,20 +77,7 @@ def prepare(
     check_feature_source(recipe.ranker.features, log, has_exposures=exposures is not None)
     popular_weights = _popular_weights(recipe, plan)
     with progress.stage("catalogue and interactions"):
-        catalogue = build_catalogue(log)
-        interactions = read_interactions(log, catalogue.vocabulary)
-        if len(interactions) == 0:
-            raise InputError("the event log has no interaction; replay a data set first")
-        times = log["event_time_ms"].filter(log["kind"] != "item")
-        split = split_by_time(
-            begin_ms=int(interactions.time_ms.min()),
-            end_ms=int(times.max()),  # type: ignore[arg-type]
-            test_from_ms=test_from_ms,
-            test_share=recipe.test_share,
-            ranker_span_ms=recipe.ranker.span_ms,
-        )
-        # The same items in the same order, described as they were before the test.
-        catalogue = build_catalogue(log, described_until_ms=split.test_from_ms)
+        catalogue, interactions, split = _read(log, recipe, test_from_ms)
         past = interactions.where(interactions.time_ms < split.test_from_ms)
         check_objectives(past, objectives)
         check_windows(past, split)
@@ -157,6 +144,27 @@ def prepare(
         logged_features=logged_features,
     )
     return prepared, sources
+
+
+def _read(
+    log: pl.DataFrame, recipe: Recipe, test_from_ms: int | None
+) -> tuple[Catalogue, Interactions, TimeSplit]:
+    """Give the items, all interactions, and where the time of the log is split."""
+    catalogue = build_catalogue(log)
+    interactions = read_interactions(log, catalogue.vocabulary)
+    if len(interactions) == 0:
+        raise InputError("the event log has no interaction; replay a data set first")
+    times = log["event_time_ms"].filter(log["kind"] != "item")
+    split = split_by_time(
+        begin_ms=int(interactions.time_ms.min()),
+        end_ms=int(times.max()),  # type: ignore[arg-type]
+        test_from_ms=test_from_ms,
+        test_share=recipe.test_share,
+        ranker_span_ms=recipe.ranker.span_ms,
+    )
+    # The same items in the same order, described as they were before the test.
+    described = build_catalogue(log, described_until_ms=split.test_from_ms)
+    return described, interactions, split
 
 
 def _statics(catalogue: Catalogue, recipe: Recipe) -> ItemStatics:

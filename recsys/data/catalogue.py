@@ -96,33 +96,7 @@ def build_catalogue(
     """
     if as_of_ms is not None:
         log = log.filter(pl.col("event_time_ms") <= as_of_ms)
-    log = _with_columns(log)
-    events = log.filter(pl.col("kind") == "item").sort("event_time_ms", maintain_order=True)
-    last_word = events.unique("item_id", keep="last", maintain_order=True)
-    latest = last_word
-    if described_until_ms is not None:
-        before = events.filter(pl.col("event_time_ms") < described_until_ms).unique(
-            "item_id", keep="last", maintain_order=True
-        )
-        latest = pl.concat([before, last_word.join(before, on="item_id", how="anti")])
-    acted = log.filter(pl.col("kind").is_in(["interaction", "feedback"]))
-    shown = log.filter(pl.col("kind") == "impression").select(
-        pl.col("items").alias("item_id"), "event_time_ms"
-    ).explode("item_id")  # fmt: skip
-    first = (
-        pl.concat([f.select("item_id", "event_time_ms") for f in (events, acted, shown)])
-        .drop_nulls()
-        .group_by("item_id")
-        .agg(pl.col("event_time_ms").min().alias("first_seen_ms"))
-        .sort("item_id")
-    )
-    if first.is_empty():
-        raise InputError("the event log names no item; replay a data set or send item events first")
-    table = (
-        first.join(latest.drop("event_time_ms"), on="item_id", how="left")
-        .join(last_word.select("item_id", still_available="available"), on="item_id", how="left")
-        .sort("item_id")
-    )
+    table = _described(_with_columns(log), described_until_ms)
     category = table["category"].fill_null(UNKNOWN_CATEGORY).to_list()
     categories = tuple(sorted(set(category) - {UNKNOWN_CATEGORY}))
     vocabulary = Vocabulary(tuple(table["item_id"].to_list()), categories)
@@ -146,6 +120,40 @@ def build_catalogue(
         available=table["still_available"].fill_null(True).to_numpy().astype(np.bool_),
         was_available=table["available"].fill_null(True).to_numpy().astype(np.bool_),
         first_seen_ms=table["first_seen_ms"].to_numpy().astype(np.int64),
+    )
+
+
+def _described(log: pl.DataFrame, until_ms: int | None) -> pl.DataFrame:
+    """Give a row for each item, sorted by identity: what counts of what was said of it.
+
+    ``still_available`` is by its last word, ``first_seen_ms`` by its first mention. See
+    ``build_catalogue`` for ``until_ms``.
+    """
+    events = log.filter(pl.col("kind") == "item").sort("event_time_ms", maintain_order=True)
+    last_word = events.unique("item_id", keep="last", maintain_order=True)
+    latest = last_word
+    if until_ms is not None:
+        before = events.filter(pl.col("event_time_ms") < until_ms).unique(
+            "item_id", keep="last", maintain_order=True
+        )
+        latest = pl.concat([before, last_word.join(before, on="item_id", how="anti")])
+    acted = log.filter(pl.col("kind").is_in(["interaction", "feedback"]))
+    shown = log.filter(pl.col("kind") == "impression").select(
+        pl.col("items").alias("item_id"), "event_time_ms"
+    ).explode("item_id")  # fmt: skip
+    first = (
+        pl.concat([f.select("item_id", "event_time_ms") for f in (events, acted, shown)])
+        .drop_nulls()
+        .group_by("item_id")
+        .agg(pl.col("event_time_ms").min().alias("first_seen_ms"))
+        .sort("item_id")
+    )
+    if first.is_empty():
+        raise InputError("the event log names no item; replay a data set or send item events first")
+    return (
+        first.join(latest.drop("event_time_ms"), on="item_id", how="left")
+        .join(last_word.select("item_id", still_available="available"), on="item_id", how="left")
+        .sort("item_id")
     )
 
 

@@ -170,38 +170,51 @@ def view_joins(
         if computed is not None:
             joins.append(computed)
             continue
-        if view.batch_source is None:
-            raise FeatureError(
-                f'feature view "{view.name}" has no batch source, so it has no history; give its '
-                "stream source a batch_source"
-            )
-        source = view.batch_source
-        parts = parts_of(source, repo_path)
-        join = ViewJoin(
-            name=shown,
-            parts=parts,
-            keys=tuple(
-                (source_column(parts, source.field_mapping, key), label)
-                for key, label in keys.items()
-                if key != DUMMY_ENTITY_ID
-            ),
-            timestamp=source_column(parts, source.field_mapping, source.timestamp_field),
-            created=(
-                source_column(parts, source.field_mapping, source.created_timestamp_column)
-                if source.created_timestamp_column
-                else None
-            ),
-            ttl=view.ttl,
-            features=tuple(
-                (source_column(parts, source.field_mapping, name), answer)
-                for name, answer in answers.items()
-            ),
-            knowledge=knowledge,
-        )
-        parts.types([key for key, _ in join.keys] + [f for f, _ in join.features])
-        parts.types([join.timestamp] + ([join.created] if join.created else []))
-        joins.append(join)
+        joins.append(_source_join(view, shown, keys, answers, repo_path, knowledge=knowledge))
     return joins
+
+
+def _source_join(
+    view: FeatureView,
+    name: str,
+    keys: Mapping[str, str],
+    answers: Mapping[str, str],
+    repo_path: Any,
+    *,
+    knowledge: bool,
+) -> ViewJoin:
+    """Give what to fetch from the batch source of a view; see ``view_joins``."""
+    if view.batch_source is None:
+        raise FeatureError(
+            f'feature view "{view.name}" has no batch source, so it has no history; give its '
+            "stream source a batch_source"
+        )
+    source = view.batch_source
+    parts = parts_of(source, repo_path)
+    join = ViewJoin(
+        name=name,
+        parts=parts,
+        keys=tuple(
+            (source_column(parts, source.field_mapping, key), label)
+            for key, label in keys.items()
+            if key != DUMMY_ENTITY_ID
+        ),
+        timestamp=source_column(parts, source.field_mapping, source.timestamp_field),
+        created=(
+            source_column(parts, source.field_mapping, source.created_timestamp_column)
+            if source.created_timestamp_column
+            else None
+        ),
+        ttl=view.ttl,
+        features=tuple(
+            (source_column(parts, source.field_mapping, feature), answer)
+            for feature, answer in answers.items()
+        ),
+        knowledge=knowledge,
+    )
+    parts.types([key for key, _ in join.keys] + [f for f, _ in join.features])
+    parts.types([join.timestamp] + ([join.created] if join.created else []))
+    return join
 
 
 def source_column(parts: Parts, mapping: dict[str, str], name: str) -> str:
