@@ -44,13 +44,29 @@ def leave_session() -> bool:
 
 
 def weigh_least(thread: int) -> None:
-    """Give a thread (its native id; 0: this one) the lowest priority there is, for good.
+    """Give a thread (its native id; 0: this one) the lowest priority there is.
+
+    For good, unless it has the privilege of ``weigh_as_usual``.
 
     Others that wake take its core at once, without waiting for the end of its turn (SCHED_IDLE).
     """
     os.setpriority(os.PRIO_PROCESS, thread, NICENESS)
     if hasattr(os, "SCHED_IDLE"):  # on Linux
         os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+
+
+def weigh_as_usual(thread: int, niceness: int = 0) -> bool:
+    """Take back ``weigh_least`` of a thread (its native id; 0: this one); tells whether it could.
+
+    That wants a privilege (``CAP_SYS_NICE``, or ``RLIMIT_NICE`` of 20 or more).
+    """
+    try:
+        if hasattr(os, "SCHED_IDLE"):  # on Linux
+            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, thread, niceness)
+    except (PermissionError, ProcessLookupError):  # or it has just ended
+        return False
+    return True
 
 
 def weigh_session(niceness: int) -> bool:

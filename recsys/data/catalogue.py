@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from recsys.data.item_tokens import item_text, item_tokens
 from recsys.data.vocabulary import Vocabulary
 from recsys.errors import BundleError, InputError
-from recsys.events.event_columns import SCHEMA
 from recsys.features.batch import Bools, Int64s
 
 UNKNOWN_CATEGORY = ""
@@ -157,17 +156,24 @@ def _described(log: pl.DataFrame, until_ms: int | None) -> pl.DataFrame:
     )
 
 
-_OF_ITEMS = (
-    "title", "text", "category", "price", "born_ms", "available", "attributes", "items", "item_id",
-)  # fmt: skip
-"""Of the log's, what a catalogue is made of."""
+_DEFAULTS: dict[str, pl.DataType] = {
+    "title": pl.String(),
+    "text": pl.String(),
+    "category": pl.String(),
+    "price": pl.Float64(),
+    "born_ms": pl.Int64(),
+    "available": pl.Boolean(),
+    "attributes": pl.String(),
+    "items": pl.List(pl.String()),
+    "item_id": pl.String(),
+}
 
 
 def _with_columns(log: pl.DataFrame) -> pl.DataFrame:
     """Add the columns a log without such events leaves out."""
     absent = [
-        pl.lit(None, dtype=SCHEMA[name]).alias(name)
-        for name in _OF_ITEMS
+        pl.lit(None, dtype=kind).alias(name)
+        for name, kind in _DEFAULTS.items()
         if name not in log.columns
     ]
     return log.with_columns(absent)

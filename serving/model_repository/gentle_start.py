@@ -5,7 +5,8 @@ priority, which on Linux is a thread's own and goes with it; requests are then c
 thread, at the usual one. (A process cannot raise its priority again without a privilege.) Where the
 system weighs sessions, the process has one of its own, which is the lowest for as long
 (``recsys/spare_time.py``). Where nothing else is loaded, after Triton was restarted say, there is
-nobody to be gentle to: requests wait for this bundle.
+nobody to be gentle to: requests wait for this bundle. Where the machine has nothing to spare, a
+bundle is loaded as usual after a while, or a publication would never end.
 
 Out of Triton's session and so of its group of processes, this one is not reached by a signal to
 them; Triton's program around it looks three times a second whether its parent lives, and ends.
@@ -13,15 +14,29 @@ them; Triton's program around it looks three times a second whether its parent l
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from recsys.spare_time import NICENESS, leave_session, weigh_least, weigh_session
+from recsys.spare_time import (
+    NICENESS,
+    leave_session,
+    weigh_as_usual,
+    weigh_least,
+    weigh_session,
+)
 
 if TYPE_CHECKING:
     from serving.model_repository.backend import ServedModel
+
+logger = logging.getLogger(__name__)
+
+_GENTLY_S = 45.0
+"""So long a bundle is loaded with what is spare: twice what a million items take beside requests,
+and less than half of what a publication waits (``inference/triton.py``)."""
 
 
 class TritonPythonModel:
@@ -33,13 +48,27 @@ class TritonPythonModel:
         self._is_alone_in_session = leave_session()
         if is_beside and self._is_alone_in_session:
             weigh_session(NICENESS)
+        hurry = threading.Timer(_GENTLY_S, self._hurry)
+        hurry.daemon = True
+        if is_beside:
+            hurry.start()
         try:
             self._served = load(args, gently=is_beside)
             # Not in the loading thread: threads inherit its priority.
             self._served.start()
         finally:
+            hurry.cancel()
             if is_beside and self._is_alone_in_session:
                 weigh_session(0)
+
+    def _hurry(self) -> None:
+        """Let what is loading take its share from now on."""
+        logger.warning("not loaded with what is spare within %g s: loading as usual", _GENTLY_S)
+        if self._is_alone_in_session:
+            weigh_session(0)
+        usual = os.getpriority(os.PRIO_PROCESS, 0)  # of this thread, which nobody made gentle
+        for thread in psutil.Process().threads():
+            weigh_as_usual(thread.id, usual)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -77,6 +79,31 @@ def test_nobody_waits_for_a_bundle_that_is_alone(
     assert served.loaded_at == niceness()
 
 
+def test_it_is_no_longer_gentle_where_it_would_not_end(
+    model: TritonPythonModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = niceness()
+    monkeypatch.setattr(gentle_start, "others_are_loaded", lambda: True)
+    monkeypatch.setattr(gentle_start, "_GENTLY_S", 0.1)
+    may = os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_NICE)[0] >= 20
+    seen = []
+
+    class Slow(Served):
+        def __init__(self, args: dict[str, str]) -> None:
+            super().__init__(args)
+            ends_s = time.monotonic() + (20 if may else 0.3)
+            while niceness() != usual and time.monotonic() < ends_s:
+                time.sleep(0.01)
+            seen.append((niceness(), os.sched_getscheduler(0)))
+
+    monkeypatch.setattr(sys.modules["serving.model_repository.backend"], "ServedModel", Slow)
+    model.initialize({})
+    served: Any = model._served
+    assert served.loaded_at == 19
+    if may:
+        assert seen == [(usual, os.SCHED_OTHER)]
+
+
 SERVER = """
 import subprocess, sys
 model = [sys.executable, "-c", sys.argv[1]]
@@ -97,7 +124,7 @@ def test_other_models_of_the_server_are_seen(others: int, said: str) -> None:
 
 
 LOADING = """
-import sys
+import sys, time
 from types import ModuleType
 from serving.model_repository import gentle_start
 
@@ -109,6 +136,9 @@ class Served:
         print(weight())
         if sys.argv[1] == "wrong":
             raise ValueError
+        ends_s = time.monotonic() + 20
+        while sys.argv[1] == "slow" and weight() != "0" and time.monotonic() < ends_s:
+            time.sleep(0.01)
     def start(self):
         print(weight())
     def stop(self):
@@ -118,6 +148,7 @@ backend = ModuleType("backend")
 backend.ServedModel = Served
 sys.modules["serving.model_repository.backend"] = backend
 gentle_start.others_are_loaded = lambda: sys.argv[1] != "alone"
+gentle_start._GENTLY_S = 0.1 if sys.argv[1] == "slow" else 45.0
 model = gentle_start.TritonPythonModel()
 try:
     model.initialize({})
@@ -133,7 +164,11 @@ else:
     not Path("/proc/self/autogroup").exists(), reason="this kernel does not weigh sessions"
 )
 @pytest.mark.parametrize(
-    ("how", "weights"), [("beside", "19 19 0 19"), ("wrong", "19 0"), ("alone", "0 0 0 19")]
+    ("how", "weights"),
+    [
+        *(("beside", "19 19 0 19"), ("wrong", "19 0"), ("alone", "0 0 0 19")),
+        ("slow", "19 0 0 19"),
+    ],
 )
 def test_the_process_counts_least_but_while_it_answers(how: str, weights: str) -> None:
     command = [sys.executable, "-c", LOADING, how]
