@@ -34,7 +34,11 @@ PLAN = (
     ),
     Benchmark(name="features.backfill_rate"),
     Benchmark(name="limits", with_servers=True),
-    Benchmark(name="features.stream_rate", arguments=("--rounds", "3"), with_servers=True),
+    Benchmark(
+        name="features.stream_rate",
+        arguments=("--rounds", "3", "--views", "user_activity,item_activity"),
+        with_servers=True,
+    ),
     Benchmark(name="features.stream_servable", with_servers=True),
     Benchmark(name="features.stream_peers", with_servers=True),
     Benchmark(name="reranking"),
