@@ -21,6 +21,7 @@ from recsys.endpoints import Endpoints, endpoints_file
 from recsys.endpoints import write as write_endpoints
 from recsys.errors import RecsysError
 from recsys.settings import Settings
+from recsys.signal_event import SignalEvent
 from recsys.telemetry import CHILD_RESTARTS
 from serving.embedded.launch import ask_to_stop, await_stop, kill_group, spawn, stop
 from serving.embedded.machine import require_free_port
@@ -67,7 +68,9 @@ class Supervisor:
         self._phase: SupervisorPhase = "starting"
         self._problem = ""
         self._started_ms = now_ms()
-        self._wake = threading.Event()
+        self._wake = SignalEvent()
+        self._told: list[int] = []
+        """Signals that came."""
         self._stopping = False
         self._environment = {**os.environ, MARK: mark_of(settings.run_dir)}
 
@@ -82,20 +85,22 @@ class Supervisor:
         write_endpoints(self._settings, self._endpoints)
         self._publish()
         try:
-            while not self._stopping:
+            while not self._stopping and not self._told:
                 for child in self._children:
                     self._step(child)
                 if self._phase == "starting" and all(c.phase == "ready" for c in self._children):
                     self._phase = "ready"
                     self._publish()
                 self._wake.wait(_TICK_S)
+            for number in self._told[:1]:
+                logger.info("told to stop", extra={"signal": number})
         finally:
             self._stop_all()
         return not self._problem
 
     def _told_to_stop(self, number: int, _frame: FrameType | None) -> None:
-        logger.info("told to stop", extra={"signal": number})
-        self._stopping = True
+        # No more than this: what it interrupts may hold any lock, that of the log as well.
+        self._told.append(number)
         self._wake.set()
 
     def _step(self, child: Child) -> None:

@@ -13,7 +13,6 @@ import json
 import shutil
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from rich.console import Console
 from recsys.clock import now_ms
 from recsys.errors import RecsysError
 from recsys.settings import Settings
+from recsys.signal_event import SignalEvent
 from training.pipeline.definition import Definition, ScheduleRules, read_definition
 from training.pipeline.gate import GateRefusedError
 from training.pipeline.manifests import as_yaml, cron_line, kubernetes_manifests
@@ -179,7 +179,7 @@ def _run(args: argparse.Namespace) -> int:
 def _schedule(args: argparse.Namespace) -> int:
     definition = _with_schedule(definition_of(args), args)
     definition.full_recipe()
-    stop = threading.Event()
+    stop = SignalEvent()
     runs = ChildRuns(_run_arguments(args), drain_s=args.drain_s)
 
     def told_to_stop(number: int, _: object) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from recsys.clock import HOUR_MS, MINUTE_MS
 from recsys.errors import ConfigurationError
 from recsys.events.durable_files import make_directory, write_durably
+from recsys.signal_event import SignalEvent
 from training.pipeline.definition import ScheduleRules
 
 ON_TIME_MS = 2 * MINUTE_MS
@@ -132,7 +132,7 @@ class Schedule:
         run: Callable[[], int],
         clock_ms: Callable[[], int],
         say: Callable[[str], None],
-        stop: threading.Event,
+        stop: SignalEvent,
     ) -> None:
         """Take up what ``folder`` remembers; another cron line or zone begins anew from now.
 
@@ -213,7 +213,7 @@ class ChildRuns:
         self._command = [sys.executable, "-m", "training.pipeline.cli", "run", *arguments]
         self._drain_s = drain_s
         self._child: subprocess.Popen[bytes] | None = None
-        self._stop = threading.Event()
+        self._stop = SignalEvent()
 
     def run(self) -> int:
         """Run once and give the exit code, negative for a signal."""

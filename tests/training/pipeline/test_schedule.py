@@ -17,6 +17,7 @@ import pytest
 
 from recsys.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from recsys.errors import ConfigurationError
+from recsys.signal_event import SignalEvent
 from training.pipeline.definition import ScheduleRules
 from training.pipeline.schedule import (
     BUSY,
@@ -99,7 +100,7 @@ class House:
         self.rules = ScheduleRules(**({"cron": "0 * * * *"} | rules))
 
     def open(self) -> Schedule:
-        stop = threading.Event()
+        stop = SignalEvent()
         stop.wait = lambda timeout=None: False  # type: ignore[method-assign]  nobody waits here
         return Schedule(
             self.rules, self.folder, run=self._run, clock_ms=lambda: self.now_ms,
