@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from benchmarks.loadtest.paced import FAILED, Floats
 from benchmarks.loadtest.sender import Heard, Job, SenderConfig
 from recsys.errors import ServerError
+from recsys.signal_event import SignalEvent
 
 _SENDER = "benchmarks.loadtest.sender"
 _HEAD_START_S = 0.3
@@ -193,12 +194,12 @@ class Senders:
 
 
 @contextlib.contextmanager
-def _interruptions() -> Iterator[threading.Event]:
+def _interruptions() -> Iterator[SignalEvent]:
     """Give what is set by the first Ctrl-C; the second one interrupts as usual.
 
     An exception in the middle of a read would tear a message apart.
     """
-    told = threading.Event()
+    told = SignalEvent()
     if threading.current_thread() is not threading.main_thread():
         yield told
         return

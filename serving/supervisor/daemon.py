@@ -68,10 +68,9 @@ class Supervisor:
         self._phase: SupervisorPhase = "starting"
         self._problem = ""
         self._started_ms = now_ms()
-        self._wake = SignalEvent()
+        self._stop = SignalEvent()
         self._told: list[int] = []
         """Signals that came."""
-        self._stopping = False
         self._environment = {**os.environ, MARK: mark_of(settings.run_dir)}
 
     def run(self) -> bool:
@@ -85,13 +84,13 @@ class Supervisor:
         write_endpoints(self._settings, self._endpoints)
         self._publish()
         try:
-            while not self._stopping and not self._told:
+            while not self._stop.is_set():
                 for child in self._children:
                     self._step(child)
                 if self._phase == "starting" and all(c.phase == "ready" for c in self._children):
                     self._phase = "ready"
                     self._publish()
-                self._wake.wait(_TICK_S)
+                self._stop.wait(_TICK_S)
             for number in self._told[:1]:
                 logger.info("told to stop", extra={"signal": number})
         finally:
@@ -101,7 +100,7 @@ class Supervisor:
     def _told_to_stop(self, number: int, _frame: FrameType | None) -> None:
         # No more than this: what it interrupts may hold any lock, that of the log as well.
         self._told.append(number)
-        self._wake.set()
+        self._stop.set()
 
     def _step(self, child: Child) -> None:
         now = time.monotonic()
@@ -172,8 +171,7 @@ class Supervisor:
         if not child.was_ready and child.failures >= _NEVER_STARTED_LIMIT:
             child.phase = "failed"
             self._problem = self._explain(child)
-            self._stopping = True
-            self._wake.set()
+            self._stop.set()
             return
         child.restarts += 1
         CHILD_RESTARTS.labels(server=child.launch.name).inc()
