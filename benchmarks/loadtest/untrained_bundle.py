@@ -21,7 +21,9 @@ from types import MappingProxyType
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
+from torch import Tensor
 
 from benchmarks.retrieval.vectors import SIZE, make_vectors
 from recsys.bundle.indexed import add_index
@@ -119,38 +121,10 @@ def _write(
     offered: slice, prefix: str, shape: Shape, log_positions: Mapping[str, int],
 ) -> str:  # fmt: skip
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    rows = np.arange(1, num_items + 1)
     available = np.zeros(num_items + 1, dtype=np.bool_)
     available[1:][offered] = True
-    categories = tuple(f"c{n}" for n in range(NUM_CATEGORIES))
-    vocabulary = Vocabulary(tuple(prefix + item_id(row) for row in rows.tolist()), categories)
-    save_vocabulary(vocabulary, folder / "vocabulary.json")
+    _write_names(folder, num_items, prefix, available, seed)
     plan.dump(folder / "plan.json")
-    pl.DataFrame(
-        {
-            "item_index": rows.astype(np.int32),
-            "item_id": vocabulary.item_ids,
-            "title": [f"Item {row}" for row in rows.tolist()],
-            "category": [category_of(row) for row in rows.tolist()],
-            "price": pl.Series(rng.random(num_items) * 20, dtype=pl.Float64),
-            "born_ms": np.full(num_items, _BORN_MS),
-            "available": available[1:],
-            "tags": [
-                [f"category={category_of(row)}", f"maker=m{row % NUM_MAKERS}"]
-                for row in rows.tolist()
-            ],
-        }
-    ).write_parquet(folder / "catalogue.parquet")
-    (folder / "popular.json").write_text(
-        json.dumps(
-            [
-                {"item_id": prefix + item_id(n), "score": 1 / n}
-                for n in range(1, min(num_items, 1000) + 1)
-                if available[n]
-            ]
-        )
-    )
     encoding = UserEncoding(
         history_length=shape.history_length,
         num_tokens=NUM_TOKENS,
@@ -169,40 +143,9 @@ def _write(
         sources=mix.names,
     )
     towers_config, ranker_config = TwoTowerConfig(), RankerConfig()
-    table = ItemTable(
-        ItemStatics(
-            category=torch.from_numpy(
-                np.concatenate([[NUM_CATEGORIES], rows % NUM_CATEGORIES]).astype(np.int64)
-            ),
-            price=torch.rand(num_items + 1) * 20,
-            text=torch.randint(1, 8192, (num_items + 1, towers_config.num_words)),
-            has_id=torch.ones(num_items + 1, dtype=torch.bool),
-        )
-    )
-    towers = TwoTower(towers_config, dimensions, table).eval()
-    ranker = Ranker(ranker_config, dimensions, table, towers_config.embedding_size).eval()
-    with torch.no_grad():
-        _shape(towers, num_items, seed)
-        vectors = towers.items()
-    save_file({k: v.contiguous() for k, v in towers.state_dict().items()}, folder / TOWERS_FILE)
-    save_file(
-        {k: v for k, v in ranker.state_dict().items() if not k.startswith("table.")},
-        folder / RANKER_FILE,
-    )
-    save_file(
-        {
-            "vectors": vectors.contiguous(),
-            "available": torch.from_numpy(available),
-            "activity": torch.zeros(num_items + 1, dimensions.num_item_features),
-            "activity_as_of_ms": torch.tensor(now_ms()),
-            "neighbour_index": torch.randint(
-                1, num_items + 1, (num_items + 1, NUM_NEIGHBOURS), dtype=torch.int32
-            ),
-            "neighbour_weight": torch.rand(num_items + 1, NUM_NEIGHBOURS),
-            "popular_weights": torch.ones(dimensions.num_item_features),
-        },
-        folder / ITEMS_FILE,
-    )
+    vectors = _write_models(folder, num_items, dimensions, towers_config, ranker_config, seed)
+    _write_items(folder, vectors, available, dimensions.num_item_features)
+    del vectors
     manifest = Manifest(
         bundle_id="0" * 16,
         created_ms=now_ms(),
@@ -236,10 +179,93 @@ def _write(
     return BundleStore(bundle_dir).add(folder)
 
 
+def _write_names(
+    folder: Path, num_items: int, prefix: str, available: NDArray[np.bool_], seed: int
+) -> None:
+    """Write what items are called and what is said of them."""
+    rng = np.random.default_rng(seed)
+    ids = tuple(prefix + item_id(row) for row in range(1, num_items + 1))
+    categories = tuple(f"c{n}" for n in range(NUM_CATEGORIES))
+    save_vocabulary(Vocabulary(ids, categories), folder / "vocabulary.json")
+    row = pl.col("item_index")
+    category = pl.format("c{}", row % NUM_CATEGORIES)
+    pl.DataFrame(
+        {"item_index": np.arange(1, num_items + 1, dtype=np.int32), "item_id": ids}
+    ).with_columns(
+        title=pl.format("Item {}", row),
+        category=category,
+        price=pl.Series(rng.random(num_items) * 20, dtype=pl.Float64),
+        born_ms=pl.lit(_BORN_MS, dtype=pl.Int64),
+        available=pl.Series(available[1:]),
+        tags=pl.concat_list(
+            pl.format("category={}", category), pl.format("maker=m{}", row % NUM_MAKERS)
+        ),
+    ).write_parquet(folder / "catalogue.parquet")  # fmt: skip
+    (folder / "popular.json").write_text(
+        json.dumps(
+            [
+                {"item_id": prefix + item_id(n), "score": 1 / n}
+                for n in range(1, min(num_items, 1000) + 1)
+                if available[n]
+            ]
+        )
+    )
+
+
+def _write_models(
+    folder: Path, num_items: int, dimensions: Dimensions, towers_config: TwoTowerConfig,
+    ranker_config: RankerConfig, seed: int,
+) -> Tensor:  # fmt: skip
+    """Write towers and ranker, and give the vectors ``[N + 1, D]`` of the items."""
+    table = ItemTable(
+        ItemStatics(
+            category=torch.cat(
+                [torch.tensor([NUM_CATEGORIES]), torch.arange(1, num_items + 1) % NUM_CATEGORIES]
+            ),
+            price=torch.rand(num_items + 1) * 20,
+            text=torch.randint(1, 8192, (num_items + 1, towers_config.num_words)),
+            has_id=torch.ones(num_items + 1, dtype=torch.bool),
+        )
+    )
+    towers = TwoTower(towers_config, dimensions, table).eval()
+    ranker = Ranker(ranker_config, dimensions, table, towers_config.embedding_size).eval()
+    with torch.no_grad():
+        _shape(towers, num_items, seed)
+        vectors = towers.items()
+    save_file({k: v.contiguous() for k, v in towers.state_dict().items()}, folder / TOWERS_FILE)
+    save_file(
+        {k: v for k, v in ranker.state_dict().items() if not k.startswith("table.")},
+        folder / RANKER_FILE,
+    )
+    return vectors
+
+
+def _write_items(
+    folder: Path, vectors: Tensor, available: NDArray[np.bool_], num_features: int
+) -> None:
+    """Write what is kept of each item; called when the towers are gone: of many items either
+    fills the memory."""  # fmt: skip
+    num_rows = len(vectors)
+    save_file(
+        {
+            "vectors": vectors,
+            "available": torch.from_numpy(available),
+            "activity": torch.zeros(num_rows, num_features),
+            "activity_as_of_ms": torch.tensor(now_ms()),
+            "neighbour_index": torch.randint(
+                1, num_rows, (num_rows, NUM_NEIGHBOURS), dtype=torch.int32
+            ),
+            "neighbour_weight": torch.rand(num_rows, NUM_NEIGHBOURS),
+            "popular_weights": torch.ones(num_features),
+        },
+        folder / ITEMS_FILE,
+    )
+
+
 def _shape(towers: TwoTower, num_items: int, seed: int) -> None:
     """Put items into clouds and users beside what they had."""
     clouds, _ = make_vectors("mixture", num_items=num_items, num_users=0, seed=seed)
-    towers.items.identity.weight[1:] = _OWN_PART * torch.from_numpy(clouds)
+    towers.items.identity.weight[1:] = torch.from_numpy(clouds).mul_(_OWN_PART)
     users, heads = towers.users, towers.users.residual.in_features // SIZE
     users.residual.weight.copy_(torch.eye(SIZE).repeat(1, heads) / heads)
     for parameter in users.network[-1].parameters():

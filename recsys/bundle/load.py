@@ -35,6 +35,9 @@ RANKER_FILE = "ranker.safetensors"
 ITEMS_FILE = "items.safetensors"
 """``vectors`` (with ``vector_scale`` in int8), ``available``, ``activity``, ``neighbour_index``,
 ``neighbour_weight``, ``popular_weights``, ``activity_as_of_ms``."""
+_TABLE = "items.table."
+_OF_ITEMS = ("items.identity.", _TABLE)
+"""Weights with a row for each item."""
 
 
 def load_serving_model(path: Path, device: str = "cpu", *, room: int = 0) -> ServingModel:
@@ -62,16 +65,22 @@ def load_serving_model(path: Path, device: str = "cpu", *, room: int = 0) -> Ser
 def _build(path: Path, manifest: Manifest, device: torch.device, room: int) -> TorchServingModel:
     items = load_file(path / ITEMS_FILE, device=str(device))
     dimensions = manifest.dimensions
-    table = ItemTable.empty(
-        manifest.num_items,
-        manifest.towers.num_words,
-        manifest.ranker.num_item_tokens,
-        manifest.ranker.content_size,
-        sum(aspect.size for aspect in manifest.ranker.aspects),
-    )
-    towers = TwoTower(manifest.towers, dimensions, table)
-    ranker = Ranker(manifest.ranker, dimensions, table, manifest.towers.embedding_size)
-    _load(towers, unpack(load_file(path / TOWERS_FILE)))
+    with torch.device("meta"):  # no memory, and no weights drawn, for what the files hold
+        table = ItemTable.empty(
+            manifest.num_items,
+            manifest.towers.num_words,
+            manifest.ranker.num_item_tokens,
+            manifest.ranker.content_size,
+            sum(aspect.size for aspect in manifest.ranker.aspects),
+        )
+        towers = TwoTower(manifest.towers, dimensions, table)
+        ranker = Ranker(manifest.ranker, dimensions, table, manifest.towers.embedding_size)
+    # Mapped apart from the rest: where there is room behind, rows are copied, and theirs let go.
+    mapped = load_file(path / TOWERS_FILE)
+    table_rows = {name: rows for name, rows in mapped.items() if name.startswith(_TABLE)}
+    del mapped
+    _load(towers, unpack(load_file(path / TOWERS_FILE)) | table_rows)
+    del table_rows
     _load(ranker, unpack(load_file(path / RANKER_FILE)), shared=("table.",))
     if manifest.precision.towers == "int8":
         use_int8(towers.users)
@@ -91,7 +100,9 @@ def _build(path: Path, manifest: Manifest, device: torch.device, room: int) -> T
         ),
         mix=manifest.sources,
         objective_weights=weights,
-        item_vectors=of_tensors(items, manifest.precision.item_vectors),
+        item_vectors=of_tensors(
+            load_file(path / ITEMS_FILE, device=str(device)), manifest.precision.item_vectors
+        ),
         available=items["available"],
         item_activity=items["activity"],
         item_activity_as_of_ms=int(items["activity_as_of_ms"]),
@@ -117,8 +128,13 @@ def _tags(path: Path) -> ItemTags:
 
 
 def _load(module: nn.Module, weights: dict[str, Tensor], shared: tuple[str, ...] = ()) -> None:
-    """Load weights; entries under ``shared`` belong to a part another file has filled."""
-    missing, unexpected = module.load_state_dict(weights, strict=False)
+    """Load weights; entries under ``shared`` belong to a part another file has filled.
+
+    Rows of items stay mapped from the file: most are looked at only when their item is described
+    anew. The other weights are copied, so that products find them where memory is aligned.
+    """
+    held = {n: rows if n.startswith(_OF_ITEMS) else rows.clone() for n, rows in weights.items()}
+    missing, unexpected = module.load_state_dict(held, strict=False, assign=True)
     missing = [name for name in missing if not name.startswith(shared or ("\0",))]
     if missing or unexpected:
         raise KeyError(f"missing weights {missing}, unexpected weights {unexpected}")

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from recsys.bundle.load import load_serving_model
-from recsys.bundle.manifest import read_manifest
+from recsys.bundle.manifest import read_manifest, verify_files
 from recsys.bundle.served import load_served_bundle
 from recsys.bundle.store import BundleStore
 from recsys.errors import BundleError, InputError
 from recsys.features.aggregation import Aggregate
 from recsys.features.plan import Plan
 from recsys.features.view import Feature, View
+from recsys.models.serving import TorchServingModel
 from recsys.models.serving_model import ServingModel
 from training.debug_bundle import make_debug_bundle
 
@@ -268,3 +269,16 @@ def test_manifest_reads_back_as_it_was_written(bundle: Path) -> None:
     popular = msgspec.json.decode((bundle / "popular.json").read_bytes())
     scores = np.array([entry["score"] for entry in popular])
     assert len(popular) == manifest.num_items and (np.diff(scores) <= 0).all()
+
+
+@pytest.mark.parametrize("room", [0, 5])
+def test_what_is_written_to_a_loaded_model_stays_out_of_its_files(bundle: Path, room: int) -> None:
+    model = load_serving_model(bundle, room=room)
+    assert isinstance(model, TorchServingModel)
+    statics = model.ranker.table.at(torch.tensor([2]))
+    before = model.item_vectors().clone()
+    model.items.put([1], statics)
+    assert model.items.describes(1, statics, 0)
+    assert not torch.equal(model.item_vectors()[1], before[1])
+    verify_files(bundle, read_manifest(bundle))
+    assert torch.equal(load_serving_model(bundle).item_vectors(), before)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,24 +100,30 @@ def prepare(options: argparse.Namespace) -> int:
 
 def measure(options: argparse.Namespace) -> int:
     """Measure what is missing of one study."""
-    with _study(options) as tasks:
-        left = measure_in_turn(
-            options.study, tasks, PointFile(options.state / "points.jsonl"), reference_ms,
-            repeats=options.repeats, minutes=options.minutes, seed=options.seed,
-        )  # fmt: skip
+    end, left = time.monotonic() + 60 * options.minutes, 0
+    with _study(options) as groups:
+        for tasks in groups:
+            left += measure_in_turn(
+                options.study, tasks, PointFile(options.state / "points.jsonl"), reference_ms,
+                repeats=options.repeats, minutes=(end - time.monotonic()) / 60, seed=options.seed,
+            )  # fmt: skip
     return LEFT if left else 0
 
 
 @contextmanager
-def _study(options: argparse.Namespace) -> Iterator[list[Task]]:
+def _study(options: argparse.Namespace) -> Iterator[list[list[Task]]]:
+    """Give the points of a study; those of one group are measured in turn."""
     if options.study in ("kernels", "memory"):
         plan = current_plan.ensure(options.state, project=_PROJECT)
-        tasks = {"kernels": kernels.tasks, "memory": memory.tasks}[options.study]
-        yield tasks(options.state / "bundles", plan, most_items=options.most_items)
+        bundles, most_items = options.state / "bundles", options.most_items
+        if options.study == "kernels":
+            yield kernels.task_groups(bundles, plan, most_items=most_items)
+        else:
+            yield [memory.tasks(bundles, plan, most_items=most_items)]
         return
     folder = options.state / ("system" if options.study == "system" else "servers")
     with {"store": store, "events": events, "system": system}[options.study].study(folder) as made:
-        yield made
+        yield [made]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from benchmarks.capacity.scaling.points import Task
 from benchmarks.loadtest.kernels import users
 from benchmarks.loadtest.untrained_bundle import Shape
 from recsys.bundle.load import load_serving_model
+from recsys.errors import ServerError
 from recsys.features.plan import Plan
 from recsys.inference.allocation import keep_freed_memory
 from recsys.inference.compute import answer
@@ -33,6 +35,8 @@ BATCHES = (1, 8)
 _LEAST_S = 0.35
 """CPU time of a point."""
 _USERS = 48
+_BYTES_AN_ITEM = 1_600
+"""Of a process that has loaded a bundle, a little more than was measured (``memory.py``)."""
 _STAGES = ("prepare", "retrieve", "rank", "answer")
 
 
@@ -59,8 +63,10 @@ class Size:
 BASE = Size()
 ITEMS_WHOLE = (2_500, 5_000, 10_000)
 """Below ``search_from_items`` every source scores all items."""
-ITEMS_EXACT = (20_000, 50_000, 100_000, 300_000, 1_000_000)
-ITEMS_INDEX = (50_000, 100_000, 300_000, 1_000_000)
+ITEMS_EXACT = (20_000, 50_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
+ITEMS_INDEX = (50_000, 100_000, 300_000, 1_000_000, 3_000_000)
+MOST_TOGETHER = 1_000_000
+"""Bundles of more items are measured one after the other, each loaded by itself."""
 CANDIDATES = (100, 250, 500, 1_500, 2_000)
 HISTORY = (10, 25, 50, 100, 200)
 FEATURES = (8, 32, 64, 128)
@@ -100,30 +106,62 @@ def make_bundles(folder: Path, plan: Plan, *, most_items: int) -> None:
             bundle_of(folder, plan, size.items, size.shape)
 
 
-def tasks(folder: Path, plan: Plan, *, most_items: int) -> list[Task]:
-    """Give the points up to ``most_items``; their bundles are loaded here, made where missing."""
+def task_groups(folder: Path, plan: Plan, *, most_items: int) -> list[list[Task]]:
+    """Give the points up to ``most_items``: those that are measured in turn, then by bundle.
+
+    Bundles are loaded when they are first measured, made where missing.
+    """
     keep_freed_memory()
     torch.set_num_threads(1)
-    models: dict[tuple[int, Shape], ServingModel] = {}
-    made = []
-    for size in sizes():
+    models = _Models(folder, plan)
+    groups: dict[tuple[int, Shape] | None, list[Task]] = {}
+    for size in sorted(sizes(), key=lambda size: max(size.items, MOST_TOGETHER)):
         if size.items > most_items:
             continue
-        key = (size.items, size.shape)
-        if key not in models:
-            models[key] = load_serving_model(bundle_of(folder, plan, size.items, size.shape))
         settings = {
             "items": size.items, "search": size.search, "candidates": size.candidates,
             "history": size.history, "batch": size.batch,
-            "features": models[key].dimensions.num_item_features,
+            "features": size.features or len(plan.item_activity_names),
         }  # fmt: skip
         name = " ".join(f"{k}={v}" for k, v in settings.items())
-        made.append(Task(name=name, settings=settings, run=_timed(models[key], size)))
-    return made
+        group = None if size.items <= MOST_TOGETHER else (size.items, size.shape)
+        task = Task(name=name, settings=settings, run=_timed(models, size))
+        groups.setdefault(group, []).append(task)
+    return list(groups.values())
 
 
-def _timed(model: ServingModel, size: Size) -> Callable[[], dict[str, float]]:
+class _Models:
+    """What is loaded: bundles of up to ``MOST_TOGETHER`` items, or one larger one."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self._folder, self._plan = folder, plan
+        self._loaded: dict[tuple[int, Shape], ServingModel] = {}
+
+    def of(self, size: Size) -> ServingModel:
+        """Give the model of a size. Raises ServerError where there is too little memory for it."""
+        key = (size.items, size.shape)
+        if key not in self._loaded:
+            if size.items > MOST_TOGETHER:
+                self._loaded.clear()
+                gc.collect()
+                _require_memory(size.items)
+            bundle = bundle_of(self._folder, self._plan, size.items, size.shape)
+            self._loaded[key] = load_serving_model(bundle)
+        return self._loaded[key]
+
+
+def _require_memory(items: int) -> None:
+    wanted, free = items * _BYTES_AN_ITEM, psutil.virtual_memory().available
+    if wanted > free:
+        raise ServerError(
+            f"wanted {wanted / 2**30:.1f} GiB of free memory for {items} items, found "
+            f"{free / 2**30:.1f}; end what runs beside this, or measure with --most-items"
+        )
+
+
+def _timed(models: _Models, size: Size) -> Callable[[], dict[str, float]]:
     def run() -> dict[str, float]:
+        model = models.of(size)
         drawn = users(model.dimensions, model.num_items, max(_USERS, size.batch), seed=size.batch)
         calls = [
             {name: tensor[at : at + size.batch] for name, tensor in drawn.items()}

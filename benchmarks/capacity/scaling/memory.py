@@ -1,7 +1,8 @@
 """What items take of memory: of a model server's process, of an API process, of Redis.
 
 A fresh process loads the bundle, as a model server does (``exact``, ``approximate``) or as an API
-process does (``api``). ``item hash`` is what the stream keeps of an item: names and values.
+process does (``api``), with room for as many created items as either has unless set otherwise.
+``item hash`` is what the stream keeps of an item: names and values.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from benchmarks.loadtest.untrained_bundle import Shape
 from recsys.errors import ServerError
 from recsys.features.plan import Plan
 from recsys.retrieval.search_choice import Search
+from recsys.settings import Settings
 
 ITEMS: dict[Search, tuple[int, ...]] = {
-    "exact": (20_000, 30_000, 100_000, 300_000, 1_000_000),
-    "approximate": (50_000, 100_000, 300_000, 1_000_000),
+    "exact": (20_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000),
+    "approximate": (50_000, 100_000, 300_000, 1_000_000, 3_000_000),
 }
-API_ITEMS = (20_000, 100_000, 300_000, 1_000_000)
+API_ITEMS = (20_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
 HELD_OUT = {("exact", 30_000), ("approximate", 300_000)}
 """The catalogues of the held-out configurations (``system.py``): no law is fitted to these."""
+_ROOM = Settings.model_fields["max_created_items"].default
 _JOB = """
 import sys
 from pathlib import Path
@@ -41,7 +44,7 @@ from recsys.inference.compute import answer
 
 keep_freed_memory()
 torch.set_num_threads(1)
-model = load_serving_model(Path(sys.argv[1]))
+model = load_serving_model(Path(sys.argv[1]), room=int(sys.argv[2]))
 drawn = users(model.dimensions, model.num_items, 64)
 for at in range(0, 64, 8):
     answer(model, {n: t[at : at + 8] for n, t in drawn.items()}, num_candidates=500)
@@ -56,7 +59,7 @@ import psutil
 
 from recsys.bundle.served import load_served_bundle
 
-bundle = load_served_bundle(Path(sys.argv[1]))
+bundle = load_served_bundle(Path(sys.argv[1]), room=int(sys.argv[2]))
 print(psutil.Process().memory_info().rss)
 """
 
@@ -88,8 +91,9 @@ def _run(
     def run() -> dict[str, int]:
         bundle = bundle_of(folder, plan, items, Shape(search=search))
         done = subprocess.run(
-            [sys.executable, "-c", job, str(bundle)], capture_output=True, text=True, check=False
-        )
+            [sys.executable, "-c", job, str(bundle), str(_ROOM)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
         if done.returncode:
             raise ServerError(f"wanted the bundle to answer, found {done.stderr.strip()[-500:]}")
         return {"bytes": int(json.loads(done.stdout))}
