@@ -17,21 +17,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.peers.environments import python_of
 from benchmarks.training.click_data import NUM_DENSE, table_rows, write_batches
+from benchmarks.training.command import device_of, parser_of, run
 from benchmarks.training.machine import machine
 from benchmarks.training.rates import rates, ratios, work
 from benchmarks.training.turns import Trainer, profile_ours, train_in_turns
-from recsys.errors import ConfigurationError, RecsysError
+from recsys.errors import ConfigurationError
 from recsys.settings import Settings
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -55,40 +53,19 @@ _BATCHES = 16
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure; 0 when done, 1 with one line when it cannot be."""
-    given = list(argv or ())
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training.ranker")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--shape", choices=tuple(SHAPES), default="kaggle")
+    parser = parser_of("training.ranker", shapes=tuple(SHAPES))
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--batch-size", type=int, help="default: 2048, on CUDA 65536")
     parser.add_argument("--most-rows", type=int, help="of a table; default: 200000, on CUDA 4e6")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--turn-s", type=float, default=3.0, help="seconds of a turn, about")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--no-peers", action="store_true")
-    parser.add_argument("--profile", action="store_true", help="tables of our side, nothing else")
-    parser.add_argument("--compile", action="store_true", help="our side with torch.compile too")
-    arguments = parser.parse_args(given)
-    try:
-        report = _measure(arguments)
-    except RecsysError as error:
-        sys.stderr.write(f"training.ranker: {error}\n")
-        return 1
-    report["command"] = f"python -m benchmarks.training.ranker {shlex.join(given)}".strip()
-    sys.stdout.write(json.dumps(report) + "\n")
-    return 0
+    return run("training.ranker", parser, _measure, argv)
 
 
 def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    device = torch.device(arguments.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError("wanted a CUDA device, found none; leave --device out")
+    device = device_of(arguments)
     on_cuda = device.type == "cuda"
     batch_size = arguments.batch_size or (65_536 if on_cuda else 2_048)
     rows = table_rows(arguments.most_rows or (4_000_000 if on_cuda else 200_000))
     shape = {"rows": rows, "num_dense": NUM_DENSE, **SHAPES[arguments.shape]}
-    torch.set_num_threads(arguments.threads)
     surroundings = machine(device, threads=arguments.threads)
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:

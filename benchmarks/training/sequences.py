@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -28,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.peers.environments import python_of
+from benchmarks.training.command import device_of, parser_of, run
 from benchmarks.training.machine import machine
 from benchmarks.training.rates import rates, ratios, work
 from benchmarks.training.sequence_data import (
@@ -41,7 +40,7 @@ from benchmarks.training.sequence_data import (
     read_beauty,
 )
 from benchmarks.training.turns import Trainer, profile_ours, train_in_turns
-from recsys.errors import ConfigurationError, RecsysError
+from recsys.errors import ConfigurationError
 from recsys.settings import Settings
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -73,38 +72,17 @@ _PAIRS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure; 0 when done, 1 with one line when it cannot be."""
-    given = list(argv or ())
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training.sequences")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--shape", choices=tuple(SHAPES), default="beauty")
+    parser = parser_of("training.sequences", shapes=tuple(SHAPES))
     parser.add_argument("--batch-size", type=int, help="sequences of a step; default: 256 on a CPU")
     parser.add_argument("--generated", action="store_true", help="whatever data there are")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--turn-s", type=float, default=3.0, help="seconds of a turn, about")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--no-peers", action="store_true")
-    parser.add_argument("--profile", action="store_true", help="tables of our side, nothing else")
-    parser.add_argument("--compile", action="store_true", help="our side with torch.compile too")
-    arguments = parser.parse_args(given)
-    try:
-        report = _measure(arguments)
-    except RecsysError as error:
-        sys.stderr.write(f"training.sequences: {error}\n")
-        return 1
-    report["command"] = f"python -m benchmarks.training.sequences {shlex.join(given)}".strip()
-    sys.stdout.write(json.dumps(report) + "\n")
-    return 0
+    return run("training.sequences", parser, _measure, argv)
 
 
 def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    device = torch.device(arguments.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError("wanted a CUDA device, found none; leave --device out")
+    device = device_of(arguments)
     if arguments.batch_size is None:
         on_cuda = device.type == "cuda"
         arguments.batch_size = _ON_CUDA.get(arguments.shape, 2_048) if on_cuda else 256
-    torch.set_num_threads(arguments.threads)
     surroundings = machine(device, threads=arguments.threads)
     shape = SHAPES[arguments.shape]
     failed: dict[str, str] = {}
