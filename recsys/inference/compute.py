@@ -19,6 +19,7 @@ from recsys.inference.created_keys import OF_ITEMS, to_keys, to_rows
 from recsys.inference.rank_time import RankTime
 from recsys.models.serving_model import Candidates, Ranked, ServingModel, UserContext
 from recsys.models.signature import CREATED_KEYS, RANK_FAILED, RANK_LATE, RANKED
+from recsys.retrieval.fusion import padded
 
 logger = logging.getLogger(__name__)
 
@@ -93,10 +94,8 @@ def _recommend(
     def best(values: Tensor) -> Tensor:
         return values.gather(1, order.unsqueeze(2).expand(-1, -1, values.shape[2]))
 
-    item_index = candidates.item_index.gather(1, order)
     # A row with fewer candidates than K ends in padding, whatever the ranker said of it.
-    item_index = item_index.masked_fill(score == -torch.inf, 0)
-    item_index = item_index.to(torch.int32)
+    item_index = padded(candidates.item_index.gather(1, order), score)
     named, keys = _named(model, inputs, item_index)
     return {
         "item_index": named,
@@ -112,11 +111,13 @@ def _recommend(
 
 def _in_rows(model: ServingModel, inputs: Tensors) -> Tensors:
     """Give the inputs with created items by the rows they have here."""
+    items = {name: inputs[name].cpu().numpy() for name in OF_ITEMS if name in inputs}
+    if not any((index < 0).any() for index in items.values()):
+        return inputs
     keys = inputs[CREATED_KEYS].cpu().numpy()
     found = {
-        name: torch.from_numpy(to_rows(inputs[name].cpu().numpy(), keys, model.items.created))
-        for name in OF_ITEMS
-        if name in inputs
+        name: torch.from_numpy(to_rows(index, keys, model.items.created))
+        for name, index in items.items()
     }
     return {**inputs, **found}
 
@@ -127,6 +128,8 @@ def _named(
     """Give the items of an answer, created ones by key where the caller knows of such."""
     if CREATED_KEYS not in inputs:
         return item_index, {}
+    if not len(model.items.created):
+        return item_index, {CREATED_KEYS: torch.zeros(len(item_index), 1, dtype=torch.int64)}
     named = to_keys({"item_index": item_index.cpu().numpy()}, model.items.created)
     return (
         torch.from_numpy(named["item_index"]),
@@ -209,7 +212,7 @@ def _similar(model: ServingModel, inputs: Tensors) -> dict[str, Tensor]:
 
 
 def _widest_k(inputs: Tensors) -> int:
-    k = int(inputs["k"].max())
+    k = int(inputs["k"].cpu().numpy().max())
     if not 1 <= k <= MAX_ANSWERS:
         raise InputError(f"k: wanted 1 to {MAX_ANSWERS}, found {k}", field="k")
     return k

@@ -97,7 +97,9 @@ def cross_features(
     index = candidates.item_index.long()
     features = [
         candidates.source_score,
-        _own_history(user, index),
+        candidates.source_score.new_zeros(*index.shape, NUM_HISTORY_FEATURES)
+        if candidates.are_new
+        else _own_history(user, index),
         _rows_of(_by_category(user["user_category"]), table.category.take(index)),
         _price(prices, index),
     ]
@@ -115,8 +117,9 @@ def cross_features(
 def _rows_of(table: Tensor, row: Tensor) -> Tensor:
     """Give ``[B, C, X]`` of ``[B, R, X]`` by the user's rows ``[B, C]``."""
     size, num_rows, width = table.shape
-    first = torch.arange(0, size * num_rows, num_rows, device=row.device)
-    return F.embedding(row + first.unsqueeze(1), table.reshape(size * num_rows, width))
+    if size > 1:
+        row = row + torch.arange(0, size * num_rows, num_rows, device=row.device).unsqueeze(1)
+    return F.embedding(row, table.reshape(size * num_rows, width))
 
 
 def _by_category(activity: Tensor) -> Tensor:
@@ -145,9 +148,9 @@ def _by_use(user: UserContext) -> Tensor:
             torch.ones_like(age_days),
             user["history_count"].log1p(),
             age_days.log1p(),
-            torch.exp(-age_days / 7.0),
-            torch.exp(-age_days / 30.0),
-            torch.exp(-age_days / 90.0),
+            (age_days / -7.0).exp(),
+            (age_days / -30.0).exp(),
+            (age_days / -90.0).exp(),
         ],
         dim=-1,
     )

@@ -15,10 +15,12 @@ def cross(crossed: Tensor, start: Tensor, inner: Tensor) -> Tensor:
     """Give ``crossed + start * inner``, all of one shape: ``x_l + x_0 * (W x_l + b)``.
 
     The same as the expression, in one pass over memory; ``torch.addcmul`` is that too, but its own
-    gradient multiplies each of the factors by its scalar 1 first, twice the work.
+    gradient multiplies each of the factors by its scalar 1 first, twice the work. Without gradient
+    it is written where ``inner`` was, if all are of one type: other memory is not in the cache.
     """
     if not torch.is_grad_enabled():
-        return torch.addcmul(crossed, start, inner)
+        place = inner if inner.dtype == crossed.dtype == start.dtype else None
+        return torch.addcmul(crossed, start, inner, out=place)
     answer: Tensor = _Cross.apply(crossed, start, inner)  # type: ignore[no-untyped-call]
     return answer
 

@@ -21,7 +21,7 @@ NUM_USES = 4
 def use_features(age_days: Tensor, count: Tensor) -> Tensor:
     """Give ``[B, H, NUM_USES]``: how often and how lately the user had each item."""
     return torch.stack(
-        [count.log1p(), age_days.log1p(), torch.exp(-age_days / 7.0), torch.exp(-age_days / 60.0)],
+        [count.log1p(), age_days.log1p(), (age_days / -7.0).exp(), (age_days / -60.0).exp()],
         dim=-1,
     )
 
@@ -31,8 +31,9 @@ def first_used_column(index: Tensor) -> int:
 
     The last one where nobody has any, so that there is always a column.
     """
-    used = (index != 0).any(dim=0).nonzero()
-    return int(used[0]) if len(used) else index.shape[1] - 1
+    used = (index != 0).any(dim=0).cpu().numpy()
+    begin = int(used.argmax())
+    return begin if used[begin] else len(used) - 1
 
 
 class HistorySequence(nn.Module):

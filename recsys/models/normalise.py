@@ -17,7 +17,7 @@ MIN_DEVIATION = 1e-2
 
 def signed_log1p(values: Tensor) -> Tensor:
     """Give ``sign(x) * log(1 + |x|)``."""
-    return values.sign() * values.abs().log1p()
+    return torch.copysign(values.abs().log1p(), values)
 
 
 class Standardise(nn.Module):
@@ -49,4 +49,4 @@ class Standardise(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Give values of the same shape."""
-        return ((signed_log1p(values) - self.mean) * self.scale).clamp(-CLAMP, CLAMP)
+        return (signed_log1p(values) - self.mean).mul_(self.scale).clamp_(-CLAMP, CLAMP)

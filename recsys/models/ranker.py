@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from recsys.models.cross_features import Prices, cross_features, usual_prices
 from recsys.models.crosses import cross as cross_step
 from recsys.models.item_table import log_price
+from recsys.models.joined_layers import add_output, few_outputs
 from recsys.models.ranker_halves import ItemHalf, UserHalf
 from recsys.models.ranker_layers import RankerLayers
 from recsys.models.request_tokens import REQUEST_TOKENS
@@ -232,19 +233,16 @@ class Ranker(RankerLayers):
                 index if item_index is None else item_index, items.attention.query
             )
             crosses.append(self.attention(queries, half.history))
-        start = (
-            half.projected.unsqueeze(1)
-            + F.embedding(index, items.projected)
-            + self.project_cross(torch.cat(crosses, dim=-1))
-        )
+        start = F.embedding(index, items.projected).add_(half.projected.unsqueeze(1))
+        start = add_output(start, self.project_cross, torch.cat(crosses, dim=-1))
         crossed = start
         for layer in self.crosses:
             crossed = cross_step(crossed, start, layer(crossed))
+        said = (crossed,) if self.config.num_experts else (crossed, self.deep(start))
+        logits = few_outputs(self.direct, crossing, add_to=few_outputs(self.output, *said))
+        order = logits.view(len(logits), *index.shape).permute(1, 2, 0)
         if self.config.num_experts:
-            order = self.output(crossed) + self.experts(start)
-        else:
-            order = self.output(torch.cat([crossed, self.deep(start)], dim=-1))
-        order = order + self.direct(crossing)
+            order = order + self.experts(start)
         if position is not None and self.config.num_positions:
             order = order + self.position(position)
         probability = order

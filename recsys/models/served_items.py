@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from recsys.compression.item_vectors import ItemVectors
 from recsys.errors import InputError
@@ -98,13 +99,16 @@ class ServedItems:
 
     def valid(self, index: Tensor) -> Tensor:
         """Rows outside the table become padding: a client may know a newer vocabulary."""
+        if index.device.type == "cpu" and index.numel():
+            rows = index.numpy()  # looked at is sooner done than replaced
+            if rows.min() >= 0 and rows.max() <= len(self):
+                return index.to(self.vectors.device).long()
         index = index.to(self.vectors.device).long()
         return torch.where((index > 0) & (index <= len(self)), index, 0)
 
-    @torch.inference_mode()
     def activity_of(self, item_index: Tensor) -> Tensor:
         """Give ``[B, C, Fi]`` moving features of items ``[B, C]``, as ranking sees them now."""
-        return self._resident.activity[self.valid(item_index)]
+        return F.embedding(self.valid(item_index), self._resident.activity)
 
     @property
     def activity_as_of_ms(self) -> int:

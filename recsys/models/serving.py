@@ -26,7 +26,7 @@ from recsys.retrieval.best import best
 from recsys.retrieval.excluded import Excluded
 from recsys.retrieval.fusion import fuse
 from recsys.retrieval.item_filter import ItemFilters, Passing
-from recsys.retrieval.pool import fuse_found
+from recsys.retrieval.pool import as_candidates, fuse_found
 from recsys.retrieval.source import CandidateSource, SourceInputs
 
 
@@ -123,7 +123,7 @@ class TorchServingModel:
         if isinstance(user, Prepared):
             return user
         user = self._on_device(user)
-        user = {**user, "history_index": user["history_index"].long()}
+        user["history_index"] = self._items.valid(user["history_index"])
         prices = self._ranker.prices(user, self._items.log_price)
         vectors = self._user_vectors(user)
         return Prepared(user, vectors=vectors, prices=prices)
@@ -134,40 +134,41 @@ class TorchServingModel:
         exclude_history: Tensor, filters: Tensor | None = None,
     ) -> Candidates:  # fmt: skip
         """Give the best ``num_candidates`` of all sources that are not excluded."""
-        user = self.prepare(user)
+        user = user if isinstance(user, Prepared) else self.prepare(user)
         inputs, unavailable = self._source_inputs(user), self._items.unavailable
-        history = self._items.valid(user["history_index"])
-        history = torch.where(exclude_history.to(history.device), history, 0)
+        history, are_new = user["history_index"], bool(exclude_history.cpu().numpy().all())
+        if not are_new:
+            history = torch.where(exclude_history.to(history.device), history, 0)
         index = torch.cat([self._items.valid(exclude_index), history], dim=1)
         excluded = Excluded(unavailable, index, self._passing(filters))
         count = min(num_candidates, self.num_items)
         if self.num_items < self.search_from_items:
-            return self._choose_of_all(inputs, excluded, count)
-        return fuse_found(
-            [source.search(inputs, count, excluded) for source in self._sources],
-            lambda index: self._scores(inputs, index),
-            weights=self._mix.weights,
-            quotas=self._mix.quotas,
-            num_candidates=count,
-            fill=None if self._knows_all else self._any_items(count, excluded),
-        )
+            found = self._choose_of_all(inputs, excluded, count)
+        else:
+            found = fuse_found(
+                [source.search(inputs, count, excluded) for source in self._sources],
+                lambda index: self._scores(inputs, index),
+                weights=self._mix.weights,
+                quotas=self._mix.quotas,
+                num_candidates=count,
+                fill=None if self._knows_all else self._any_items(count, excluded),
+            )
+        return found._replace(are_new=are_new)
 
     def _choose_of_all(self, inputs: SourceInputs, excluded: Excluded, count: int) -> Candidates:
         scores = inputs.once(
-            "all scores",
-            lambda: torch.stack([source.all_scores(inputs) for source in self._sources], dim=1),
+            "all scores", lambda: [source.all_scores(inputs) for source in self._sources]
         )
         index = fuse(
             scores, weights=self._mix.weights, quotas=self._mix.quotas,
-            excluded=excluded.table(), num_candidates=count,
+            excluded=excluded, num_candidates=count,
         )  # fmt: skip
-        columns = index.unsqueeze(1).expand(-1, scores.shape[1], -1)
-        gathered = scores.gather(2, columns)
-        for row, source in enumerate(self._sources):
-            if source.rounds_by_shape:  # a product of all is how they are found, not their score
-                gathered[:, row] = source.scores(inputs, index)
-        gathered = gathered.transpose(1, 2) * (index != 0).unsqueeze(2)
-        return Candidates(index.to(torch.int32), gathered.contiguous())
+        # A product of all is how they are found, not their score.
+        theirs = [
+            source.scores(inputs, index) if source.rounds_by_shape else of_all.gather(1, index)
+            for source, of_all in zip(self._sources, scores, strict=True)
+        ]
+        return as_candidates(index, torch.stack(theirs, dim=2))
 
     @torch.inference_mode()
     def score_sources(self, user: UserContext, candidate_index: Tensor) -> Candidates:
@@ -179,18 +180,20 @@ class TorchServingModel:
     @torch.inference_mode()
     def rank(self, user: UserContext, candidates: Candidates) -> Ranked:
         """Score candidates; the blend is the weighted sum of the objectives' order logits."""
-        prepared = self.prepare(user)
+        prepared = user if isinstance(user, Prepared) else self.prepare(user)
         resident = self._items.resident  # once: another thread may swap it
         items, activity = resident.half, resident.activity
+        candidates = candidates._replace(item_index=candidates.item_index.long())
         output = self._ranker.combine(
             self._ranker.user_half(prepared, prepared.vectors, items),
             items,
-            candidates.item_index.long(),
+            candidates.item_index,
             self._ranker.cross_features(prepared, candidates, activity, prepared.prices),
         )
         # Not ``@``: a product with a vector rounds by how many candidates there are.
         score = (output.order * self._objective_weights).sum(2)
-        score = score.masked_fill(candidates.item_index == 0, -torch.inf)
+        if not candidates.are_full:
+            score = score.masked_fill(candidates.item_index == 0, -torch.inf)
         return Ranked(score.float(), output.probability.sigmoid().float())
 
     @torch.inference_mode()
@@ -228,7 +231,7 @@ class TorchServingModel:
         vectors: Tensor = self._towers.users(user, local.vectors, attention)
         return vectors
 
-    def _on_device(self, user: UserContext) -> UserContext:
+    def _on_device(self, user: UserContext) -> dict[str, Tensor]:
         device = self._items.vectors.device
         return {
             name: tensor.to(device, non_blocking=True) if tensor.device != device else tensor
@@ -268,7 +271,7 @@ class TorchServingModel:
 
     def _passing(self, filters: Tensor | None) -> Sequence[Passing | None]:
         """Give what each user's filters let through; nothing is kept out of an empty answer."""
-        if filters is None or not bool(filters.any()):
+        if filters is None or not filters.cpu().numpy().any():
             return ()
         if self._items.filters is None:
             raise InputError(

@@ -25,6 +25,10 @@ class Candidates(NamedTuple):
     """``[B, C]`` int32, distinct per row, 0 pads."""
     source_score: Tensor
     """``[B, C, S]`` float32 score of every source for every candidate."""
+    are_new: bool = False
+    """Whether it is known that no user has a candidate of theirs in the history."""
+    are_full: bool = False
+    """Whether it is known that there is no padding."""
 
 
 class Ranked(NamedTuple):

@@ -199,12 +199,12 @@ class UserTower(nn.Module):
         age_days, count = user["history_age_s"] / DAY_S, user["history_count"]
         begin = first_used_column(index)
         index, age_days, count = index[:, begin:], age_days[:, begin:], count[:, begin:]
-        mask = index != 0
+        is_padding = (index == 0).unsqueeze(2)
         use = use_features(age_days, count)
         logits = F.embedding(index, item_attention) + self.attend_use(use)
         # -1e9, not -inf: a user without history would otherwise pool to NaN.
-        weights = logits.masked_fill(~mask.unsqueeze(2), -1e9).softmax(dim=1)
-        return _weighted_sums(weights * mask.unsqueeze(2), index, item_vectors)
+        weights = logits.masked_fill(is_padding, -1e9).softmax(dim=1)
+        return _weighted_sums(weights.masked_fill(is_padding, 0.0), index, item_vectors)
 
 
 def _weighted_sums(weights: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
@@ -219,7 +219,7 @@ def _weighted_sums(weights: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
         spread = weights.new_zeros(len(index), num_heads, len(vectors))
         spread = spread.scatter_add(2, places, weights.transpose(1, 2))
         return (spread @ vectors).flatten(1)
-    return torch.einsum("bha,bhd->bad", weights, F.embedding(index, vectors)).flatten(1)
+    return (weights.transpose(1, 2) @ F.embedding(index, vectors)).flatten(1)
 
 
 class TwoTower(nn.Module):

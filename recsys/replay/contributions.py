@@ -83,7 +83,9 @@ def attribute(
     index = given.candidates.item_index[0].long()
     user = {name: tensor.clone() for name, tensor in given.user.items()}
     with torch.no_grad():
-        candidates = Candidates(*(tensor.clone() for tensor in given.candidates))
+        candidates = Candidates(
+            given.candidates.item_index.clone(), given.candidates.source_score.clone()
+        )
         cross = ranker.cross_features(user, candidates, given.item_activity)[0]
     ends = (
         user["user_dense"].expand(len(index), -1),

@@ -7,6 +7,7 @@ exist. Axes: ``B`` users, ``N`` items (row 0 is padding), ``X`` excluded items, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,8 +16,8 @@ from recsys.retrieval.item_filter import Passing
 
 _MANY = 4
 _FEW = 32
-"""For so many users, one item in so many being unavailable, rows are looked up rather than all
-scores gone through: 32 rows of a million took 2 ms and not 42."""
+"""For so many rows of scores, one item in so many being unavailable, items are looked up rather
+than all scores gone through: 32 rows of a million took 2 ms and not 42."""
 
 
 class Excluded:
@@ -34,7 +35,7 @@ class Excluded:
                 any.
         """
         self.unavailable = unavailable
-        self.index = index.sort(dim=1).values if index.shape[1] else index
+        self.index = index
         self._passing = passing
         self.filters: list[tuple[Passing, Tensor]] = []
         """Each distinct filter with the users ``[Bf]`` int64 who have it."""
@@ -42,6 +43,10 @@ class Excluded:
             if one is not None:
                 users = [user for user, theirs in enumerate(passing) if theirs is one]
                 self.filters.append((one, torch.tensor(users, device=index.device)))
+
+    @cached_property
+    def _in_order(self) -> Tensor:
+        return self.index.sort(dim=1).values
 
     @property
     def most(self) -> int:
@@ -70,23 +75,28 @@ class Excluded:
             found[users] |= passing.refused[index[users]]
         if self.most == 0:
             return found
-        place = torch.searchsorted(self.index, index.contiguous()).clamp(max=self.most - 1)
-        return found | (self.index.gather(1, place) == index)
+        place = torch.searchsorted(self._in_order, index.contiguous()).clamp_(max=self.most - 1)
+        return found | (self._in_order.gather(1, place) == index)
 
     def table(self) -> Tensor:
         """Give ``[B, N + 1]`` bool: every item's answer."""
-        every = self.unavailable.repeat(len(self.index), 1)
+        every = self.unavailable.expand(len(self.index), -1)
+        every = every.clone(memory_format=torch.contiguous_format)
         for passing, users in self.filters:
             every[users] |= passing.refused
         return every.scatter_(1, self.index, True)
 
     def mask(self, scores: Tensor) -> Tensor:
-        """Set ``[B, N + 1]`` scores of excluded items to -inf, in place."""
+        """Set scores of excluded items to -inf, in place: ``[B, N + 1]``, or ``[B, S, N + 1]``."""
+        alone = scores.dim() == 2
         if self.filters:
-            return scores.masked_fill_(self.table(), -torch.inf)
-        rows = self.unavailable.nonzero().flatten() if len(scores) >= _MANY else None
+            table = self.table()
+            return scores.masked_fill_(table if alone else table.unsqueeze(1), -torch.inf)
+        many = scores.shape[:-1].numel() >= _MANY
+        rows = self.unavailable.nonzero().flatten() if many else None
         if rows is not None and len(rows) * _FEW <= len(self.unavailable):
-            scores.index_fill_(1, rows, -torch.inf)
+            scores.index_fill_(-1, rows, -torch.inf)
         else:
             scores.masked_fill_(self.unavailable, -torch.inf)
-        return scores.scatter_(1, self.index, -torch.inf)
+        index = self.index if alone else self.index.unsqueeze(1).expand(-1, scores.shape[1], -1)
+        return scores.scatter_(-1, index, -torch.inf)

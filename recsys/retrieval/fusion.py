@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recsys.retrieval.best import best
+from recsys.retrieval.excluded import Excluded
 
 
 def quota_bonus(weights: Sequence[float]) -> float:
@@ -25,11 +26,11 @@ def quota_bonus(weights: Sequence[float]) -> float:
 
 
 def fuse(
-    scores: Tensor,
+    scores: Sequence[Tensor],
     *,
     weights: Sequence[float],
     quotas: Sequence[int],
-    excluded: Tensor,
+    excluded: Excluded,
     num_candidates: int,
 ) -> Tensor:
     """Give the ``num_candidates`` best items that are not excluded.
@@ -40,24 +41,33 @@ def fuse(
     has a blended score, so fewer than ``num_candidates`` come back only when fewer exist.
 
     Args:
-        scores: ``[B, S, N + 1]``.
+        scores: ``[B, N + 1]`` of each source.
         weights: One for each source.
         quotas: Places for each source's own best; 0 for none.
-        excluded: ``[B, N + 1]`` bool; column 0 must be True.
+        excluded: Items that must not be chosen.
         num_candidates: C, at most N.
 
     Returns:
         ``[B, C]`` int64 rows, best first, 0 pads.
     """
-    allowed = scores.masked_fill(excluded.unsqueeze(1), -torch.inf)
+    if len(scores) == 1 and weights[0] > 0:  # a share of the best one is in the order of scores
+        value, index = best(excluded.mask(scores[0].clamp(min=0.0)), num_candidates)
+        return padded(index, value)
+    allowed = excluded.mask(torch.stack(tuple(scores), dim=1))
     shares = (allowed / allowed.amax(dim=2, keepdim=True).clamp(min=1e-9)).clamp_(min=0.0)
-    blend = torch.einsum("bsn,s->bn", shares, scores.new_tensor(weights))
+    blend = (shares.new_tensor(weights).expand(len(shares), 1, -1) @ shares).squeeze(1)
     for quota in sorted(set(quotas) - {0}):  # sources with as many places at once
         chosen = [source for source, places in enumerate(quotas) if places == quota]
         theirs = torch.stack([allowed[:, source] for source in chosen], dim=1)
         value, place = best(theirs.flatten(0, 1), quota)
         bonus = (value > 0) * quota_bonus(weights)
         blend.scatter_add_(1, place.reshape(len(blend), -1), bonus.reshape(len(blend), -1))
-    blend.masked_fill_(excluded, -torch.inf)
-    value, index = best(blend, min(num_candidates, blend.shape[1] - 1))
-    return index.masked_fill(value == -torch.inf, 0)
+    value, index = best(excluded.mask(blend), min(num_candidates, blend.shape[1] - 1))
+    return padded(index, value)
+
+
+def padded(index: Tensor, value: Tensor) -> Tensor:
+    """Give ``[B, C]`` items with 0 where the value, largest first, is -inf."""
+    if value.shape[1] and -torch.inf in value[:, -1].tolist():
+        return index.masked_fill(value == -torch.inf, 0)
+    return index

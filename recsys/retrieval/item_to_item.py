@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recsys.models.history_sequence import first_used_column
 from recsys.models.serving_model import UserContext
 from recsys.retrieval.excluded import Excluded
 from recsys.retrieval.source import Found, SourceInputs, strongest_of
@@ -92,9 +93,7 @@ class ItemToItemSource:
 
     def _look_up(self, user: UserContext) -> _Neighbours:
         index = user["history_index"].long()
-        # Histories are padded on the left: columns in which nobody has an item are skipped.
-        used = (index != 0).any(dim=0).nonzero()
-        begin = int(used[0]) if len(used) else index.shape[1]
+        begin = first_used_column(index)
         index = index[:, begin:]
         # Items that came after the table was made have no neighbours yet.
         index = torch.where(index < len(self.neighbour_index), index, 0)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recsys.models.serving_model import Candidates
 from recsys.retrieval.best import best
-from recsys.retrieval.fusion import quota_bonus
+from recsys.retrieval.fusion import padded, quota_bonus
 from recsys.retrieval.source import Found
 
 
@@ -45,6 +45,9 @@ def fuse_found(
     Returns:
         Best first; fewer than ``num_candidates`` only when the sources found fewer.
     """
+    if len(found) == 1 and weights[0] > 0 and fill is None:  # in its own order already
+        index = found[0].item[:, :num_candidates]
+        return as_candidates(index, scores(index).transpose(1, 2))
     every = [one.item for one in found] + ([] if fill is None else [fill])
     pool = torch.cat(every, dim=1).sort(dim=1).values
     again = pool == 0  # an item that several found counts where it stands first
@@ -62,10 +65,18 @@ def fuse_found(
             blend.scatter_add_(1, place, is_good * bonus)
     blend.masked_fill_(again, -torch.inf)
     value, chosen = best(blend, min(num_candidates, blend.shape[1]))
-    index = pool.gather(1, chosen).masked_fill_(value == -torch.inf, 0)
     columns = chosen.unsqueeze(1).expand(-1, score.shape[1], -1)
-    gathered = score.gather(2, columns).transpose(1, 2) * (index != 0).unsqueeze(2)
-    return Candidates(index.to(torch.int32), gathered.contiguous())
+    return as_candidates(
+        padded(pool.gather(1, chosen), value), score.gather(2, columns).transpose(1, 2)
+    )
+
+
+def as_candidates(index: Tensor, score: Tensor) -> Candidates:
+    """Give ``[B, C]`` items, padding last, with their ``[B, C, S]`` scores; 0 where padding is."""
+    are_full = index.shape[1] > 0 and 0 not in index[:, -1].tolist()
+    if not are_full:
+        score = score * (index != 0).unsqueeze(2)
+    return Candidates(index.to(torch.int32), score.contiguous(), are_full=are_full)
 
 
 def _highest(score: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class TwoTowerSource:
             self.index = LiveIndex(index)
         self._allowed: _Allowed | None = None
         self._filtered: WeakKeyDictionary[Passing, _Allowed] = WeakKeyDictionary()
-        self._moments: tuple[ItemVectors, Tensor, Tensor] | None = None
+        self._moments: tuple[ItemVectors, Tensor] | None = None
 
     def search(self, inputs: SourceInputs, count: int, excluded: Excluded) -> Found:
         """Give the nearest items, exactly; users of a narrow filter are held beside its items."""
@@ -164,25 +164,27 @@ class TwoTowerSource:
     def _standardised(self, inputs: SourceInputs, cosine: Tensor) -> Tensor:
         """Give ``[B, C]`` cosines less the mean, in deviations."""
         mean, deviation = inputs.once("two_tower moments", lambda: self._of_users(inputs))
-        return (cosine - mean) / deviation
+        return (cosine - mean).div_(deviation)
 
     def _of_users(self, inputs: SourceInputs) -> tuple[Tensor, Tensor]:
         """Give each user's mean and deviation over all items, ``[B, 1]``."""
-        mean, covariance = self._of_items(inputs.item_vectors)
+        moments = self._of_items(inputs.item_vectors)
         users = inputs.user_vectors.double()
-        variance = ((users @ covariance) * users).sum(dim=1, keepdim=True).clamp(min=0.0)
-        deviation = variance.sqrt().clamp(min=1e-6)
-        return (users @ mean).unsqueeze(1).float(), deviation.float()
+        both = users @ moments
+        variance = (both[:, :-1] * users).sum(dim=1, keepdim=True)
+        deviation = variance.clamp_(min=1e-12).sqrt_()
+        return both[:, -1:].float(), deviation.float()
 
-    def _of_items(self, vectors: ItemVectors) -> tuple[Tensor, Tensor]:
-        """Give ``[D]`` and ``[D, D]`` in float64, computed once for a table of vectors."""
+    def _of_items(self, vectors: ItemVectors) -> Tensor:
+        """Give ``[D, D + 1]`` in float64: covariance, then mean; once for a table of vectors."""
         last = self._moments
         if last is None or last[0] is not vectors:
             every = vectors.decoded()[1:].double()
             mean = every.mean(dim=0)
             covariance = every.T @ every / len(every) - torch.outer(mean, mean)
-            last = self._moments = vectors, mean, covariance
-        return last[1], last[2]
+            both = torch.cat([covariance, mean.unsqueeze(1)], dim=1)
+            last = self._moments = vectors, both
+        return last[1]
 
 
 def _is_short(value: Tensor) -> bool:

@@ -15,6 +15,7 @@ from recsys.errors import InputError
 from recsys.inference.compute import answer
 from recsys.models.serving import TorchServingModel
 from recsys.models.serving_model import Candidates, UserContext
+from recsys.retrieval.excluded import Excluded
 from recsys.retrieval.fusion import fuse
 from recsys.retrieval.source import SourceInputs
 from tests.bundle.test_bundle import small_plan
@@ -226,12 +227,15 @@ def test_what_is_kept_of_the_items_follows_their_refresh(model: TorchServingMode
     assert not torch.equal(before["score"], after["score"])
 
 
-@pytest.mark.parametrize("quotas", [(0, 0, 0), (2, 2, 2), (3, 0, 3), (1, 2, 1), (50, 1, 50)])
+@pytest.mark.parametrize(
+    "quotas", [(0, 0, 0), (2, 2, 2), (3, 0, 3), (1, 2, 1), (50, 1, 50), (0,), (3,)]
+)
 def test_quotas_of_one_size_are_filled_together_as_one_by_one(quotas: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
-    weights = (0.5, 1.0, 0.3)
+    weights = (0.5, 1.0, 0.3)[: len(quotas)]
     for _ in range(20):
-        scores = torch.randn(4, 3, 31, generator=generator).round(decimals=1)  # with ties
+        scores = torch.randn(4, len(quotas), 31, generator=generator)
+        scores = scores.round(decimals=1) + 0.0  # with ties, and no -0.0
         excluded = torch.rand(4, 31, generator=generator) < 0.2
         excluded[:, 0] = True
         allowed = scores.masked_fill(excluded.unsqueeze(1), -torch.inf)
@@ -244,8 +248,37 @@ def test_quotas_of_one_size_are_filled_together_as_one_by_one(quotas: tuple[int,
         blend.masked_fill_(excluded, -torch.inf)
         value, wanted = (found[:, :20] for found in blend.sort(dim=1, descending=True, stable=True))
         wanted = wanted.masked_fill(value == -torch.inf, 0)
-        found = fuse(scores, weights=weights, quotas=quotas, excluded=excluded, num_candidates=20)
+        found = fuse(
+            scores.unbind(1), weights=weights, quotas=quotas, num_candidates=20,
+            excluded=Excluded(torch.arange(31) == 0, torch.where(excluded, torch.arange(31), 0)),
+        )  # fmt: skip
         assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("excludes", [(True, True), (True, False)])
+def test_what_retrieval_knows_of_its_candidates_changes_no_score(
+    model: TorchServingModel, excludes: tuple[bool, bool]
+) -> None:
+    user = users(model, 2, seed=3)
+    found = model.retrieve(
+        user, num_candidates=20, exclude_index=torch.zeros(2, 1, dtype=torch.int32),
+        exclude_history=torch.tensor(excludes).unsqueeze(1),
+    )  # fmt: skip
+    assert (found.are_new, found.are_full) == (all(excludes), bool((found.item_index != 0).all()))
+    looked_at = model.rank(user, found._replace(are_new=False, are_full=False))
+    for told, seen in zip(model.rank(user, found), looked_at, strict=True):
+        assert torch.equal(told, seen)
+
+
+def test_a_history_of_items_beyond_the_table_is_as_padding(bundle: Path) -> None:
+    model = load_serving_model(bundle)
+    assert isinstance(model, TorchServingModel)
+    vectors = []
+    for row in (model.num_items + 1, 0):
+        user = users(model, 2, seed=0)
+        user["history_index"][1, -1] = row
+        vectors.append(model.user_vectors(user))
+    assert torch.equal(*vectors)
 
 
 def test_two_searches_for_the_same_users_score_the_sources_once(

@@ -268,19 +268,21 @@ def test_as_many_as_exist_and_then_padding() -> None:
     assert sorted(fused(scores, 3, excluded=[2])) == [0, 1, 3]
 
 
-@pytest.mark.parametrize("quotas", [(0, 0, 0), (2, 2, 2), (3, 0, 3), (1, 2, 1), (50, 1, 50)])
+@pytest.mark.parametrize(
+    "quotas", [(0, 0, 0), (2, 2, 2), (3, 0, 3), (1, 2, 1), (50, 1, 50), (0,), (3,)]
+)
 def test_fusion_of_short_lists_is_that_of_the_whole_catalogue(quotas: tuple[int, ...]) -> None:
     """Where each source's list is the catalogue, nothing is missing from the pool."""
     generator = torch.Generator().manual_seed(0)
-    weights = (0.5, 1.0, 0.3)
+    weights = (0.5, 1.0, 0.3)[: len(quotas)]
     for _ in range(20):
-        scores = torch.randn(4, 3, 31, generator=generator)
+        scores = torch.randn(4, len(quotas), 31, generator=generator)
         unavailable = torch.rand(31, generator=generator) < 0.2
         unavailable[0] = True
         excluded = Excluded(unavailable, torch.randint(0, 31, (4, 3), generator=generator))
         hits = excluded.hits(every(4, 30))
         wanted = fuse(
-            scores, weights=weights, quotas=quotas, excluded=excluded.table(), num_candidates=20
+            scores.unbind(1), weights=weights, quotas=quotas, excluded=excluded, num_candidates=20
         )
         found = fuse_told(scores, excluded, 20, weights, quotas, search=30)
         for row in range(4):
@@ -311,8 +313,10 @@ def test_excluded_items_are_known_however_they_are_given() -> None:
     assert excluded.hits(torch.arange(6).expand(2, -1)).tolist() == [
         [True, False, True, True, False, True], [True, False, True, False, False, False],
     ]  # fmt: skip
-    masked = excluded.mask(torch.zeros(2, 6))
-    assert torch.equal(masked == -torch.inf, excluded.hits(torch.arange(6).expand(2, -1)))
+    hits = excluded.hits(torch.arange(6).expand(2, -1))
+    assert torch.equal(excluded.mask(torch.zeros(2, 6)) == -torch.inf, hits)
+    of_sources = excluded.mask(torch.zeros(2, 3, 6)) == -torch.inf
+    assert torch.equal(of_sources, hits.unsqueeze(1).expand(-1, 3, -1))
 
 
 def test_an_unknown_source_is_named() -> None:
