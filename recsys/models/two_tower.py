@@ -38,7 +38,7 @@ from recsys.models.signature import Dimensions
 
 _ROWS_OF_A_PART = 1 << 18
 """Of all items, that are embedded together where no gradient is wanted: what lies between words and
-vector takes six times the memory of the vectors themselves."""
+vector takes several times the memory of the vectors themselves."""
 _ROWS_AT_ONCE = 32
 """Items that are embedded alone go through products of this many rows: another number takes
 another path and may differ in the last bit."""
