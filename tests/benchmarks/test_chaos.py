@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.loadtest.chaos.__main__ import judge, parse_args
@@ -92,3 +97,24 @@ def test_the_rate_is_searched_among_those_that_are_kept_not_taken_from_the_most(
 def test_a_system_that_keeps_no_rate_says_so() -> None:
     with pytest.raises(RecsysError, match=r"found none down to 0\.5.*give one with --rate"):
         greatest_kept(lambda rate: step(rate, keeps=0.0), 8.0, lambda _: None)
+
+
+RUNNING = """
+import sys, time
+from pathlib import Path
+from benchmarks.loadtest.chaos.system import running_system
+with running_system(Path(sys.argv[1]), {}, only="redis") as system:
+    print(system.pid("redis"), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_ended_by_sigterm_it_takes_its_system_down(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", RUNNING, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as experiment:
+        assert experiment.stdout is not None
+        redis = psutil.Process(int(experiment.stdout.readline()))
+        experiment.send_signal(signal.SIGTERM)
+        assert experiment.wait(30) == 128 + signal.SIGTERM
+    assert not redis.is_running()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from recsys.errors import ServerError
@@ -79,17 +80,26 @@ class System:
 
 
 @contextmanager
-def running_system(state_dir: Path, settings: dict[str, str]) -> Iterator[System]:
-    """Start a system and stop it at the end, however that comes."""
+def running_system(
+    state_dir: Path, settings: dict[str, str], *, only: str = ""
+) -> Iterator[System]:
+    """Start a system, or ``only`` these of its servers, and stop it at the end, however that comes:
+    SIGTERM too."""
     system = System(state_dir, settings)
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
-        system.run("up")
+        system.run("up", *(("--only", only) if only else ()))
         yield system
     finally:
         subprocess.run(
             [sys.executable, "-m", "recsys.cli", "down"], env=system.environment,
             capture_output=True, timeout=120, check=False,
         )  # fmt: skip
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def teach(system: System, *, num_users: int, num_items: int, days: int) -> None:
