@@ -26,7 +26,10 @@ from benchmarks.features.interleaved import ratio
 from benchmarks.peers.environments import python_of
 from recsys.settings import Settings
 
-OURS = ("ours", "faiss-hnsw", "faiss-ivf-pq", "faiss-ivf-pq-fine", "faiss-ivf-sq")
+OURS = (
+    "ours", "faiss-hnsw", "faiss-ivf-pq", "faiss-ivf-pq-fine", "faiss-ivf-pq-graph",
+    "faiss-ivf-pq-coded", "faiss-ivf-sq",
+)  # fmt: skip
 OTHERS = ("scann", "hnswlib", "hnswlib-wide", "usearch", "usearch-wide")
 _JOB = Path(__file__).parent.parent / "peers" / "ann" / "job.py"
 _K = 100

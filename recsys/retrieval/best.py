@@ -21,6 +21,7 @@ _WORTH_IT = 4
 """Groups there must be for each wanted element: with fewer, most of the row is looked at again."""
 _BLOCK = 1 << 17
 """Keys at once, of 8 bytes: what stays in a second-level cache."""
+_SIGN = np.int32(-(1 << 31))
 
 
 def best(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -52,25 +53,28 @@ def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         value, place = scores.topk(k, dim=1)
         return value, place
     size, length = scores.shape
-    places = np.empty((size, k), np.int64)
-    rows = max(1, _BLOCK // length)
-    for begin in range(0, size, rows):
-        keys = _keys(scores[begin : begin + rows].numpy())
-        keys.partition(length - k, axis=1)
-        top = keys[:, length - k :]
-        top.sort(axis=1)
-        places[begin : begin + rows] = length - 1 - (top[:, ::-1] & 0xFFFFFFFF)
-    place = torch.from_numpy(places)
+    array, rows = scores.numpy(), max(1, _BLOCK // length)
+    blocks = [largest(array[begin : begin + rows], k) for begin in range(0, size, rows)]
+    place = torch.from_numpy(blocks[0] if len(blocks) == 1 else np.concatenate(blocks))
     return scores.gather(1, place), place
 
 
-def _keys(scores: np.ndarray) -> np.ndarray:
-    """Give integers in the order of ``[B, N]`` float32, of equal ones the lower place higher.
+def largest(scores: np.ndarray, k: int) -> np.ndarray:
+    """Give the places ``[B, k]`` of the largest of ``[B, N]`` float32, largest first."""
+    keys = _keys(scores)
+    keys.partition(k - 1, axis=1)
+    top = keys[:, :k]
+    top.sort(axis=1)
+    return top & 0xFFFFFFFF
 
-    The bits of a float are in its own order where it is positive and in the reverse where not.
+
+def _keys(scores: np.ndarray) -> np.ndarray:
+    """Give integers, smaller for larger ones of ``[B, N]`` float32, and for equal ones by place.
+
+    The bits of a float are in its own order where it is negative and in the reverse where not.
     """
     bits = scores.view(np.int32)
-    keys: np.ndarray = (bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))).astype(np.int64)
+    keys: np.ndarray = (bits ^ ((~bits >> 31) | _SIGN)).astype(np.int64)
     keys <<= 32
-    keys |= np.arange(scores.shape[1] - 1, -1, -1, dtype=np.int64)
+    keys |= np.arange(scores.shape[1])
     return keys

@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from recsys.features.batch import Bools, Int64s
 from recsys.retrieval.item_filter import Passing
 
 _MANY = 4
@@ -77,6 +78,14 @@ class Excluded:
             return found
         place = torch.searchsorted(self._in_order, index.contiguous()).clamp_(max=self.most - 1)
         return found | (self._in_order.gather(1, place) == index)
+
+    def hits_of_one(self, rows: Int64s) -> Bools:
+        """Say it of ``[C]`` rows of the only user, who has no filter, in numpy."""
+        found: Bools = self.unavailable.numpy()[rows]
+        if self.most:
+            theirs = self.index.numpy()[0]
+            found |= theirs.take(theirs.searchsorted(rows), mode="clip") == rows
+        return found
 
     def table(self) -> Tensor:
         """Give ``[B, N + 1]`` bool: every item's answer."""

@@ -13,6 +13,7 @@ from recsys.compression.item_vectors import ItemVectors
 from recsys.retrieval.best import best
 from recsys.retrieval.excluded import Excluded
 from recsys.retrieval.item_filter import Passing
+from recsys.retrieval.moments import Moments
 from recsys.retrieval.source import Found, SourceInputs
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class TwoTowerSource:
     A score is a cosine in standard deviations from the user's mean over the catalogue. Towers that
     are trained further spread their cosines wider; so standardised the score keeps its meaning for
     a ranker that learned from the towers before. Mean and deviation come from the first two
-    moments of the items' vectors, ``m`` and ``S``: ``u . m`` and ``sqrt(u S u)``.
+    moments of the items' vectors (``moments.py``).
     """
 
     name = "two_tower"
@@ -41,16 +42,24 @@ class TwoTowerSource:
         """Search exactly, or by ``index``; what it may not find enough of is searched exactly."""
         self.index: LiveIndex | None = None
         """What is searched, with the rows beside it; ``None``: all is searched exactly."""
+        self._products = gathered_products
         if index is not None:
             from recsys.retrieval.live_index import LiveIndex
+            from recsys.retrieval.pair_products import pair_products
+            from recsys.retrieval.search_of_one import nearest_of_one
 
-            self.index = LiveIndex(index)
+            self.index, self._products = LiveIndex(index), pair_products
+            self._nearest_of_one = nearest_of_one
         self._allowed: _Allowed | None = None
         self._filtered: WeakKeyDictionary[Passing, _Allowed] = WeakKeyDictionary()
-        self._moments: tuple[ItemVectors, Tensor] | None = None
+        self._moments: tuple[ItemVectors, Moments] | None = None
 
     def search(self, inputs: SourceInputs, count: int, excluded: Excluded) -> Found:
         """Give the nearest items, exactly; users of a narrow filter are held beside its items."""
+        if self.index is not None and len(inputs.user_vectors) == 1 and not excluded.filters:
+            found = self._search_for_one(self.index, inputs, count, excluded)
+            if found is not None:
+                return found
         narrow = [(one.rows, users) for one, users in excluded.filters if one.rows is not None]
         if not narrow:
             value, index = self._nearest(inputs, inputs.user_vectors, count, excluded)
@@ -67,8 +76,9 @@ class TwoTowerSource:
             if others.any():
                 users = others.nonzero().flatten()
                 vectors = inputs.user_vectors[users]
-                found = self._nearest(inputs, vectors, count, excluded.of(users))
-                value[users], index[users] = found
+                value[users], index[users] = self._nearest(
+                    inputs, vectors, count, excluded.of(users)
+                )
         score = self._standardised(inputs, value)
         if _is_short(value):
             missing = value == -torch.inf
@@ -130,13 +140,25 @@ class TwoTowerSource:
         most = int((excluded.index != 0).sum(dim=1).max()) if excluded.most else 0
         allowed = self._allowed_of(index, excluded.unavailable, passing)
         found = index.index.search(vectors, count + most, allowed)
-        cosine = _cosines(inputs, vectors, found)
+        cosine = self._cosines(inputs, vectors, found)
         if index.num_beside:
             rows, theirs = index.beside(inputs.item_vectors)
             found = torch.cat([found, rows.expand(len(found), -1)], dim=1)
             cosine = torch.cat([cosine, vectors @ theirs.T], dim=1)
         value, place = best(cosine.masked_fill_(excluded.hits(found), -torch.inf), count)
         return value, found.gather(1, place)
+
+    def _search_for_one(
+        self, index: LiveIndex, inputs: SourceInputs, count: int, excluded: Excluded
+    ) -> Found | None:
+        """Search for a user without filters; None: too few are near, and all must be searched."""
+        allowed = self._allowed_of(index, excluded.unavailable, None)
+        nearest = self._nearest_of_one(index, inputs, count, excluded, allowed)
+        if nearest is None:
+            return None
+        mean, deviation = (moment.numpy() for moment in self._moments_of(inputs))
+        score = (nearest[0] - mean) / deviation
+        return Found(torch.from_numpy(nearest[1]), torch.from_numpy(score))
 
     def _allowed_of(
         self, index: LiveIndex, unavailable: Tensor, passing: Passing | None
@@ -155,7 +177,7 @@ class TwoTowerSource:
 
     def scores(self, inputs: SourceInputs, index: Tensor) -> Tensor:
         """Give ``[B, C]`` of the items ``index``."""
-        return self._standardised(inputs, _cosines(inputs, inputs.user_vectors, index))
+        return self._standardised(inputs, self._cosines(inputs, inputs.user_vectors, index))
 
     def all_scores(self, inputs: SourceInputs) -> Tensor:
         """Give ``[B, N + 1]``."""
@@ -163,28 +185,31 @@ class TwoTowerSource:
 
     def _standardised(self, inputs: SourceInputs, cosine: Tensor) -> Tensor:
         """Give ``[B, C]`` cosines less the mean, in deviations."""
-        mean, deviation = inputs.once("two_tower moments", lambda: self._of_users(inputs))
+        mean, deviation = self._moments_of(inputs)
         return (cosine - mean).div_(deviation)
 
-    def _of_users(self, inputs: SourceInputs) -> tuple[Tensor, Tensor]:
-        """Give each user's mean and deviation over all items, ``[B, 1]``."""
-        moments = self._of_items(inputs.item_vectors)
-        users = inputs.user_vectors.double()
-        both = users @ moments
-        variance = (both[:, :-1] * users).sum(dim=1, keepdim=True)
-        deviation = variance.clamp_(min=1e-12).sqrt_()
-        return both[:, -1:].float(), deviation.float()
+    def _moments_of(self, inputs: SourceInputs) -> tuple[Tensor, Tensor]:
+        """Give each user's mean and deviation ``[B, 1]``."""
+        return inputs.once(
+            "two_tower moments",
+            lambda: self._of_items(inputs.item_vectors).of(inputs.user_vectors),
+        )
 
-    def _of_items(self, vectors: ItemVectors) -> Tensor:
-        """Give ``[D, D + 1]`` in float64: covariance, then mean; once for a table of vectors."""
+    def _of_items(self, vectors: ItemVectors) -> Moments:
+        """Give the moments of a table of vectors, computed once."""
         last = self._moments
         if last is None or last[0] is not vectors:
-            every = vectors.decoded()[1:].double()
-            mean = every.mean(dim=0)
-            covariance = every.T @ every / len(every) - torch.outer(mean, mean)
-            both = torch.cat([covariance, mean.unsqueeze(1)], dim=1)
-            last = self._moments = vectors, both
+            last = self._moments = vectors, Moments(vectors)
         return last[1]
+
+    def _cosines(self, inputs: SourceInputs, users: Tensor, index: Tensor) -> Tensor:
+        """Give ``[B, C]`` of users ``[B, D]`` with the items ``index``.
+
+        The same pair has the same bits, whatever else is asked: no product of matrices, which
+        rounds by its shape, by the place in it and by the number of threads.
+        """
+        local = inputs.item_vectors.local(index)
+        return self._products(users, local.vectors, local.place)
 
 
 def _is_short(value: Tensor) -> bool:
@@ -192,14 +217,9 @@ def _is_short(value: Tensor) -> bool:
     return value.shape[1] > 0 and -torch.inf in value[:, -1].tolist()
 
 
-def _cosines(inputs: SourceInputs, users: Tensor, index: Tensor) -> Tensor:
-    """Give ``[B, C]`` of users ``[B, D]`` with the items ``index``.
-
-    The same pair has the same bits, whatever else is asked: no product of matrices, which rounds
-    by its shape, by the place in it and by the number of threads.
-    """
-    local = inputs.item_vectors.local(index)
-    return F.embedding(local.place, local.vectors).mul_(users.unsqueeze(1)).sum(2)
+def gathered_products(users: Tensor, vectors: Tensor, place: Tensor) -> Tensor:
+    """Give what ``pair_products`` gives, to some last bits, on any device."""
+    return F.embedding(place, vectors).mul_(users.unsqueeze(1)).sum(2)
 
 
 def _nearest_of(

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from recsys.errors import BundleError
-from recsys.features.batch import Int64s
+from recsys.features.batch import Float32s, Int64s
 
 DEFAULT_OVERSAMPLE = 2.5
 """Of indexes from before it was set by measurement."""
@@ -97,16 +97,24 @@ class VectorIndex:
             count: Wanted of each.
             allowed: What may be found; None: every row.
         """
-        return self.nearby(users, round(self._oversample * count), allowed)
+        return self.nearby(users, self.oversampled(count), allowed)
+
+    def oversampled(self, count: int) -> int:
+        """Say how many are scored anew where ``count`` are wanted."""
+        return round(self._oversample * count)
 
     def nearby(self, users: Tensor, wanted: int, allowed: Allowed | None = None) -> Tensor:
         """Give ``[B, wanted]`` int64 rows, nearest first by four-bit codes; 0 pads."""
+        return torch.from_numpy(self.rows_near(users.float().contiguous().numpy(), wanted, allowed))
+
+    def rows_near(self, users: Float32s, wanted: int, allowed: Allowed | None) -> Int64s:
+        """Do the same for a contiguous array."""
         wanted = min(wanted, self.num_items)
         parameters = None if allowed is None else allowed.parameters
-        vectors = users.float().contiguous().numpy()
-        faiss.omp_set_num_threads(torch.get_num_threads())
-        found = self._index.search(vectors, wanted, params=parameters)[1]
-        return torch.from_numpy(found).add_(1)  # faiss pads with -1
+        faiss.omp_set_num_threads(torch.get_num_threads() if len(users) > 1 else 1)
+        rows: Int64s = self._index.search(users, wanted, params=parameters)[1]
+        rows += 1  # faiss pads with -1
+        return rows
 
     def folded(self, rows: Tensor, vectors: Tensor) -> VectorIndex:
         """Give another index, in memory, in which ``[M]`` rows have ``[M, D]`` vectors.

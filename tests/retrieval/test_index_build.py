@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from recsys.errors import InputError
 from recsys.retrieval.index_build import BuiltIndex, IndexConfig, build_index
 from recsys.retrieval.index_recall import Truth, UserKind
+from recsys.retrieval.vector_index import read_index
 from tests.retrieval.test_vector_index import VECTORS, clouds
 
 K = 500
@@ -85,3 +87,39 @@ def test_nobody_to_measure_on_or_no_setting_that_finds_enough_is_refused() -> No
         build_index(VECTORS, nobody, WANTED)
     with pytest.raises(InputError, match=r"wanted recall@20 1\.1 .* want an exact search"):
         build_index(VECTORS, kinds(seed=11), IndexConfig(recall=1.1, k=20))
+
+
+def test_many_cells_are_chosen_by_codes_of_their_centres_and_as_many_are_found(
+    tmp_path: Path,
+) -> None:
+    config = IndexConfig(recall=0.97, k=20)
+    coded = replace(config, coded_from_cells=100)
+    plain = build_index(VECTORS, kinds(seed=11), config)
+    quick, again = (build_index(VECTORS, kinds(seed=11), coded) for _ in range(2))
+    assert quick.index.num_cells == plain.index.num_cells > 100
+    assert quick.index.num_probes == plain.index.num_probes
+    assert min(found(quick).values()) >= 0.97
+    for name, built in (("one", quick), ("two", again), ("plain", plain)):
+        built.index.write(tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert (tmp_path / "one").read_bytes() != (tmp_path / "plain").read_bytes()
+    users = kinds(seed=13)[0].vectors
+    read = read_index(
+        tmp_path / "one", num_items=len(VECTORS) - 1, oversample=quick.index.oversample
+    )
+    assert torch.equal(read.search(users, 20), quick.index.search(users, 20))
+    # By all cells the order of the codes is that of an index without: nothing is left out.
+    for built in (quick, plain):
+        built.index.set_to(num_probes=built.index.num_cells, oversample=4.0)
+    rows, theirs = (built.index.search(users, 20).sort().values for built in (quick, plain))
+    same = rows == theirs
+    assert same.float().mean() > 0.99
+
+
+def test_what_is_folded_into_coded_cells_is_found() -> None:
+    coded = replace(IndexConfig(recall=0.97, k=20), coded_from_cells=100)
+    index = build_index(VECTORS, kinds(seed=11), coded).index
+    rows = torch.arange(1, 200, 2)
+    moved = clouds(len(rows), seed=14)
+    nearest = index.folded(rows, moved).search(moved, 1)
+    assert (nearest == rows.unsqueeze(1)).any(dim=1).float().mean() > 0.95
