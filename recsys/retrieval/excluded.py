@@ -83,7 +83,7 @@ class Excluded:
         """Say it of ``[C]`` rows of the only user, who has no filter, in numpy."""
         found: Bools = self.unavailable.numpy()[rows]
         if self.most:
-            theirs = self.index.numpy()[0]
+            theirs = self._in_order.numpy()[0]
             found |= theirs.take(theirs.searchsorted(rows), mode="clip") == rows
         return found
 
