@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recsys.features.batch import Float32s, Int64s
+from recsys.retrieval.vector_index import use_threads_for
 
 
 def pair_products(users: Tensor, vectors: Tensor, place: Tensor) -> Tensor:
@@ -38,7 +39,7 @@ def products_at(users: Float32s, vectors: Float32s, place: Int64s) -> Float32s:
     """Do the same for contiguous arrays. Places must be in the table: they are read by address."""
     product = np.empty(place.shape, np.float32)
     if product.size:
-        faiss.omp_set_num_threads(torch.get_num_threads() if len(users) > 1 else 1)
+        use_threads_for(len(users))
         faiss.fvec_inner_products_by_idx(  # type: ignore[attr-defined]  # its stubs miss it
             faiss.swig_ptr(product), faiss.swig_ptr(users), faiss.swig_ptr(vectors),
             faiss.swig_ptr(place), vectors.shape[1], *place.shape,

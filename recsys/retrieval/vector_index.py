@@ -111,7 +111,7 @@ class VectorIndex:
         """Do the same for a contiguous array."""
         wanted = min(wanted, self.num_items)
         parameters = None if allowed is None else allowed.parameters
-        faiss.omp_set_num_threads(torch.get_num_threads() if len(users) > 1 else 1)
+        use_threads_for(len(users))
         rows: Int64s = self._index.search(users, wanted, params=parameters)[1]
         rows += 1  # faiss pads with -1
         return rows
@@ -170,3 +170,8 @@ def _remove(index: Any, numbers: Int64s) -> None:
         # Whole blocks that become free are given back.
         for place in range(left, min(size, -(-left // index.bbs) * index.bbs)):
             lists.packer.pack_1_c(faiss.swig_ptr(nothing), place, lists.get_codes(cell))
+
+
+def use_threads_for(num_users: int) -> None:
+    """Have faiss use as many threads as torch; one for one user, whom waking others would cost."""
+    faiss.omp_set_num_threads(torch.get_num_threads() if num_users > 1 else 1)

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from benchmarks.termination import ended_by_sigterm
 from recsys.errors import ServerError
 
 _FOREIGN = ("KAFKA_BOOTSTRAP_SERVERS", "REDIS_URL", "TRITON_GRPC_URL", "RECSYS_API_HOST")
@@ -86,20 +86,15 @@ def running_system(
     """Start a system, or ``only`` these of its servers, and stop it at the end, however that comes:
     SIGTERM too."""
     system = System(state_dir, settings)
-    before = signal.signal(signal.SIGTERM, _terminated)
-    try:
-        system.run("up", *(("--only", only) if only else ()))
-        yield system
-    finally:
-        subprocess.run(
-            [sys.executable, "-m", "recsys.cli", "down"], env=system.environment,
-            capture_output=True, timeout=120, check=False,
-        )  # fmt: skip
-        signal.signal(signal.SIGTERM, before)
-
-
-def _terminated(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    with ended_by_sigterm():
+        try:
+            system.run("up", *(("--only", only) if only else ()))
+            yield system
+        finally:
+            subprocess.run(
+                [sys.executable, "-m", "recsys.cli", "down"], env=system.environment,
+                capture_output=True, timeout=120, check=False,
+            )  # fmt: skip
 
 
 def teach(system: System, *, num_users: int, num_items: int, days: int) -> None:

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +44,7 @@ from benchmarks.peers.serving.services import OURS, PEERS, python_for, up, versi
 from benchmarks.peers.serving.turn import Schedule, take_turn
 from benchmarks.peers.serving.turns_file import TurnsFile
 from benchmarks.peers.surroundings import commit, surroundings
+from benchmarks.termination import ended_by_sigterm
 from recsys.bundle.store import BundleStore
 from recsys.errors import ConfigurationError, InputError, RecsysError, ServerError
 
@@ -54,12 +54,12 @@ _DEFAULT = "one_process,two_processes,ray_serve_batched,ours"
 def main(argv: Sequence[str] | None = None) -> int:
     """Take the turns that are missing, as far as time goes, and print what is known."""
     options = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _stopped)  # so that what stands still goes on again
     try:
         names = _names(options.peers)
         system = find_system(options.state)
         record = json.loads((options.state / "prepared.json").read_text())
-        result, is_whole = _run(options, names, system, record)
+        with ended_by_sigterm():  # so that what stands still goes on again
+            result, is_whole = _run(options, names, system, record)
     except (RecsysError, OSError) as error:
         sys.stderr.write(f"serving: {error}\n")
         return 1
@@ -87,10 +87,6 @@ def _names(peers: str) -> list[str]:
             f"--peers: wanted some of {', '.join((*PEERS, OURS))}, each once, found {peers!r}"
         )
     return names
-
-
-def _stopped(_number: int, _frame: object) -> NoReturn:
-    raise SystemExit(143)
 
 
 def _run(
