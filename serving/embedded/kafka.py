@@ -71,6 +71,7 @@ def kafka_launch(settings: Settings, report: Report, config: KafkaConfig | None 
             "-XX:+AlwaysPreTouch",
             f"-XX:MaxDirectMemorySize={config.direct_memory_mib}m",
             "-XX:+UseSerialGC",  # on two cores and a heap this small: least memory, least threads
+            "-XX:TieredStopAtLevel=1",  # the better compiler cost more than it saved: decisions.md
             "-XX:+ExitOnOutOfMemoryError",
             *log_options,
             "kafka.Kafka",

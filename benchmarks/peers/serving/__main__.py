@@ -7,13 +7,14 @@ Usage::
 
 on a prepared system. One service is measured at a time; in each round every one has a turn, in an
 order of that round: alone, at one rate for all, as much as it can answer, and the greatest rate
-whose p99 is within the limit. Before a peer's turn it has to give the lists that ours gives, for
-the same users at the same moment; one that does not is not measured. Environments of peers are made
-from their pinned requirements when first needed. Each turn is kept when it ends, and a run that was
-stopped goes on with those that are missing (``--minutes`` ends one in time). Progress and a table
-go to standard error, one JSON result to standard output: medians over rounds and the ratios of ours
-to each peer, with what was measured by then. A peer that cannot be installed, does not answer or
-answers otherwise is named with the reason; exit code 1 then, or when turns are missing.
+whose p99 is within the limit (``--p99``, 50 ms; each has its own ``--out``). Before a peer's turn
+it has to give the lists that ours gives, for the same users at the same moment; one that does not
+is not measured. Environments of peers are made from their pinned requirements when first needed.
+Each turn is kept when it ends, and a run that was stopped goes on with those that are missing
+(``--minutes`` ends one in time). Progress and a table go to standard error, one JSON result to
+standard output: medians over rounds and the ratios of ours to each peer, with what was measured by
+then. A peer that cannot be installed, does not answer or answers otherwise is named with the
+reason; exit code 1 then, or when turns are missing.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=0.0, help="begin no turn after; 0: any")
     parser.add_argument("--rate", type=float, default=5.0, help="at which all are asked")
+    parser.add_argument("--p99", type=float, default=50.0, help="limit of the rate kept, ms")
     parser.add_argument("--out", type=Path, help="folder of the turns; default: in the state")
     parser.add_argument("--seed", type=int, default=0)
     return parser
@@ -94,6 +96,7 @@ def _run(
 ) -> tuple[dict[str, Any], bool]:
     system.resume()
     schedule = Schedule(seed=options.seed, rate=options.rate)
+    schedule = replace(schedule, limit=replace(schedule.limit, p99_ms=options.p99))
     bundle_id = record["bundles"]["towers"]
     least = shared_at_least(record["items"])
     known = {
