@@ -41,6 +41,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Of ``groups``."""
     what: str
     """With links as of the repository's root."""
+    headline: str = ""
+    """What the README calls it, in few words; empty: it stands in docs/numbers.md alone."""
     command: str = ""
     """What measures it anew; empty: as the row above."""
     measured: str = ""

@@ -1,14 +1,15 @@
 """``python -m benchmarks table [--write]``: the tables of README.md and docs/numbers.md.
 
 They are made of ``benchmarks/numbers/rows.toml`` and the committed results and stand between
-markers in the pages. Without ``--write`` they are compared with what stands there: exit code 1
-when they differ.
+markers in the pages: rows with a headline in the README, all of them in the other. Without
+``--write`` they are compared with what stands there: exit code 1 when they differ.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from benchmarks.numbers.source import ROOT, Figure, read_figures, read_source
 from recsys.errors import InputError
 
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "numbers.md"
+_SIGNS = {">=": "≥", "<=": "≤", "<": "<"}
 BEGIN = "<!-- made by `python -m benchmarks table --write` from benchmarks/numbers/rows.toml -->"
 END = "<!-- until here -->"
 
@@ -47,9 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def pages() -> dict[Path, str]:
     """Give both pages as they should be. Raises InputError for a wrong row or missing markers."""
     figures = read_figures()
+    whole = f"{tables(figures)}\n## Short of the aim, and why\n\n{short_of_aims(figures)}"
     return {
-        README: between_markers(README.read_text(), tables(figures), "README.md"),
-        PAGE: between_markers(PAGE.read_text(), short_of_aims(figures), "docs/numbers.md"),
+        README: between_markers(README.read_text(), headlines(figures), "README.md"),
+        PAGE: between_markers(PAGE.read_text(), whole, "docs/numbers.md"),
     }
 
 
@@ -60,6 +63,28 @@ def between_markers(page: str, made: str, name: str) -> str:
     if not found or not closed:
         raise InputError(f"{name}: wanted the lines {BEGIN!r} and {END!r}, found no such pair")
     return f"{before}{BEGIN}\n{made}{END}{after}"
+
+
+def headlines(figures: Sequence[Figure]) -> str:
+    """Give what the README tells: bars, how many are met of all there are, and the rest."""
+    told = [figure for figure in figures if figure.row.headline]
+    met = Counter(figure.met for figure in figures if figure.met)
+    lines = ["| | wanted | measured | met |", "|---" * 4 + "|"]
+    lines += [
+        f"| {figure.row.headline} | {_bar(figure)} | {_value(figure)} | {figure.met} |"
+        for figure in told
+        if figure.met
+    ]
+    lines += [
+        "",
+        f"All {met.total()} bars that were set beforehand: {met['yes']} met, {met['at times']} met "
+        f"at times, {met['no']} missed, {met['not run']} not run for want of the machine.",
+        "",
+        "| | measured |",
+        "|---|---|",
+    ]
+    lines += [f"| {f.row.headline} | {f.measured} |" for f in told if not f.met]
+    return "\n".join([*lines, ""])
 
 
 def tables(figures: Sequence[Figure]) -> str:
@@ -75,7 +100,7 @@ def tables(figures: Sequence[Figure]) -> str:
             lines += ["| what | wanted | measured | met | command | as of |", "|---" * 6 + "|"]
         else:
             lines += ["| what | measured | command | as of |", "|---" * 4 + "|"]
-        lines += [_line(figure, barred) for figure in of_group] + [""]
+        lines += [_as_of_docs(_line(figure, barred)) for figure in of_group] + [""]
     lines += ["Machines: " + " ".join(f"{m.name}: {m.says}." for m in source.machines), ""]
     return "\n".join(lines)
 
@@ -104,13 +129,21 @@ def _line(figure: Figure, barred: bool) -> str:
     return f"| {row.what} | {_bar(figure)} | {_found(figure)} | {figure.met} | {command} | {when} |"
 
 
+def _as_of_docs(line: str) -> str:
+    return line.replace("](docs/", "](")
+
+
 def _bar(figure: Figure) -> str:
     sign, _, number = figure.row.wanted.partition(" ")
-    signs = {">=": "≥", "<=": "≤", "<": "<"}
-    return f"{signs[sign]} {number} {figure.row.unit}".strip()
+    return f"{_SIGNS[sign]} {number} {figure.row.unit}".strip()
 
 
 def _found(figure: Figure) -> str:
+    value = _value(figure)
+    return f"{value}; {figure.measured}" if figure.measured else value
+
+
+def _value(figure: Figure) -> str:
     row = figure.row
     if figure.met == "not run":
         return f"nothing: {row.not_run}"
@@ -120,8 +153,7 @@ def _found(figure: Figure) -> str:
     said = between if figure.value is None else _number(figure.value)
     if figure.value is not None and between:
         notes.insert(0, between)
-    said = f"{said} {row.unit}".strip() + (f" ({', '.join(notes)})" if notes else "")
-    return f"{said}; {figure.measured}" if figure.measured else said
+    return f"{said} {row.unit}".strip() + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _number(value: float) -> str:

@@ -10,8 +10,17 @@ from typing import Any
 
 import pytest
 
-from benchmarks.numbers.source import ROOT, ROWS, read_figures, read_source
-from benchmarks.numbers.table import PAGE, pages, short_of_aims, tables
+from benchmarks.numbers.source import ROWS, read_figures, read_source
+from benchmarks.numbers.table import (
+    BEGIN,
+    END,
+    PAGE,
+    README,
+    headlines,
+    pages,
+    short_of_aims,
+    tables,
+)
 from recsys.errors import InputError
 
 _HEAD = """
@@ -129,9 +138,24 @@ def test_what_is_short_of_its_aim_is_listed_with_the_row_it_continues(tmp_path: 
     assert "**reads … thrice**" in said and "twice" not in said
 
 
-def test_the_file_has_a_row_for_each_table_of_the_readme() -> None:
+def test_the_page_has_all_rows_and_the_readme_those_with_a_headline() -> None:
     rows = tomllib.loads(ROWS.read_text())["rows"]
-    made = (ROOT / "README.md").read_text()
-    assert sum(line.startswith("| ") for line in made.split("## Numbers")[1].splitlines()) == len(
-        rows
-    ) + len(read_source().groups)
+
+    def lines(page: Path) -> list[str]:
+        made = page.read_text().partition(BEGIN)[2].partition(END)[0]
+        return [line for line in made.splitlines() if line.startswith("| ") and "|---" not in line]
+
+    headlines = [row["headline"] for row in rows if "headline" in row]
+    assert len(lines(PAGE)) == len(rows) + len(read_source().groups)
+    assert len(lines(README)) == len(headlines) + 2
+    assert all(any(line.startswith(f"| {told} |") for line in lines(README)) for told in headlines)
+
+
+def test_the_readme_counts_all_bars_however_few_it_tells(tmp_path: Path) -> None:
+    met = f'headline = "reading"\nwanted = ">= 3"\nvalue = 4.0\n{_TYPED}'
+    missed = f'wanted = ">= 3"\nvalue = 2.0\ncause = "slow disk"\n{_TYPED}'
+    unbarred = f'headline = "size"\nmeasured = "3 kB"\n{_TYPED}'
+    said = headlines(read_figures(_rows(tmp_path, met, missed, unbarred)))
+    assert "| reading | ≥ 3 | 4 | yes |" in said and "| size | 3 kB |" in said
+    assert "All 2 bars that were set beforehand: 1 met, 0 met at times, 1 missed" in said
+    assert "slow" not in said
