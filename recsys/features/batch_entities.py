@@ -10,7 +10,7 @@ import numpy as np
 from recsys.features.batch import Int64s
 from recsys.features.batch_columns import BatchColumns
 from recsys.features.categories import Said, Timelines
-from recsys.features.entities import EntityState, Ids, KeyGroup
+from recsys.features.entities import Ids, KeyGroup
 from recsys.features.event_rows import NO_CATEGORY
 from recsys.features.names import identity_hashes
 from recsys.features.view_updates import Log
@@ -38,16 +38,19 @@ class Categories:
         self.of_row = of_row
 
 
-def categories_of(batch: BatchColumns, items: Sequence[EntityState]) -> Categories:
-    """Give the category of each row of behaviour, as of its time and what was known then."""
+def categories_of(batch: BatchColumns, of_items: Sequence[Sequence[Said]]) -> Categories:
+    """Give the category of each row of behaviour, as of its time and what was known then.
+
+    ``of_items``: what was said of each of the batch's items.
+    """
     said: list[tuple[int, Said]] = [
-        (n, one) for n, item in enumerate(items) for one in item.timeline
+        (n, one) for n, timeline in enumerate(of_items) for one in timeline
     ]
     timelines = Timelines(
         np.array([n for n, _ in said], dtype=np.int64),
         np.array([one[0] for _, one in said], dtype=np.int64),
         np.array([one[1] for _, one in said], dtype=np.int64),
-        len(items),
+        len(of_items),
     )
     names: dict[str, int] = {}
     codes = [names.setdefault(one[2], len(names)) if one[2] else -1 for _, one in said]

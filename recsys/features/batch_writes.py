@@ -66,8 +66,8 @@ class BatchWrites:
         writes = self._stream.apply_columns(columns)
         if refused := set(self.finish()):
             # They were computed from what is not so; the others from what is.
-            writes = [write for write in writes if write.key not in refused]
-            writes += self._stream.apply_columns(columns)
+            writes = writes.without(refused)
+            writes.extend(self._stream.apply_columns(columns))
         self._sent = _Sent(columns, self._writer.send(writes), then)
 
     def finish(self) -> list[bytes]:

@@ -1,9 +1,8 @@
-"""Which views lie in one hash: those keyed alike; and what is remembered of one entity."""
+"""Which views lie in one hash: those keyed alike; and what is remembered of their entities."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -27,27 +26,25 @@ Ids = tuple[str, ...]
 _timeline = msgspec.json.Decoder(list[Said])
 
 
-@dataclass(slots=True)
-class EntityState:
-    """One hash, as far as the stream made it."""
-
-    key: bytes
-    version: int
-    blobs: list[bytes | None]
-    """State of each view of the group."""
-    timeline: Sequence[Said]
-    """What item events said of its category; empty for what is no item."""
-
-
 class KeyGroup:
-    """All views of the same join keys; those of all plans together."""
+    """All views of the same join keys, those of all plans together, and what is remembered.
+
+    Each hash, as far as the stream made it, has a place in one list of each part: an object for
+    each costs more than all that is kept in it. A hash that is forgotten leaves its place empty.
+    """
 
     def __init__(self, join_keys: tuple[str, ...], updates: Sequence[Update], project: str) -> None:
         self.join_keys = join_keys
         self.updates = tuple(updates)
         self._keys = EntityKeys(join_keys, project)
-        self.states: dict[Ids, EntityState] = {}
-        """What is remembered."""
+        self.place_of: dict[Ids, int] = {}
+        """Of the entities that are remembered."""
+        self.keys: list[bytes] = []
+        self.versions: list[int] = []
+        self.blobs: list[list[bytes | None]] = [[] for _ in self.updates]
+        """Of each view of the group the states."""
+        self.timelines: list[Sequence[Said]] = []
+        """What item events said of each item's category; empty for what is no item."""
         fields = [VERSION_FIELD, CATEGORIES_FIELD] if self.is_items else [VERSION_FIELD]
         self._first_state = len(fields)
         fields += [update.view.state_field for update in self.updates]
@@ -67,25 +64,27 @@ class KeyGroup:
         self, ids: Sequence[Ids], keys: Sequence[bytes], found: Sequence[Sequence[bytes | None]]
     ) -> None:
         """Take in what was read of entities under ``fields``."""
-        first, last = self._first_state, self._first_state + len(self.updates)
-        states = [
-            EntityState(key, version_of(loaded[0]), list(loaded[first:last]), ())
-            for key, loaded in zip(keys, found, strict=True)
-        ]
+        first = len(self.keys)
+        self.place_of.update(zip(ids, range(first, first + len(ids)), strict=True))
+        self.keys += keys
+        self.versions += [version_of(row[0]) for row in found]
+        for column, blobs in enumerate(self.blobs, start=self._first_state):
+            blobs += [row[column] for row in found]
         if self.is_items:
-            for state, loaded in zip(states, found, strict=True):
-                if said := loaded[1]:
-                    state.timeline = _timeline.decode(said)
-        self.states.update(zip(ids, states, strict=True))
+            self.timelines += [_timeline.decode(row[1]) if row[1] else () for row in found]
 
-    def forget(self, keys: Iterable[bytes] | None = None) -> None:
-        """Drop what is remembered of these hashes; ``None`` for all."""
-        if keys is None:
-            self.states.clear()
-            return
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """Drop what is remembered of these hashes."""
         for key in keys:
-            if (ids := self._keys.values_of(key)) is not None:
-                self.states.pop(ids, None)
+            ids = self._keys.values_of(key)
+            place = None if ids is None else self.place_of.pop(ids, None)
+            if place is None:
+                continue
+            self.keys[place] = b""
+            for blobs in self.blobs:
+                blobs[place] = None
+            if self.is_items:
+                self.timelines[place] = ()
 
 
 def groups_of(

@@ -39,15 +39,13 @@ class Framed:
 
 def frame(framed: Framed) -> list[bytes]:
     """Put the parts together, one blob each."""
-    times = framed.newest_ms.astype("<i8").tobytes()
-    heads = {
-        length: (length // _POSITION).to_bytes(_COUNT, "little")
-        for length in set(map(len, framed.positions))
-    }
+    times: list[bytes] = framed.newest_ms.astype("<i8").view(f"V{_TIME}").tolist()
+    lengths = list(map(len, framed.positions))
+    heads = {length: (length // _POSITION).to_bytes(_COUNT, "little") for length in set(lengths)}
     return [
-        heads[len(p)] + p + times[n : n + _TIME] + payload
-        for n, p, payload in zip(
-            range(0, len(times), _TIME), framed.positions, framed.payloads, strict=True
+        heads[length] + position + time + payload
+        for length, position, time, payload in zip(
+            lengths, framed.positions, times, framed.payloads, strict=True
         )
     ]
 
@@ -58,6 +56,9 @@ def unframe(blobs: Sequence[bytes | None]) -> Framed:
     Raises:
         FeatureError: when one is cut off.
     """
+    if blobs.count(None) == len(blobs):  # all met for the first time
+        none = [b""] * len(blobs)
+        return Framed(none, np.full(len(blobs), NEVER_MS), none)
     never = NEVER_MS.to_bytes(_TIME, "little", signed=True)
     positions, times, payloads = [], [], []
     for blob in blobs:

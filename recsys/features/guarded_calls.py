@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import hiredis
 import msgspec
 
 from recsys.errors import RecsysError, ServerError
@@ -16,6 +15,7 @@ from recsys.features.guard_nodes import Layout
 from recsys.features.patience import give_up, is_passing
 from recsys.features.progress import progress_key
 from recsys.features.redis.client import RedisClient
+from recsys.features.redis.commands import pack
 from recsys.features.redis.greeting import TIMEOUT_S
 from recsys.features.redis.replies import ErrorReply
 
@@ -74,8 +74,7 @@ class GuardedCalls:
         return [[run, self._epoch, words] for run in self._runs]
 
     def _command(self, script: str, node: int, args: Sequence[bytes]) -> bytes:
-        command = (b"EVAL", script, 1, self._layout.keys[node], *args)
-        return hiredis.pack_command(command)  # type: ignore[arg-type,no-any-return]
+        return pack(b"EVAL", script.encode(), b"1", self._layout.keys[node], *args)
 
     def _call(self, script: str, args: Sequence[Sequence[bytes]], first: int = 0) -> list[Any]:
         """Run a script on the nodes from ``first`` on, each with its arguments."""

@@ -44,8 +44,6 @@ import contextlib
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import hiredis
-
 from recsys.errors import ServerError
 from recsys.events.log import TopicPartition
 from recsys.features import guard_scripts as scripts
@@ -55,6 +53,7 @@ from recsys.features.hashes import Write
 from recsys.features.patience import give_up
 from recsys.features.progress import owner_field
 from recsys.features.redis.client import Sent
+from recsys.features.redis.commands import pack
 from recsys.features.redis.greeting import TIMEOUT_S
 from recsys.features.script_calls import CHUNK_HASHES, Encoded, calls_of
 from recsys.features.sent_writes import SentWrites
@@ -219,8 +218,8 @@ class GuardedWriter(GuardedStore):
     ) -> bytes:
         if self._layout.node_of_slot is not None:
             return self._command(scripts.WRITE_NODE, node, [*guard, *args, *keys])
-        command = (b"EVAL", scripts.WRITE, 1 + len(keys), self._home, *keys, *guard, *args)
-        return hiredis.pack_command(command)  # type: ignore[arg-type,no-any-return]
+        count = b"%d" % (1 + len(keys))
+        return pack(b"EVAL", scripts.WRITE.encode(), count, self._home, *keys, *guard, *args)
 
 
 def _refused(calls: Sequence[_NodeCall], replies: Sequence[list[int]]) -> list[bytes]:

@@ -28,6 +28,7 @@ Packed = tuple[bytes, bytes]
 ``struct.unpack`` in Redis cuts by in one call; and the bytes of all. ``c0`` means something else
 there, so what is empty is an ``s``: a string up to the zero byte that stands for it."""
 _WIDTH = re.compile(rb"c(\d+)|s")
+_FIELD = re.compile(rb"(?:c\d+|s)(?:c\d+|s)")
 
 
 class PackedFields(Mapping[bytes, bytes]):
@@ -87,9 +88,31 @@ def pack_one(name: bytes, value: bytes) -> Packed:
 
 def pack_same(name: bytes, values: Sequence[bytes]) -> list[Packed]:
     """Lay out one field of many hashes."""
+    return list(zip(*columns_of_same(name, values), strict=True))
+
+
+def columns_of_same(name: bytes, values: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
+    """Give the widths and the bytes of one field of many hashes."""
     own, named = _width(name), name or _EMPTY
-    widths = {length: own + _width_of(length) for length in set(map(len, values))}
-    return [(widths[len(value)], named + (value or _EMPTY)) for value in values]
+    lengths = list(map(len, values))
+    widths = {length: own + _width_of(length) for length in set(lengths)}
+    if 0 in widths:
+        values = [value or _EMPTY for value in values]
+    return [widths[length] for length in lengths], [named + value for value in values]
+
+
+def cut_widths(widths: bytes, most_bytes: int) -> list[bytes]:
+    """Cut the widths of fields into groups of whole fields, no longer than that each."""
+    if len(widths) <= most_bytes:
+        return [widths] if widths else []
+    groups: list[bytes] = []
+    begin = end = 0
+    for field in _FIELD.finditer(widths):
+        if field.end() - begin > most_bytes:
+            groups.append(widths[begin:end])
+            begin = end
+        end = field.end()
+    return [*groups, widths[begin:]]
 
 
 def each_packed(fields: Mapping[bytes, bytes]) -> list[Packed]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from recsys.features.hashes import Write
-from recsys.features.packed_fields import PackedFields, each_packed
+from recsys.features.packed_fields import PackedFields, cut_widths, pack
+from recsys.features.write_columns import WriteColumns
 
 CHUNK_HASHES = 256
 _CHUNK_BYTES = 512 * 1024
@@ -26,6 +27,36 @@ def calls_of(writes: Sequence[Write]) -> list[Encoded]:
     Names and values travel as one string each way: packing some twenty arguments for each hash
     would cost several times what is done with them.
     """
+    if (
+        isinstance(writes, WriteColumns)
+        and max(map(len, writes.widths), default=0) <= _MAX_WIDTHS_BYTES
+    ):
+        keys, parts = writes.keys, writes.data
+        numbers, place_of = _numbers_of_columns(writes)
+    else:
+        keys = [write.key for write in writes]
+        numbers, place_of, parts = _numbers_of_each(writes)
+    data = b"".join(parts)
+    if len(data) > _CHUNK_BYTES and len(writes) > 1:
+        middle = len(writes) // 2
+        return [*calls_of(writes[:middle]), *calls_of(writes[middle:])]
+    told = _encoder.encode((numbers, [own.decode() for own in place_of]))
+    return [(keys, told, data)]
+
+
+def _numbers_of_columns(writes: WriteColumns) -> tuple[list[int], dict[bytes, int]]:
+    """Give the numbers of writes that set one group of fields each, and the places of widths."""
+    place_of = {own: place for place, own in enumerate(dict.fromkeys(writes.widths), start=1)}
+    numbers = [1] * (3 * len(writes))
+    numbers[0::3] = writes.versions
+    numbers[2::3] = [place_of[own] for own in writes.widths]
+    return numbers, place_of
+
+
+def _numbers_of_each(
+    writes: Sequence[Write],
+) -> tuple[list[int], dict[bytes, int], list[bytes]]:
+    """Give the numbers of any writes, the places of widths, and the bytes of the fields."""
     numbers: list[int] = []
     parts: list[bytes] = []
     place_of: dict[bytes, int] = {}
@@ -33,32 +64,9 @@ def calls_of(writes: Sequence[Write]) -> list[Encoded]:
         if remove:
             numbers += (version, -1)
             continue
-        packed = fields.parts if isinstance(fields, PackedFields) else each_packed(fields)
-        if len(packed) == 1 and len(packed[0][0]) <= _MAX_WIDTHS_BYTES:  # most are
-            own, one = packed[0]
-            numbers += (version, 1, place_of.setdefault(own, len(place_of) + 1))
-            parts.append(one)
-            continue
-        widths = _grouped([own for own, _ in packed])
-        numbers += (version, len(widths))
-        numbers += [place_of.setdefault(own, len(place_of) + 1) for own in widths]
+        packed = fields.parts if isinstance(fields, PackedFields) else [pack(fields)]
+        groups = cut_widths(b"".join([own for own, _ in packed]), _MAX_WIDTHS_BYTES)
+        numbers += (version, len(groups))
+        numbers += [place_of.setdefault(own, len(place_of) + 1) for own in groups]
         parts += [own for _, own in packed]
-    data = b"".join(parts)
-    if len(data) > _CHUNK_BYTES and len(writes) > 1:
-        middle = len(writes) // 2
-        return [*calls_of(writes[:middle]), *calls_of(writes[middle:])]
-    told = _encoder.encode((numbers, [own.decode() for own in place_of]))
-    return [([write.key for write in writes], told, data)]
-
-
-def _grouped(widths: list[bytes]) -> list[bytes]:
-    """Join the widths of parts, as far as what they stand for fits on Lua's stack."""
-    groups: list[list[bytes]] = []
-    size = _MAX_WIDTHS_BYTES
-    for own in widths:
-        size += len(own)
-        if size > _MAX_WIDTHS_BYTES:
-            groups.append([])
-            size = len(own)
-        groups[-1].append(own)
-    return [b"".join(group) for group in groups]
+    return numbers, place_of, parts

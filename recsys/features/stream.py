@@ -33,25 +33,23 @@ from recsys.features.categories import Said, with_said
 from recsys.features.duplicates import HORIZON, DuplicateWindow
 from recsys.features.entities import (
     CATEGORIES_FIELD,
-    EntityState,
     Ids,
     KeyGroup,
     groups_of,
     layout_of,
 )
 from recsys.features.framing import Framed, frame, unframe
-from recsys.features.hashes import HashReader, Write
+from recsys.features.hashes import HashReader
 from recsys.features.key_layout import ending_of_user
-from recsys.features.packed_fields import Packed, PackedFields, pack, pack_same
+from recsys.features.packed_fields import columns_of_same, pack_one
 from recsys.features.plan import Plan
 from recsys.features.positions import Positions, Sources
 from recsys.features.quality.checker import ValueObserver
 from recsys.features.runs import Run, runs_of
-from recsys.features.view_updates import Log, Update
+from recsys.features.view_updates import Fields, Log, Update
+from recsys.features.write_columns import WriteColumns
 
 _to_json = msgspec.json.Encoder().encode
-_Fields = dict[int, list[Packed]]
-"""What to write, by place of the entity."""
 
 MAX_REMEMBERED = 500_000
 """Entities kept in memory, some 1 KB each; beyond it all are forgotten and read again as needed."""
@@ -122,8 +120,7 @@ class FeatureStream:
         ending = self.ending_of_user(user_id)
         for group in self._groups:
             if "user_id" in group.join_keys:
-                mine = [s.key for s in group.states.values() if s.key.endswith(ending)]
-                group.forget(mine)
+                group.forget([key for key in group.keys if key.endswith(ending)])
 
     def forget_duplicates(self, partitions: Iterable[TopicPartition] | None = None) -> None:
         """Drop the event ids noted; note the records before the next one to apply again."""
@@ -157,7 +154,7 @@ class FeatureStream:
             window = self._windows[at] = DuplicateWindow(self._horizon)
         return window
 
-    def apply(self, batch: Iterable[tuple[Record, LoggedEvent]]) -> tuple[list[Write], int]:
+    def apply(self, batch: Iterable[tuple[Record, LoggedEvent]]) -> tuple[WriteColumns, int]:
         """Apply records in log order; gives what to write, and how many were duplicates.
 
         What it gives must be written before the next batch is read from another position.
@@ -175,30 +172,33 @@ class FeatureStream:
             fresh.append(run.without(gone))
         return columns_of(fresh, self._sources), num_duplicates
 
-    def apply_columns(self, batch: BatchColumns) -> list[Write]:
+    def apply_columns(self, batch: BatchColumns) -> WriteColumns:
         """Apply events as columns, duplicates already removed; gives what to write.
 
         Of what was applied before, nothing; so it may be called again after some of the writes
         were refused and forgotten, and gives those anew.
         """
-        if sum(len(group.states) for group in self._groups) > self._max_remembered:
+        if sum(len(group.keys) for group in self._groups) > self._max_remembered:
             self.forget()
         items, *others = self._groups
         item_rows = Entities([(item_id,) for item_id in batch.item_ids], None, batch.item)
-        item_states = self._load(items, item_rows.ids)
-        fields = _tell_categories(batch, item_states)
+        item_places = self._load(items, item_rows.ids)
+        fields = _Fields(len(item_places))
+        _tell_categories(batch, items, item_places, fields)
         category: Categories | None = None
         if self._needs_category:
-            category = categories_of(batch, item_states)
+            category = categories_of(batch, [items.timelines[place] for place in item_places])
         batch = with_identities(batch, self._identity_fields, category)
-        writes = _tell(items, batch, item_rows, item_states, fields)
+        writes = _tell(items, batch, item_rows, item_places, fields)
         for group in others:
             found = entities_of(group, batch, category)
-            writes += _tell(group, batch, found, self._load(group, found.ids), {})
+            places = self._load(group, found.ids)
+            writes.extend(_tell(group, batch, found, places, _Fields(len(places))))
         return writes
 
-    def _load(self, group: KeyGroup, ids: Sequence[Ids]) -> list[EntityState]:
-        remembered = group.states
+    def _load(self, group: KeyGroup, ids: Sequence[Ids]) -> list[int]:
+        """Give the place of each entity among those that are remembered; reads the others."""
+        remembered = group.place_of
         missing = [one for one in ids if one not in remembered]
         if missing:
             keys = group.keys_of(missing)
@@ -207,52 +207,81 @@ class FeatureStream:
         return [remembered[one] for one in ids]
 
 
-def _tell_categories(batch: BatchColumns, items: Sequence[EntityState]) -> _Fields:
+class _Fields:
+    """What to write to each of some entities, in one piece: widths and bytes (``Packed``)."""
+
+    def __init__(self, count: int) -> None:
+        self.widths = [b""] * count
+        """Empty where there is nothing to write."""
+        self.data = [b""] * count
+        self._is_empty = True
+
+    def add(self, owners: list[int], widths: list[bytes], data: list[bytes]) -> None:
+        """Add a piece to each of some entities, given in ascending order."""
+        if self._is_empty and len(owners) == len(self.widths):
+            self.widths, self.data = widths, data
+        else:
+            for owner, own, one in zip(owners, widths, data, strict=True):
+                self.widths[owner] += own
+                self.data[owner] += one
+        self._is_empty = self._is_empty and not owners
+
+
+def _tell_categories(
+    batch: BatchColumns, items: KeyGroup, places: Sequence[int], fields: _Fields
+) -> None:
     said: dict[int, list[Said]] = {}
     for told in batch.item_events:
         if isinstance(told.event, ItemEvent):
             one = (told.effective_ms, told.known_ms, told.event.category)
             said.setdefault(told.owner, []).append(one)
-    fields: _Fields = {}
-    for owner, more in said.items():
-        timeline = with_said(items[owner].timeline, more)
-        if timeline != items[owner].timeline:
-            items[owner].timeline = timeline
-            fields[owner] = [pack({CATEGORIES_FIELD: _to_json(timeline)})]
-    return fields
+    for owner, more in sorted(said.items()):
+        before = items.timelines[places[owner]]
+        timeline = with_said(before, more)
+        if timeline != before:
+            items.timelines[places[owner]] = timeline
+            widths, data = pack_one(CATEGORIES_FIELD, _to_json(timeline))
+            fields.add([owner], [widths], [data])
 
 
 def _tell(
     group: KeyGroup,
     batch: BatchColumns,
     found: Entities,
-    states: Sequence[EntityState],
+    places: list[int],
     fields: _Fields,
-) -> list[Write]:
+) -> WriteColumns:
     """Tell all views of a group what is fresh to them; gives one write for each entity told."""
     rows = found.log(batch)
-    for place, update in enumerate(group.updates):
-        _tell_view(place, update, batch, update.log(batch, rows), states, fields)
-    writes: list[Write] = []
-    for owner in sorted(fields):
-        state = states[owner]
-        writes.append(Write(state.key, PackedFields(fields[owner]), state.version))
-        state.version += 1  # as it will be when the write is done
-    return writes
+    for update, blobs in zip(group.updates, group.blobs, strict=True):
+        _tell_view(update, blobs, batch, update.log(batch, rows), places, fields)
+    every = WriteColumns(
+        [group.keys[place] for place in places],
+        [group.versions[place] for place in places],
+        fields.widths,
+        fields.data,
+    )
+    if not all(fields.widths):
+        told = [n for n, widths in enumerate(fields.widths) if widths]
+        every, places = every.at(told), [places[n] for n in told]
+    for place, version in zip(places, every.versions, strict=True):
+        group.versions[place] = version + 1  # as it will be when the write is done
+    return every
 
 
 def _tell_view(
-    place: int,
     update: Update,
+    blobs: list[bytes | None],
     batch: BatchColumns,
     log: Log,
-    states: Sequence[EntityState],
+    places: Sequence[int],
     fields: _Fields,
 ) -> None:
+    """Tell one view, whose remembered states are ``blobs``."""
     if not len(log.owner):
         return
-    touched, local = _distinct(log.owner, len(states))
-    stored = unframe([states[owner].blobs[place] for owner in touched.tolist()])
+    touched, local = _distinct(log.owner, len(places))
+    stored = unframe([blobs[places[owner]] for owner in touched.tolist()])
     positions = Positions(stored.positions, log.source)
     fresh = positions.fresh(local, log.source, log.offset)
     if not fresh.any():
@@ -267,17 +296,21 @@ def _tell_view(
     else:
         log = log._replace(owner=local)
     told, feast = update.apply(batch, log, stored)
-    blobs = frame(Framed(after, told.newest_ms, told.payloads))
-    each = pack_same(update.view.state_field, blobs)
-    for n, (owner, blob, packed) in enumerate(zip(touched.tolist(), blobs, each, strict=True)):
-        states[owner].blobs[place] = blob
-        own = fields.get(owner)
-        if own is None:
-            own = fields[owner] = [packed]
-        else:
-            own.append(packed)
-        if feast:
-            own += feast[n]
+    framed = frame(Framed(after, told.newest_ms, told.payloads))
+    owners = touched.tolist()
+    for owner, blob in zip(owners, framed, strict=True):
+        blobs[places[owner]] = blob
+    fields.add(owners, *columns_of_same(update.view.state_field, framed))
+    if feast:
+        fields.add(owners, *(list(map(b"".join, each)) for each in _sides(feast)))
+
+
+def _sides(fields: Fields) -> tuple[list[list[bytes]], list[list[bytes]]]:
+    """Give the widths of each entity's pieces, and their bytes."""
+    return (
+        [[widths for widths, _ in own] for own in fields],
+        [[data for _, data in own] for own in fields],
+    )
 
 
 def _distinct(owner: Int64s, count: int) -> tuple[Int64s, Int64s]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,10 +74,11 @@ def encode(
         data, width, head = records.tobytes(), records.dtype.itemsize, bytes([number])
         mine = some[wanted == number]
         ends = np.cumsum(starts[mine + 1] - starts[mine]) * width
-        begin = 0
-        for who, end in zip(mine.tolist(), ends.tolist(), strict=True):
-            blobs[who] = head + data[begin:end]
-            begin = end
+        cut = [head + data[begin:end] for begin, end in pairwise([0, *ends.tolist()])]
+        if len(mine) == num_owners:
+            return cut
+        for who, blob in zip(mine.tolist(), cut, strict=True):
+            blobs[who] = blob
     return blobs
 
 

@@ -37,10 +37,10 @@ def bulk_heads(values: Sequence[bytes]) -> list[bytes]:
 
 def pack(*arguments: bytes) -> bytes:
     """Pack one command."""
-    parts = [b"*%d\r\n" % len(arguments)]
-    for argument in arguments:
-        parts += (bulk_head(len(argument)), argument, b"\r\n")
-    return b"".join(parts)
+    parts = [b"\r\n"] * (3 * len(arguments))
+    parts[0::3] = bulk_heads(arguments)
+    parts[1::3] = arguments
+    return b"*%d\r\n" % len(arguments) + b"".join(parts)
 
 
 @lru_cache(maxsize=1024)
