@@ -122,8 +122,9 @@ class EntityKeyColumns:
         values = entities.get(self.join_keys[0])
         if kind not in _WIDTHS or type(values) is not list or len(values) > _FEW:
             return None
-        if any(type(value) is not int for value in values):
-            return None
+        for value in values:
+            if type(value) is not int:
+                return None
         head, pack = self._few_head, _PACKERS[kind]
         try:
             return [head + pack(value) + self._project for value in values]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from recsys.errors import InputError
 from recsys.features.batch import Float32s, Int64s
@@ -16,8 +16,7 @@ from recsys.features.value_columns import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """One feature of all entities."""
 
     values: Values | RaggedColumn
@@ -26,8 +25,7 @@ class Column:
     """``[N]`` of ``Mask``."""
 
 
-@dataclass(frozen=True, slots=True)
-class ViewTimes:
+class ViewTimes(NamedTuple):
     """One view of all entities."""
 
     status: Masks
@@ -36,8 +34,7 @@ class ViewTimes:
     """``[N]``: of the row that is stored; 0 where there is none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureRows:
+class FeatureRows(NamedTuple):
     """What was read. Features are named ``view:feature``."""
 
     num_rows: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,13 +74,12 @@ def with_on_demand(
                 columns[f"{view.name}:{output}"] = Column(values, mask)
     kept = [n for n, name in enumerate(rows.float_names) if name in made.wanted]
     if len(kept) < len(rows.float_names):
-        rows = replace(
-            rows,
+        rows = rows._replace(
             float_names=tuple(rows.float_names[n] for n in kept),
             floats=rows.floats[:, kept],
             float_mask=rows.float_mask[:, kept],
         )
-    return replace(rows, columns=columns)
+    return rows._replace(columns=columns)
 
 
 def _nulls_marked(name: str, column: Column) -> npt.NDArray[Any]:

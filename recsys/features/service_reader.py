@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from recsys.errors import InputError
 from recsys.features.feature_rows import FeatureRows
+from recsys.features.one_row import decode_one
 from recsys.features.plan import Plan
 from recsys.features.redis.async_client import AsyncRedisClient
 from recsys.features.redis.client import RedisClient
@@ -127,11 +128,16 @@ class _Read(NamedTuple):
         parts: list[list[FeatureRows]] = [[] for _ in self.requests]
         for n, (number, group, place) in enumerate(self.groups):
             rows = part_of(found, n, place)
-            parts[number].append(decode_group(group, rows, now_us))
+            one = decode_one(group, rows[0], now_us) if _is_one(rows) else None
+            parts[number].append(decode_group(group, rows, now_us) if one is None else one)
         return [
             with_on_demand(_joined(rows), made, request.request, now_us)
             for rows, made, request in zip(parts, self.on_demand, self.requests, strict=True)
         ]
+
+
+def _is_one(rows: Any) -> bool:
+    return type(rows) is list and len(rows) == 1
 
 
 def _joined(parts: list[FeatureRows]) -> FeatureRows:

@@ -63,9 +63,10 @@ def decode_timestamp_us(data: bytes) -> int:
     Raises:
         FeatureError: when the bytes are no ``google.protobuf.Timestamp``.
     """
-    if len(data) == 12 and data[0] == 8 and data[6] == 16:
-        _, a, b, c, d, e, _, v, w, x, y, z = data
-        if a & b & c & d & v & w & x & y & 0x80 and not (e | z) & 0x80:
+    if 11 <= len(data) <= 12 and data[0] == 8 and data[6] == 16:
+        _, a, b, c, d, e, _, v, w, x, *rest = data
+        y, z = rest if len(rest) == 2 else (rest[0] | 0x80, 0)
+        if a & b & c & d & v & w & x & y & 0x80 and not (e | z | rest[-1]) & 0x80:
             s = a & 127 | (b & 127) << 7 | (c & 127) << 14 | (d & 127) << 21 | e << 28
             nanos = v & 127 | (w & 127) << 7 | (x & 127) << 14 | (y & 127) << 21 | z << 28
             return s * 1_000_000 + nanos // 1000

@@ -146,6 +146,9 @@ def decode_vectors(values: Sequence[bytes | None], size: int) -> tuple[Float32s,
     head = vector_head(size)
     width = len(head) + 4 * size
     count = len(values)
+    if count == 1 and (value := values[0]) and len(value) == width and value.startswith(head):
+        vector = np.frombuffer(value, "<f4", size, len(head)).reshape(1, size).copy()
+        return vector, np.zeros(1, dtype=np.uint8)
     masks = np.zeros(count, dtype=np.uint8)
     try:
         data = b"".join(values)  # type: ignore[arg-type]
@@ -162,10 +165,6 @@ def decode_vectors(values: Sequence[bytes | None], size: int) -> tuple[Float32s,
             elif len(value) != width:
                 _refuse_vector(value, size)
         data = b"".join(known)  # type: ignore[arg-type]
-    if count == 1:
-        if not data.startswith(head):
-            _refuse_vector(data, size)
-        return np.frombuffer(data, "<f4", size, len(head)).reshape(1, size).copy(), masks
     cells = np.frombuffer(data, dtype=np.uint8).reshape(count, width)
     is_wrong = cells[:, : len(head)] != np.frombuffer(head, dtype=np.uint8)
     if is_wrong.any():

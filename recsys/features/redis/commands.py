@@ -55,6 +55,8 @@ def _hmget_frame(fields: tuple[bytes, ...]) -> tuple[bytes, bytes]:
 def hmgets(keys: Sequence[bytes], fields: tuple[bytes, ...]) -> list[bytes]:
     """Pack an HMGET of the same fields for each key."""
     head, tail = _hmget_frame(fields)
+    if len(keys) == 1:
+        return [head + bulk_head(len(keys[0])) + keys[0] + tail]
     heads = {length: head + bulk_head(length) for length in set(map(len, keys))}
     return [heads[len(key)] + key + tail for key in keys]
 
@@ -104,6 +106,8 @@ class Hmgets:
 
     def joined(self) -> bytes:
         """Give the commands as they are sent to one server."""
+        if len(self._groups) == 1:
+            return bytes(_joined(self._groups[0].keys, self._groups[0].fields))
         return b"".join([_joined(group.keys, group.fields) for group in self._groups])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import time
+from time import monotonic
 from typing import Any
 
 from recsys.features.redis.address import Address, Node
@@ -49,7 +49,9 @@ class Connection:
         self._socket.sendall(data)
 
     def _limit(self, deadline: float) -> None:
-        left = time_left(deadline)
+        left = deadline - monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
         if abs(left - self._timeout_s) > _SAME_TIMEOUT * self._timeout_s:
             self._timeout_s = left
             self._socket.settimeout(left)
@@ -75,7 +77,7 @@ class Connection:
 
 def time_left(deadline: float) -> float:
     """Give the seconds until ``deadline``. Raises TimeoutError when there are none."""
-    left = deadline - time.monotonic()
+    left = deadline - monotonic()
     if left <= 0:
         raise TimeoutError("timed out")
     return left
