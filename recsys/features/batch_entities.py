@@ -19,7 +19,7 @@ from recsys.features.view_updates import Log
 class Entities:
     """The entities of one group in a batch, and whose each row of behaviour is."""
 
-    def __init__(self, ids: list[Ids], rows: Int64s | None, owner: Int64s) -> None:
+    def __init__(self, ids: Sequence[Ids], rows: Int64s | None, owner: Int64s) -> None:
         self.ids = ids
         self.rows = np.arange(len(owner)) if rows is None else rows
         """Rows that are of an entity at all: those of no category are of none."""
@@ -74,7 +74,7 @@ def with_identities(
 def entities_of(group: KeyGroup, batch: BatchColumns, category: Categories | None) -> Entities:
     """Give the entities of a group that a batch speaks of, and the rows of each."""
     if group.join_keys == ("user_id",):
-        return Entities([(user_id,) for user_id in batch.user_ids], None, batch.user)
+        return Entities(batch.user_ids, None, batch.user)
     columns: dict[str, tuple[Int64s, list[str]]] = {
         "user_id": (batch.user, batch.user_ids),
         "item_id": (batch.item, batch.item_ids),
@@ -94,4 +94,5 @@ def entities_of(group: KeyGroup, batch: BatchColumns, category: Categories | Non
         width = max(len(values), 1)
         parts.append([values[code] for code in (distinct % width).tolist()])
         distinct = distinct // width
-    return Entities(list(zip(*reversed(parts), strict=True)), rows, owner.astype(np.int64))
+    ids: list[Ids] = [*parts[0]] if len(parts) == 1 else [*zip(*reversed(parts), strict=True)]
+    return Entities(ids, rows, owner.astype(np.int64))

@@ -20,8 +20,8 @@ CATEGORIES_FIELD = b"~c"
 """What item events said of an item: JSON ``[[effective_ms, known_ms, category], …]``, sorted."""
 KEYS = ("category", "item_id", "user_id")
 """What views can be keyed by, alone or together: what behaviour carries."""
-Ids = tuple[str, ...]
-"""Values of the join keys of one entity, in their order."""
+Ids = str | tuple[str, ...]
+"""Value of the join key of one entity, or of each where there are more, in their order."""
 
 _timeline = msgspec.json.Decoder(list[Said])
 
@@ -76,8 +76,10 @@ class KeyGroup:
     def forget(self, keys: Iterable[bytes]) -> None:
         """Drop what is remembered of these hashes."""
         for key in keys:
-            ids = self._keys.values_of(key)
-            place = None if ids is None else self.place_of.pop(ids, None)
+            values = self._keys.values_of(key)
+            if values is None:
+                continue
+            place = self.place_of.pop(values[0] if len(self.join_keys) == 1 else values, None)
             if place is None:
                 continue
             self.keys[place] = b""

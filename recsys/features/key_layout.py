@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from recsys.features.view import View
 
@@ -59,22 +59,27 @@ class EntityKeys:
                 found.append(key[begin:end].decode())
         return found
 
-    def of_all(self, many: Sequence[tuple[str, ...]]) -> list[bytes]:
-        """Give the keys of many entities; half the time of one after the other."""
-        if not many:
-            return []
-        columns: list[list[bytes]] = []
-        for values in zip(*many, strict=True):
-            encoded = list(map(str.encode, values))
-            heads = {
-                length: struct.pack("<II", _STRING_TYPE, length)
-                for length in set(map(len, encoded))
-            }
-            columns.append([heads[len(value)] + value for value in encoded])
-        prefix, project = self._prefix, self._project
-        if len(columns) == 1:
-            return [prefix + value + project for value in columns[0]]
-        return [prefix + b"".join(parts) + project for parts in zip(*columns, strict=True)]
+    def of_all(self, many: Sequence[str | tuple[str, ...]]) -> list[bytes]:
+        """Give the keys of many entities; half the time of one after the other.
+
+        Of one join key the value itself, of several a tuple of them.
+        """
+        project = self._project
+        if many and not isinstance(many[0], str):
+            columns = [_packed_all(values) for values in zip(*many, strict=True)]
+            return [
+                self._prefix + b"".join(parts) + project for parts in zip(*columns, strict=True)
+            ]
+        return [key + project for key in _packed_all(many, self._prefix)]
+
+
+def _packed_all(values: Sequence[Any], before: bytes = b"") -> list[bytes]:
+    encoded = list(map(str.encode, values))
+    heads = {
+        length: before + struct.pack("<II", _STRING_TYPE, length)
+        for length in set(map(len, encoded))
+    }
+    return [heads[len(value)] + value for value in encoded]
 
 
 def _packed(value: str) -> bytes:

@@ -56,19 +56,22 @@ class Positions:
         stored = np.frombuffer(b"".join(blobs), dtype="<u8")
         owner = np.repeat(np.arange(len(blobs)), lengths)
         source = (stored >> np.uint64(_OFFSET_BITS)).astype(np.int64)
-        self._sources = np.unique(np.concatenate([np.unique(sources), source]))
+        present = np.bincount(np.concatenate([sources, source])) > 0
+        self._sources = np.flatnonzero(present)
+        self._column = np.cumsum(present) - 1
+        """Of each source, its place in ``_sources``."""
         self._next = np.zeros((len(blobs), len(self._sources)), dtype=np.int64)
         offset = (stored & np.uint64(_OFFSET_MASK)).astype(np.int64)
-        self._next[owner, np.searchsorted(self._sources, source)] = offset
+        self._next[owner, self._column[source]] = offset
 
     def fresh(self, owner: Int64s, source: Int64s, offset: Int64s) -> Bools:
         """Give which records their entities have not been told yet."""
-        fresh: Bools = offset >= self._next[owner, np.searchsorted(self._sources, source)]
+        fresh: Bools = offset >= self._next[owner, self._column[source]]
         return fresh
 
     def advance(self, owner: Int64s, source: Int64s, offset: Int64s) -> None:
         """Take note of records applied."""
-        np.maximum.at(self._next, (owner, np.searchsorted(self._sources, source)), offset + 1)
+        np.maximum.at(self._next, (owner, self._column[source]), offset + 1)
 
     def blobs(self) -> list[bytes]:
         """Encode, one blob for each entity."""

@@ -15,9 +15,16 @@ from recsys.features.hashes import Found, Wanted
 from recsys.features.redis.address import parse
 from recsys.features.redis.async_client import MAX_CONNECTIONS, AsyncRedisClient
 from recsys.features.redis.client import RedisClient
-from recsys.features.redis.commands import pack_wanted
+from recsys.features.redis.commands import pack, pack_wanted
 from recsys.features.redis.greeting import TIMEOUT_S, unreachable
 from recsys.features.redis.replies import ErrorReply
+
+_PROBED_AT_ONCE = 64
+"""Hashes that one command asks for, whether any of them is there."""
+_PROBED_FROM = 1_000
+"""Hashes of one read from which on that is worth a round trip of its own."""
+_MOST_FOUND = 128
+"""Of as many hashes at most one was there the last time: then most commands find none."""
 
 __all__ = ["TIMEOUT_S", "AsyncRedisHashes", "RedisHashes", "RedisKeys", "connect"]
 
@@ -60,16 +67,48 @@ class RedisHashes:
     ) -> None:
         self.client = RedisClient(url, timeout_s=timeout_s)
         self._from_replicas = from_replicas
+        self._few_are_there = False
 
     def read(self, wanted: Wanted) -> Found:
         """Give the fields.
 
+        Where many are read and the last time hardly any was there, as with entities that are met
+        for the first time, it is first asked which are there at all: one short command for many.
+
         Raises:
             ServerError: when Redis does not answer, or a key is no hash.
         """
+        if len(wanted) < _PROBED_FROM or self.client.address.is_cluster:
+            return self._read(wanted)
+        if not self._few_are_there:
+            found = self._read(wanted)
+        else:
+            found = [[None] * len(fields) for _, fields in wanted]
+            there = self._perhaps_there([key for key, _ in wanted])
+            rows = self._read([wanted[n] for n in there])
+            for n, row in zip(there, rows, strict=True):
+                found[n] = row
+        num_found = len(found) - sum(row.count(None) == len(row) for row in found)
+        self._few_are_there = num_found * _MOST_FOUND < len(found)
+        return found
+
+    def _read(self, wanted: Wanted) -> Found:
         keys = [key for key, _ in wanted]
         replies = self.client.call(keys, pack_wanted(wanted), read_only=self._from_replicas)
         return checked(self.client, replies)
+
+    def _perhaps_there(self, keys: list[bytes]) -> list[int]:
+        """Give the places of all hashes but such that are surely not there."""
+        starts = range(0, len(keys), _PROBED_AT_ONCE)
+        commands = [pack(b"EXISTS", *keys[at : at + _PROBED_AT_ONCE]) for at in starts]
+        first = [keys[at] for at in starts]
+        counts = self.client.call(first, commands, read_only=self._from_replicas)
+        return [
+            n
+            for at, count in zip(starts, counts, strict=True)
+            if count != 0  # a refusal, too: then they are read, which says what is wrong
+            for n in range(at, min(at + _PROBED_AT_ONCE, len(keys)))
+        ]
 
     def close(self) -> None:
         """Let go of the connections."""

@@ -181,7 +181,7 @@ class FeatureStream:
         if sum(len(group.keys) for group in self._groups) > self._max_remembered:
             self.forget()
         items, *others = self._groups
-        item_rows = Entities([(item_id,) for item_id in batch.item_ids], None, batch.item)
+        item_rows = Entities(batch.item_ids, None, batch.item)
         item_places = self._load(items, item_rows.ids)
         fields = _Fields(len(item_places))
         _tell_categories(batch, items, item_places, fields)

@@ -107,6 +107,32 @@ def test_many_hashes_in_one_round_trip(open_reader: Open, redis_url: str) -> Non
         assert client.info("stats")["total_connections_received"] == before
 
 
+@pytest.mark.parametrize("there", [0, 1, 700])
+def test_of_hashes_that_are_hardly_ever_there_those_that_are_are_found(
+    redis_url: str, namespace: str, there: int
+) -> None:
+    keys = [b"%s-%d" % (namespace.encode(), n) for n in range(1_500)]
+    wanted: list[tuple[bytes, tuple[bytes, ...]]] = [(key, (b"a", b"absent")) for key in keys]
+    with connect(redis_url) as client, contextlib.closing(RedisHashes(redis_url)) as reader:
+        assert reader.read(wanted) == [[None, None]] * len(keys)
+        written = set(keys[1::2][:there])
+        try:
+            for key in written:
+                client.hset(key, "a", key)
+            before = client.info("commandstats").get("cmdstat_hmget", {"calls": 0})["calls"]
+            found = [[key if key in written else None, None] for key in keys]
+            for _ in range(3):  # asked which are there, and not, as they are many or few
+                assert reader.read(wanted) == found
+            calls = client.info("commandstats").get("cmdstat_hmget", {"calls": 0})["calls"]
+            assert calls - before < (200 if there < 2 else 3 * len(keys))
+            if written:
+                client.set(keys[0], "no hash")
+                with pytest.raises(ServerError, match="WRONGTYPE"):
+                    reader.read(wanted)
+        finally:
+            client.unlink(*keys)
+
+
 def test_a_key_of_another_kind_leaves_the_connection_clean(
     open_reader: Open, redis_url: str, namespace: str
 ) -> None:
