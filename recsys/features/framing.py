@@ -19,6 +19,7 @@ from recsys.features.batch import Int64s
 NEVER_MS = -(2**60)
 """Stands for the time of an event that never was."""
 _COUNT, _POSITION, _TIME = 2, 8, 8
+_NEVER = bytes(_COUNT) + NEVER_MS.to_bytes(_TIME, "little", signed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +60,17 @@ def unframe(blobs: Sequence[bytes | None]) -> Framed:
     if blobs.count(None) == len(blobs):  # all met for the first time
         none = [b""] * len(blobs)
         return Framed(none, np.full(len(blobs), NEVER_MS), none)
-    never = NEVER_MS.to_bytes(_TIME, "little", signed=True)
-    positions, times, payloads = [], [], []
-    for blob in blobs:
-        if blob is None:
-            positions.append(b"")
-            times.append(never)
-            payloads.append(b"")
-            continue
-        head = _COUNT + _POSITION * int.from_bytes(blob[:_COUNT], "little")
-        if len(blob) < head + _TIME:
-            raise _cut_off(blob, head + _TIME)
-        positions.append(blob[_COUNT:head])
-        times.append(blob[head : head + _TIME])
-        payloads.append(blob[head + _TIME :])
-    newest = np.frombuffer(b"".join(times), dtype="<i8").astype(np.int64)
-    return Framed(positions, newest, payloads)
+    whole = [_NEVER if blob is None else blob for blob in blobs]
+    ends = [_COUNT + _POSITION * int.from_bytes(blob[:_COUNT], "little") for blob in whole]
+    for blob, end in zip(whole, ends, strict=True):
+        if len(blob) < end + _TIME:
+            raise _cut_off(blob, end + _TIME)
+    times = b"".join([blob[end : end + _TIME] for blob, end in zip(whole, ends, strict=True)])
+    return Framed(
+        [blob[_COUNT:end] for blob, end in zip(whole, ends, strict=True)],
+        np.frombuffer(times, dtype="<i8").astype(np.int64),
+        [blob[end + _TIME :] for blob, end in zip(whole, ends, strict=True)],
+    )
 
 
 def payloads_of(blobs: Sequence[bytes | None], *, since_ms: int = NEVER_MS) -> list[bytes]:

@@ -80,16 +80,16 @@ class RedisHashes:
         """
         if len(wanted) < _PROBED_FROM or self.client.address.is_cluster:
             return self._read(wanted)
-        if not self._few_are_there:
-            found = self._read(wanted)
-        else:
-            found = [[None] * len(fields) for _, fields in wanted]
+        if self._few_are_there:
+            found: Found = [[None] * len(fields) for _, fields in wanted]
             there = self._perhaps_there([key for key, _ in wanted])
             rows = self._read([wanted[n] for n in there])
             for n, row in zip(there, rows, strict=True):
                 found[n] = row
-        num_found = len(found) - sum(row.count(None) == len(row) for row in found)
-        self._few_are_there = num_found * _MOST_FOUND < len(found)
+        else:
+            found = rows = self._read(wanted)
+        num_found = len(rows) - rows.count([None] * len(wanted[0][1]))
+        self._few_are_there = num_found * _MOST_FOUND < len(wanted)
         return found
 
     def _read(self, wanted: Wanted) -> Found:

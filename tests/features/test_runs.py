@@ -29,18 +29,19 @@ def click(event_id: str) -> InteractionEvent:
 
 
 @given(
-    batches=st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=8), max_size=6),
+    batches=st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=8), max_size=12),
     horizon=st.integers(0, 12),
 )
 def test_duplicates_of_a_batch_are_those_found_one_by_one(
     batches: list[list[str]], horizon: int
 ) -> None:
     together, single = DuplicateWindow(horizon), DuplicateWindow(horizon)
-    offset = 0
+    log: list[str] = []
     for ids in batches:
-        offsets = list(range(offset, offset + len(ids)))
-        offset += len(ids)
+        offsets = list(range(len(log), len(log) + len(ids)))
+        log += ids
         alone = [single.seen_before(*one) for one in zip(ids, offsets, strict=True)]
+        assert alone == [log[n] in log[max(0, n - horizon) : n] for n in offsets]
         assert together.duplicates(ids, offsets) == [n for n, seen in enumerate(alone) if seen]
 
 

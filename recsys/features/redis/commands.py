@@ -32,7 +32,8 @@ def bulk_heads(values: Sequence[bytes]) -> list[bytes]:
     try:
         return list(map(_BULK.__getitem__, map(len, values)))
     except IndexError:
-        return [bulk_head(len(value)) for value in values]
+        heads = {length: bulk_head(length) for length in set(map(len, values))}
+        return [heads[len(value)] for value in values]
 
 
 def pack(*arguments: bytes) -> bytes:
