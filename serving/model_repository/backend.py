@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import triton_python_backend_utils as pb_utils
 from torch import Tensor
+from torch.utils.dlpack import to_dlpack
 
 from recsys.bundle.load import load_serving_model
 from recsys.bundle.served import VOCABULARY_FILE
@@ -138,7 +139,7 @@ class ServedModel:
         return [
             pb_utils.InferenceResponse(
                 [
-                    pb_utils.Tensor.from_dlpack(name, tensor.contiguous())
+                    pb_utils.Tensor.from_dlpack(name, to_dlpack(tensor.contiguous()))
                     for name, tensor in rows.items()
                 ]
             )
