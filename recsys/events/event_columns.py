@@ -7,7 +7,7 @@ parts (``context``, ``attributes``) are JSON text, everything else has its own t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, compress
 from operator import attrgetter
 from typing import Any
 
@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from recsys.events.log import Record
 from recsys.events.log_format import LogFormat
@@ -92,36 +93,36 @@ def frame_of(records: Sequence[Record], events: Sequence[LoggedEvent]) -> pl.Dat
     if not events:
         return pl.DataFrame(schema=SCHEMA)
     types: list[type[Any]] = list(map(type, events))
-    of_type = {kind: _Rows(kind, types, events) for kind in set(types)}
+    kinds = list(dict.fromkeys(types))
+    code_of = {kind: code for code, kind in enumerate(kinds)}
+    codes = np.fromiter(map(code_of.__getitem__, types), np.int64, len(types))
     columns = place_columns(records)
     columns.append(_column("kind", list(map(_KIND_OF.__getitem__, types))))
+    some: dict[tuple[bool, ...], _Some] = {}
     for name in list(SCHEMA)[len(columns) :]:
-        having = [rows for kind, rows in of_type.items() if name in kind.__struct_fields__]
-        if len(having) == len(of_type):
+        having = tuple(name in kind.__struct_fields__ for kind in kinds)
+        if all(having):
             columns.append(_column(name, list(map(attrgetter(name), events))))
+        elif not any(having):
+            columns.append(_column(name, [None] * len(events)))
         else:
-            columns.append(_column(name, _scattered(name, having, len(events))))
+            if having not in some:
+                some[having] = _Some(np.array(having)[codes], events)
+            columns.append(_column(name, some[having].values_of(name)))
     return pl.DataFrame(columns)
 
 
-class _Rows:
-    """The events of one kind, and their places among all."""
+class _Some:
+    """The events of some kinds, and where each of all events is among them."""
 
-    def __init__(
-        self, kind: type[Any], types: Sequence[type[Any]], events: Sequence[LoggedEvent]
-    ) -> None:
-        self.places = [n for n, one in enumerate(types) if one is kind]
-        self.events = [events[n] for n in self.places]
+    def __init__(self, there: NDArray[np.bool_], events: Sequence[LoggedEvent]) -> None:
+        self._events = list(compress(events, there.tolist()))
+        self._places: list[int] = np.where(there, there.cumsum() - 1, -1).tolist()
 
-
-def _scattered(name: str, having: Sequence[_Rows], count: int) -> list[Any]:
-    """Give a column that only some kinds have."""
-    values: list[Any] = [None] * count
-    for rows in having:
-        own = list(map(attrgetter(name), rows.events))
-        for place, value in zip(rows.places, own, strict=True):
-            values[place] = value
-    return values
+    def values_of(self, name: str) -> list[Any]:
+        """Give a column that only these kinds have; ``None`` for all others."""
+        own = [*map(attrgetter(name), self._events), None]
+        return list(map(own.__getitem__, self._places))
 
 
 def place_columns(records: Sequence[Record]) -> list[pl.Series]:
@@ -135,11 +136,18 @@ def place_columns(records: Sequence[Record]) -> list[pl.Series]:
 
 def _column(name: str, values: list[Any]) -> pl.Series:
     dtype = SCHEMA[name]
+    if values and values[0] is values[-1] is None and values.count(None) == len(values):
+        return pl.Series(name, [None], dtype=dtype).new_from_index(0, len(values))
     if isinstance(dtype, pl.List):
         return pl.Series(name, list_column(values, dtype))
     if name in _JSON_COLUMNS:
         return _json_column(name, values)
-    if values and dtype != pl.Float64() and values.count(values[0]) == len(values):
+    if (
+        values
+        and dtype != pl.Float64()
+        and values[0] == values[-1]
+        and values.count(values[0]) == len(values)
+    ):
         # Most often topic, version and what a sender leaves out are one value. Equal floats may
         # still be written otherwise: 0.0 and -0.0.
         return pl.Series(name, values[:1], dtype=dtype).new_from_index(0, len(values))
@@ -162,7 +170,7 @@ def list_column(values: list[Any], dtype: pl.DataType) -> pl.Series:
     Of parts: ``pyarrow.array`` of Python values imports pandas when it is first called, which keeps
     a stream worker that writes its first file from its events for more than a second.
     """
-    there = np.fromiter((value is not None for value in values), np.bool_, len(values))
+    there = np.array([value is not None for value in values], dtype=np.bool_)
     having = [value for value in values if value is not None]
     offsets = np.zeros(len(values) + 1, dtype=np.int64)
     offsets[1:][there] = np.fromiter(map(len, having), np.int64, len(having))
