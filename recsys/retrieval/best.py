@@ -15,12 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.features.batch import Float32s, Int64s
+
 _GROUP = 64
 """Elements of a group: a maximum of so many is one pass of vector instructions."""
 _WORTH_IT = 4
 """Groups there must be for each wanted element: with fewer, most of the row is looked at again."""
 _BLOCK = 1 << 17
 """Keys at once, of 8 bytes: what stays in a second-level cache."""
+_SHORT = 512
+"""Elements that are sorted whole."""
 _SIGN = np.int32(-(1 << 31))
 
 
@@ -66,6 +70,18 @@ def largest(scores: np.ndarray, k: int) -> np.ndarray:
     top = keys[:, :k]
     top.sort(axis=1)
     return top & 0xFFFFFFFF
+
+
+def largest_of_one(scores: Float32s, k: int) -> Int64s:
+    """Give the places ``[k]`` of the largest of ``[N >= k]``, largest first, then by place.
+
+    A short row is sorted in two calls, in half the time of the eleven that a long one is worth.
+    """
+    if len(scores) <= _SHORT:
+        place: Int64s = (-scores).argsort(kind="stable")[:k]
+        return place
+    row: Int64s = largest(scores[np.newaxis], k)[0]
+    return row
 
 
 def _keys(scores: np.ndarray) -> np.ndarray:

@@ -79,9 +79,12 @@ class Excluded:
         place = torch.searchsorted(self._in_order, index.contiguous()).clamp_(max=self.most - 1)
         return found | (self._in_order.gather(1, place) == index)
 
-    def hits_of_one(self, rows: Int64s) -> Bools:
-        """Say it of ``[C]`` rows of the only user, who has no filter, in numpy."""
-        found: Bools = self.unavailable.numpy()[rows]
+    def hits_of_one(self, rows: Int64s, unavailable: Bools) -> Bools:
+        """Say it of ``[C]`` rows of the only user, who has no filter, in numpy.
+
+        ``unavailable`` is ``self.unavailable`` as an array, which whoever asks often keeps.
+        """
+        found: Bools = unavailable[rows]
         if self.most:
             theirs = self._in_order.numpy()[0]
             found |= theirs.take(theirs.searchsorted(rows), mode="clip") == rows

@@ -2,52 +2,83 @@
 
 It gives what ``TwoTowerSource`` gives for many, to the bit. Between two looks at a large index the
 processor's cache has forgotten the code around it, and some thirty calls of torch for a hundred
-numbers take as long as the index (docs/retrieval.md).
+numbers take as long as the index (docs/retrieval.md). So nothing of torch is called between the
+user's vector and what was found: tables are handed over once and kept as arrays.
 
 Axes: ``N`` items (row 0 is padding), ``D`` embedding, ``C`` candidates.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from torch import Tensor
 
-from recsys.features.batch import Float32s, Int64s
-from recsys.retrieval.best import largest
+from recsys.compression.item_vectors import Float32Vectors, ItemVectors
+from recsys.features.batch import Bools, Float32s, Int64s
+from recsys.retrieval.best import largest_of_one
 from recsys.retrieval.excluded import Excluded
 from recsys.retrieval.live_index import LiveIndex
 from recsys.retrieval.pair_products import products_at
-from recsys.retrieval.source import SourceInputs
 from recsys.retrieval.vector_index import Allowed
 
 
-def nearest_of_one(
-    index: LiveIndex, inputs: SourceInputs, count: int, excluded: Excluded, allowed: Allowed | None
-) -> tuple[Float32s, Int64s] | None:
-    """Give cosines and rows ``[1, count]``, nearest first.
+class SearchOfOne:
+    """Searches for one user after another, with the tables it reads kept as arrays."""
 
-    None: the cells that were looked into held too few, or there are not so many.
+    def __init__(self) -> None:
+        self._table, self._unavailable = _LastArray(), _LastArray()
 
-    Args:
-        index: What is searched, with the rows beside it.
-        inputs: Of one user, on the CPU.
-        count: Wanted.
-        excluded: What must not be found; no filters.
-        allowed: What may be found in the index.
-    """
-    user = inputs.user_vectors.float().contiguous()
-    most = int(np.count_nonzero(excluded.index.numpy())) if excluded.most else 0
-    row = index.index.rows_near(user.numpy(), index.index.oversampled(count + most), allowed)
-    local = inputs.item_vectors.local(torch.from_numpy(row))
-    assert index.index.num_items < len(inputs.item_vectors), "rows of the index are in the table"
-    cosine = products_at(user.numpy(), local.vectors.numpy(), local.place.numpy())
-    if index.num_beside:
-        beside, theirs = index.beside(inputs.item_vectors)
-        row = np.concatenate([row, beside.numpy()[np.newaxis]], axis=1)
-        cosine = np.concatenate([cosine, (user @ theirs.T).numpy()], axis=1)
-    if row.shape[1] < count:
-        return None
-    cosine[0, excluded.hits_of_one(row[0])] = -np.inf
-    place = largest(cosine, count)[0]
-    value = cosine[:, place]
-    return None if count and value[0, -1] == -np.inf else (value, row[:, place])
+    def nearest(
+        self, index: LiveIndex, user: Float32s, vectors: ItemVectors, count: int,
+        excluded: Excluded, allowed: Allowed | None,
+    ) -> tuple[Float32s, Int64s] | None:  # fmt: skip
+        """Give cosines and rows ``[count]``, nearest first.
+
+        None: the cells that were looked into held too few, or there are not so many.
+
+        Args:
+            index: What is searched, with the rows beside it.
+            user: ``[1, D]`` contiguous.
+            vectors: ``[N + 1, D]``, on the CPU.
+            count: Wanted.
+            excluded: What must not be found; no filters.
+            allowed: What may be found in the index.
+        """
+        most = int(np.count_nonzero(excluded.index.numpy())) if excluded.most else 0
+        found = index.index
+        row = found.rows_near_one(user, found.oversampled(count + most), allowed)
+        assert found.num_items < len(vectors), "rows of the index are in the table"
+        if isinstance(vectors, Float32Vectors):
+            cosine = products_at(user, self._table.of(vectors.decoded()), row)[0]
+        else:  # what appears is decoded
+            local = vectors.local(torch.from_numpy(row))
+            cosine = products_at(user, local.vectors.numpy(), local.place.numpy())[0]
+        row = row[0]
+        if index.num_beside:
+            beside, theirs = index.beside(vectors)
+            row = np.concatenate([row, beside.numpy()])
+            cosine = np.concatenate([cosine, (torch.from_numpy(user) @ theirs.T).numpy()[0]])
+        if len(row) < count:
+            return None
+        unavailable: Bools = self._unavailable.of(excluded.unavailable)
+        np.putmask(cosine, excluded.hits_of_one(row, unavailable), -np.inf)
+        place = largest_of_one(cosine, count)
+        value = cosine.take(place)
+        return None if count and value[-1] == -np.inf else (value, row.take(place))
+
+
+class _LastArray:
+    """The array over the memory of the tensor that was asked for last: writes to it are seen."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, Any] | None = None
+
+    def of(self, tensor: Tensor) -> Any:
+        """Give the array of a tensor on the CPU, which is kept until another is asked for."""
+        last = self._last
+        if last is None or last[0] is not tensor:
+            last = self._last = tensor, tensor.numpy()
+        return last[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _Allowed: TypeAlias = "tuple[Tensor, int, Allowed | None]"
 """For one tensor of unavailable items and one state of the index."""
+_OF_ONE = "two_tower moments of one"
+"""What a call's mean and deviation are kept by, where it is of one user."""
 
 
 class TwoTowerSource:
@@ -46,10 +49,10 @@ class TwoTowerSource:
         if index is not None:
             from recsys.retrieval.live_index import LiveIndex
             from recsys.retrieval.pair_products import pair_products
-            from recsys.retrieval.search_of_one import nearest_of_one
+            from recsys.retrieval.search_of_one import SearchOfOne
 
             self.index, self._products = LiveIndex(index), pair_products
-            self._nearest_of_one = nearest_of_one
+            self._of_one = SearchOfOne()
         self._allowed: _Allowed | None = None
         self._filtered: WeakKeyDictionary[Passing, _Allowed] = WeakKeyDictionary()
         self._moments: tuple[ItemVectors, Moments] | None = None
@@ -152,13 +155,18 @@ class TwoTowerSource:
         self, index: LiveIndex, inputs: SourceInputs, count: int, excluded: Excluded
     ) -> Found | None:
         """Search for a user without filters; None: too few are near, and all must be searched."""
+        user = np.ascontiguousarray(inputs.user_vectors.numpy(), np.float32)
         allowed = self._allowed_of(index, excluded.unavailable, None)
-        nearest = self._nearest_of_one(index, inputs, count, excluded, allowed)
+        nearest = self._of_one.nearest(index, user, inputs.item_vectors, count, excluded, allowed)
         if nearest is None:
             return None
-        mean, deviation = (moment.numpy() for moment in self._moments_of(inputs))
-        score = (nearest[0] - mean) / deviation
-        return Found(torch.from_numpy(nearest[1]), torch.from_numpy(score))
+        value, row = nearest
+        mean, deviation = inputs.once(
+            _OF_ONE, lambda: self._of_items(inputs.item_vectors).of_one(user[0])
+        )
+        value -= mean
+        value /= deviation
+        return Found(torch.from_numpy(row[np.newaxis]), torch.from_numpy(value[np.newaxis]))
 
     def _allowed_of(
         self, index: LiveIndex, unavailable: Tensor, passing: Passing | None
@@ -190,10 +198,15 @@ class TwoTowerSource:
 
     def _moments_of(self, inputs: SourceInputs) -> tuple[Tensor, Tensor]:
         """Give each user's mean and deviation ``[B, 1]``."""
-        return inputs.once(
-            "two_tower moments",
-            lambda: self._of_items(inputs.item_vectors).of(inputs.user_vectors),
-        )
+        return inputs.once("two_tower moments", lambda: self._new_moments(inputs))
+
+    def _new_moments(self, inputs: SourceInputs) -> tuple[Tensor, Tensor]:
+        users, of = inputs.user_vectors, self._of_items(inputs.item_vectors)
+        if len(users) != 1 or users.device.type != "cpu":
+            return of.of(users)
+        both = inputs.once(_OF_ONE, lambda: of.of_one(users.numpy()[0]))
+        mean, deviation = (torch.from_numpy(np.full((1, 1), moment)) for moment in both)
+        return mean, deviation
 
     def _of_items(self, vectors: ItemVectors) -> Moments:
         """Give the moments of a table of vectors, computed once."""

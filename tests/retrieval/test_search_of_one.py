@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from recsys.compression.item_vectors import Float16Vectors, Float32Vectors, ItemVectors
+from recsys.retrieval.best import largest_of_one
 from recsys.retrieval.excluded import Excluded
 from recsys.retrieval.index_build import build_index
 from recsys.retrieval.moments import Moments
@@ -116,9 +117,8 @@ def test_moments_of_one_user_are_those_of_many() -> None:
     moments = Moments(Float32Vectors(VECTORS))
     users = torch.cat([clouds(100, seed=23), torch.zeros(1, VECTORS.shape[1])])
     mean, deviation = moments.of(users)
-    alone = [moments.of(users[u : u + 1]) for u in range(len(users))]
-    assert torch.equal(torch.cat([m for m, _ in alone]), mean)
-    assert torch.equal(torch.cat([d for _, d in alone]), deviation)
+    alone = torch.tensor([moments.of_one(user) for user in users.numpy()])
+    assert torch.equal(alone, torch.cat([mean, deviation], dim=1))
     cosines = users @ VECTORS[1:].T
     torch.testing.assert_close(mean, cosines.mean(dim=1, keepdim=True), atol=1e-6, rtol=0)
     spread = cosines.std(dim=1, keepdim=True, correction=0)
@@ -139,3 +139,26 @@ def test_products_of_pairs_are_the_same_whatever_else_is_asked() -> None:
 def test_a_place_outside_the_table_is_refused(outside: int) -> None:
     with pytest.raises(IndexError, match=f"wanted places from 0 to {NUM_ITEMS}, found .*{outside}"):
         pair_products(ASKING[:1], VECTORS, torch.tensor([[1, outside, 2]]))
+
+
+def test_another_table_and_other_unavailable_items_are_taken_up_by_the_next_search(
+    index: VectorIndex,
+) -> None:
+    source, available = TwoTowerSource(index), torch.arange(NUM_ITEMS + 1) == 0
+    first = searched(source, Float32Vectors(VECTORS), ASKING[:1], Excluded(available, NOBODY[:1]))
+    withdrawn = available.clone()
+    withdrawn[first.item[0, 0]] = True
+    others = Float32Vectors(VECTORS.clone())
+    others.make_room(1)
+    others.put(first.item[0, 1:2], -VECTORS[first.item[0, 1:2]])
+    others.put(torch.tensor([NUM_ITEMS + 1]), torch.zeros(1, VECTORS.shape[1]))
+    again = searched(source, others, ASKING[:1], Excluded(withdrawn, NOBODY[:1]))
+    assert again.item[0, :18].tolist() == first.item[0, 2:].tolist()
+
+
+@pytest.mark.parametrize("length", [0, 3, 300, 3_000])
+def test_the_largest_of_a_row_are_those_of_many_rows(length: int) -> None:
+    scores = torch.randint(-40, 40, (length,), generator=torch.Generator().manual_seed(25)).float()
+    place = torch.from_numpy(largest_of_one(scores.numpy(), min(100, length)))
+    wanted = scores.sort(descending=True, stable=True).indices[:100]
+    assert torch.equal(place, wanted)

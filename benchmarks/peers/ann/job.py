@@ -293,9 +293,13 @@ class Ours:
         import torch
 
         from recsys.compression.item_vectors import Float32Vectors
+        from recsys.retrieval.excluded import Excluded
+        from recsys.retrieval.source import SourceInputs
         from recsys.retrieval.two_tower import TwoTowerSource
         from recsys.retrieval.vector_index import read_index
 
+        self._torch, self._inputs, self._excluded = torch, SourceInputs, Excluded
+        self._threads, self._nobody = 0, torch.zeros(0, 0, dtype=torch.int64)
         self._path, self._beside = path, path.with_suffix(".oversample.json")
         if built:
             items = torch.from_numpy(np.load(path.parent / "items.npy"))
@@ -327,20 +331,19 @@ class Ours:
 
     def search(self, queries: np.ndarray, threads: int) -> np.ndarray:
         """Give the places ``[Q, k]`` of what is near ``[Q, D]``."""
-        import torch
-
-        from recsys.retrieval.excluded import Excluded
-        from recsys.retrieval.source import SourceInputs
-
-        if torch.get_num_threads() != threads:  # a server sets it once
+        torch = self._torch
+        if self._threads != threads:  # a server sets it once
             torch.set_num_threads(threads)
-        nobody = torch.zeros(len(queries), 0, dtype=torch.int64)
-        given = SourceInputs(
+            self._threads = threads
+        if len(self._nobody) != len(queries):
+            self._nobody = torch.zeros(len(queries), 0, dtype=torch.int64)
+        given = self._inputs(
             user={}, user_vectors=torch.from_numpy(queries), item_vectors=self._vectors,
             item_activity=self._activity,
         )  # fmt: skip
         with torch.inference_mode():  # as the model server searches
-            found = self._source.search(given, K, Excluded(self._unavailable, nobody))
+            excluded = self._excluded(self._unavailable, self._nobody)
+            found = self._source.search(given, K, excluded)
         return found.item.numpy() - 1
 
 
