@@ -8,6 +8,7 @@ the view's business.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ NEVER_MS = -(2**60)
 """Stands for the time of an event that never was."""
 _COUNT, _POSITION, _TIME = 2, 8, 8
 _NEVER = bytes(_COUNT) + NEVER_MS.to_bytes(_TIME, "little", signed=True)
+_newest_of = struct.Struct("<q").unpack_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def payloads_of(blobs: Sequence[bytes | None], *, since_ms: int = NEVER_MS) -> l
         begin = _COUNT + _POSITION * int.from_bytes(blob[:_COUNT], "little") + _TIME
         if len(blob) < begin:
             raise _cut_off(blob, begin)
-        newest_ms = int.from_bytes(blob[begin - _TIME : begin], "little", signed=True)
+        (newest_ms,) = _newest_of(blob, begin - _TIME)
         payloads.append(blob[begin:] if newest_ms >= since_ms else b"")
     return payloads
 

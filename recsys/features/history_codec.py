@@ -127,8 +127,12 @@ def read_tail(blob: bytes, at: int, time_ms: int, items: list[bytes], times: lis
     try:
         while at < end:
             step, at = blob[at], at + 1
-            if step >= MORE:
-                step, at = read_varint(blob, at, step)
+            if step >= MORE:  # as a rule: some seconds in milliseconds, so no call for each
+                step, shift = step & 0x7F, 7
+                while (byte := blob[at]) >= MORE:
+                    step |= (byte & 0x7F) << shift
+                    shift, at = shift + 7, at + 1
+                step, at = step | byte << shift, at + 1
             time_ms += step
             length, at = blob[at], at + 1
             if length >= MORE:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections import Counter
-from itertools import accumulate
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from recsys.features.history_body import BODY, SMALL, bytes_of_bits, damaged
 from recsys.features.history_codec import HEAD, read_tail
 from recsys.features.names import HISTORY_EVENTS, HISTORY_LENGTH
+from recsys.features.varints import MORE
 
 
 class OneHistory(NamedTuple):
@@ -44,10 +45,16 @@ def history_of(blob: bytes, until_ms: int) -> OneHistory:
     begin = max(0, end - HISTORY_EVENTS)
     if (begin, end) != (0, len(times)):
         items, times = items[begin:end], times[begin:end]
-    counts, last_ms = Counter(items), dict(zip(items, times, strict=True))
+    last_ms = dict(zip(items, times, strict=True))
+    if len(last_ms) == len(items):  # each once
+        ids = items[-HISTORY_LENGTH:]
+        return OneHistory(ids, [1] * len(ids), times[-HISTORY_LENGTH:])
+    counts = dict.fromkeys(items, 0)
+    for item in items:
+        counts[item] += 1
     newest_first = list(dict.fromkeys(reversed(items)))
     ids = newest_first[HISTORY_LENGTH - 1 :: -1]
-    return OneHistory(ids, [counts[i] for i in ids], [last_ms[i] for i in ids])
+    return OneHistory(ids, [*map(counts.__getitem__, ids)], [*map(last_ms.__getitem__, ids)])
 
 
 def interactions(blob: bytes) -> tuple[list[bytes], list[int]]:
@@ -83,23 +90,32 @@ def _read_body(body: bytes) -> tuple[list[bytes], list[int]]:
         raise damaged(f"a body of {len(body)} bytes for {num} interactions")
     is_first = _bits(body[BODY.size : later_at], num)
     is_later = _bits(body[later_at:again_at], num)
-    numbers = _varints(body[varints_at:ids_at])
+    sizes_at = ids_at - distinct
+    sizes: Sequence[int]
+    if sizes_at >= varints_at and body[sizes_at - 1] < MORE and body[sizes_at:ids_at].isascii():
+        # The size of an id is one byte, as a rule.
+        sizes, gaps_ms = body[sizes_at:ids_at], _varints(body[varints_at:sizes_at])
+    else:
+        numbers = _varints(body[varints_at:ids_at])
+        sizes, gaps_ms = numbers[-distinct:], numbers[:-distinct]
     num_later = is_later.count("1")
-    if len(numbers) != num_later + distinct:
-        raise damaged(f"{len(numbers)} numbers for {num} interactions")
+    if len(gaps_ms) + len(sizes) != num_later + distinct:
+        raise damaged(f"{len(gaps_ms) + len(sizes)} numbers for {num} interactions")
     if is_first.count("1") != distinct:
         raise damaged(f"other than {distinct} items")
-    ends = list(accumulate(numbers[num_later:], initial=ids_at))
+    ends = list(accumulate(sizes, initial=ids_at))
     if ends[-1] != len(body):
         raise damaged(f"a body of {len(body)} bytes, whose ids end at {ends[-1]}")
-    ids = [body[ends[n] : ends[n + 1]] for n in range(distinct)]
-    again = body[again_at:varints_at]
-    places = iter(again if width == 1 else struct.unpack(f"<{num - distinct}H", again))
-    new, steps = iter(ids), iter(numbers)
-    try:
-        items = [next(new) if bit == "1" else ids[next(places)] for bit in is_first]
-    except IndexError:
-        raise damaged("a place beyond its items") from None
+    items = ids = [body[begin:end] for begin, end in pairwise(ends)]
+    if num > distinct:
+        again = body[again_at:varints_at]
+        places = iter(again if width == 1 else struct.unpack(f"<{num - distinct}H", again))
+        new = iter(ids)
+        try:
+            items = [next(new) if bit == "1" else ids[next(places)] for bit in is_first]
+        except IndexError:
+            raise damaged("a place beyond its items") from None
+    steps = iter(gaps_ms)
     gaps = [next(steps) if bit == "1" else 0 for bit in is_later]
     gaps[0] += first_ms
     times = list(accumulate(gaps))
@@ -116,7 +132,7 @@ def _varints(data: bytes) -> list[int]:
     numbers = []
     value = shift = 0
     for byte in data:
-        if byte >= 0x80:
+        if byte >= MORE:
             value |= (byte & 0x7F) << shift
             shift += 7
             continue
@@ -124,6 +140,6 @@ def _varints(data: bytes) -> list[int]:
             raise damaged("a step of more than 63 bits")
         numbers.append(value | byte << shift)
         value = shift = 0
-    if shift or not data:
+    if shift:
         raise damaged("a step that is cut off")
     return numbers

@@ -6,8 +6,9 @@ event loop, and hands what it found to the method beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,16 @@ from recsys.features.view import View
 from recsys.features.view_record import Status, ViewRecord, record_at, status_at
 
 
+class _Categories(NamedTuple):
+    """Those of a vocabulary, as a user's state is read by them."""
+
+    names: tuple[str, ...]
+    heads: list[bytes]
+    """How the keys of any user in each of them begin; one without a name has none."""
+    columns: slice | NDArray[np.int64]
+    """Where those with a name stand."""
+
+
 class OnlineDecoder:
     """Which fields to read, and what the bytes found mean."""
 
@@ -53,8 +64,7 @@ class OnlineDecoder:
         )
         self._pair_fields = (e.pair_activity.state_field,)
         self._item_fields = (e.item_activity.state_field, e.item_profile.timestamp_field)
-        self._categories: tuple[str, ...] = ()
-        self._heads: list[bytes] = []
+        self._known = _Categories((), [], slice(0))
         self._profile_fields = tuple(f.field_bytes for f in e.user_profile.features)
 
     def wanted_users(self, user_ids: Sequence[str], vocabulary: Vocabulary) -> Wanted:
@@ -63,17 +73,24 @@ class OnlineDecoder:
         wanted: list[tuple[bytes, Sequence[bytes]]] = [
             (e.user_key(user_id), self._user_fields) for user_id in user_ids
         ]
-        heads, pair_fields = self._heads_of(vocabulary), self._pair_fields
+        heads, pair_fields = self._categories_of(vocabulary).heads, self._pair_fields
         for user_id in user_ids:
             tail = e.pair_tail(user_id)
             wanted += [(head + tail, pair_fields) for head in heads]
         return wanted
 
-    def _heads_of(self, vocabulary: Vocabulary) -> list[bytes]:
-        if vocabulary.categories is not self._categories:  # one decoder reads for one bundle
-            self._categories = vocabulary.categories
-            self._heads = self._entities.pair_heads([c for c in self._categories if c])
-        return self._heads
+    def _categories_of(self, vocabulary: Vocabulary) -> _Categories:
+        known = self._known
+        if vocabulary.categories is not known.names:  # one decoder reads for one bundle
+            names_of = vocabulary.categories
+            columns = [g for g, category in enumerate(names_of) if category]
+            begin, end = (columns[0], columns[-1] + 1) if columns else (0, 0)
+            known = self._known = _Categories(
+                names_of,
+                self._entities.pair_heads([names_of[g] for g in columns]),
+                slice(begin, end) if len(columns) == end - begin else np.array(columns),
+            )
+        return known
 
     def users(
         self, found: Found, num_users: int, vocabulary: Vocabulary, now_ms: int
@@ -84,14 +101,14 @@ class OnlineDecoder:
         history = _histories(
             payloads_at(e.user_history, [r[1] for r in rows], now_ms), vocabulary, now_ms
         )
-        columns = [g for g, category in enumerate(vocabulary.categories) if category]
         category_activity = np.zeros(
             (num_users, len(vocabulary.categories), len(e.pair_activity.features)),
             dtype=np.float32,
         )
-        if columns and num_users:
-            values = values_at(e.pair_activity, [r[0] for r in found[num_users:]], now_ms)
-            category_activity[:, columns] = values.reshape(num_users, len(columns), -1)
+        if pairs := [row[0] for row in found[num_users:]]:
+            values = values_at(e.pair_activity, pairs, now_ms)
+            values = values.reshape(num_users, -1, category_activity.shape[2])
+            category_activity[:, self._categories_of(vocabulary).columns] = values
         return UserFeatures(
             as_of_ms=np.full(num_users, now_ms, dtype=np.int64),
             known=np.array([row.count(None) < len(row) for row in rows], dtype=np.bool_),
@@ -241,13 +258,16 @@ def _histories(
     ends = [0]
     for payload in payloads:
         if payload:
-            found = history_of(payload, now_ms)
-            for item_id, count, at_ms in zip(*found, strict=True):
-                row = row_of(item_id.decode())
-                if row is not None:
-                    rows.append(row)
-                    counts.append(count)
-                    last_ms.append(at_ms)
+            times: Iterable[int]
+            times_ms: Iterable[int]
+            ids, times, times_ms = history_of(payload, now_ms)
+            found = [row_of(item_id.decode()) for item_id in ids]
+            if None in found:
+                kept = [row is not None for row in found]
+                times, times_ms = compress(times, kept), compress(times_ms, kept)
+            rows += [row for row in found if row is not None]
+            counts += times
+            last_ms += times_ms
         ends.append(len(rows))
     offsets = np.array(ends, dtype=np.int64)
     return (

@@ -175,6 +175,6 @@ class AsyncRedisHashes:
 
 def checked(client: RedisClient | AsyncRedisClient, replies: list[Any]) -> Found:
     """Give the replies; raises ServerError for the first that is a refusal."""
-    if ErrorReply in map(type, replies):
+    if ErrorReply in set(map(type, replies)):  # by hash: the types are two at most
         raise unreachable(client.address, next(r for r in replies if type(r) is ErrorReply))
     return replies

@@ -12,6 +12,7 @@ from typing import TypeVar
 from recsys.deadline import Deadline
 from recsys.errors import DeadlineExceededError, StageError
 from recsys.resilience.breaker import CircuitBreaker
+from recsys.time_limit import limited
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -43,7 +44,6 @@ def guarded(
 async def within(deadline: Deadline, stage: str, work: Awaitable[T]) -> T:
     """Wait for ``work``. Raises DeadlineExceededError when the deadline passes first."""
     try:
-        async with asyncio.timeout(deadline.remaining_s()):
-            return await work
+        return await limited(deadline.remaining_s(), work)
     except TimeoutError as error:
         raise DeadlineExceededError(f"{stage}: no answer in time", stage=stage) from error

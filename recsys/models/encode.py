@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from recsys.errors import FeatureError
 from recsys.features.batch import Float32s, Int64s, Ragged, UserFeatures
-from recsys.features.request_time import REQUEST_TIME_FEATURES, request_time
+from recsys.features.request_time import REQUEST_TIME_FEATURES, one_request_time, request_time
 
 KNOWN_FEATURE = "is_known"
 _REQUEST_COLUMNS = len(REQUEST_TIME_FEATURES)
@@ -70,6 +70,8 @@ def encode_users(users: UserFeatures, encoding: UserEncoding) -> dict[str, NDArr
             f"user_category_activity has shape {users.category_activity.shape}, the bundle wants "
             f"{wanted_category}; train a bundle on this plan, or activate one that fits"
         )
+    if num_users == 1:
+        return _encode_one(users, encoding)
     shape = (num_users, encoding.history_length)
     index = np.zeros(shape, dtype=np.int32)
     count = np.zeros(shape, dtype=np.float32)
@@ -85,6 +87,39 @@ def encode_users(users: UserFeatures, encoding: UserEncoding) -> dict[str, NDArr
         "history_age_s": age_s,
         "user_tokens": _tokens(users.token_hashes, encoding.num_tokens),
         "user_dense": _dense(users),
+        "user_category": users.category_activity.astype(np.float32, copy=False),
+    }
+
+
+def _encode_one(users: UserFeatures, encoding: UserEncoding) -> dict[str, NDArray[np.generic]]:
+    """Give the tensors of one user: those of ``encode_users``, in a third of the array operations.
+
+    Most requests travel alone, and one operation costs as much as the values of a history.
+    """
+    width, as_of_ms = encoding.history_length, users.as_of_ms.item()
+    index = np.zeros((1, width), dtype=np.int32)
+    count = np.zeros((1, width), dtype=np.float32)
+    age_s = np.zeros((1, width), dtype=np.float32)
+    latest_ms = -1
+    if num := min(len(users.history_index.values), width):
+        last_ms = users.history_last_ms.values[-num:].tolist()
+        latest_ms = last_ms[-1]
+        index[0, -num:] = users.history_index.values[-num:]
+        count[0, -num:] = users.history_count.values[-num:]
+        age_s[0, -num:] = [max(as_of_ms - at_ms, 0) / 1000.0 for at_ms in last_ms]
+    tokens = np.zeros((1, encoding.num_tokens), dtype=np.int64)
+    if num := min(len(users.token_hashes.values), encoding.num_tokens):
+        tokens[0, :num] = users.token_hashes.values[:num]
+    dense = np.empty((1, users.activity.shape[1] + _REQUEST_COLUMNS + 1), np.float32)
+    dense[:, : -_REQUEST_COLUMNS - 1] = users.activity
+    dense[0, -_REQUEST_COLUMNS - 1 : -1] = one_request_time(as_of_ms, latest_ms)
+    dense[0, -1] = users.known.item()
+    return {
+        "history_index": index,
+        "history_count": count,
+        "history_age_s": age_s,
+        "user_tokens": tokens,
+        "user_dense": dense,
         "user_category": users.category_activity.astype(np.float32, copy=False),
     }
 

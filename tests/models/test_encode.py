@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,15 @@ NOW = 1_700_000_000_000
 def ragged(dtype, *rows) -> Ragged:
     offsets = np.cumsum([0, *(len(row) for row in rows)])
     return Ragged(np.array([v for row in rows for v in row], dtype=dtype), offsets)
+
+
+ROWS = ("as_of_ms", "known", "activity", "category_activity")
+RAGGED = ("token_hashes", "history_index", "history_count", "history_last_ms")
+
+
+def only(several: Ragged, row: int) -> Ragged:
+    values = several.row(row)
+    return Ragged(values, np.array([0, len(values)]))
 
 
 def users(histories: list[list[int]], tokens: list[list[int]] | None = None) -> UserFeatures:
@@ -57,6 +67,24 @@ def test_many_users_are_encoded_like_few() -> None:
     alone = encode_users(few, ENCODING)
     for name, found in encode_users(many, ENCODING).items():
         np.testing.assert_array_equal(found, np.concatenate([alone[name]] * 9))
+
+
+def test_one_user_is_encoded_like_several_to_the_bit() -> None:
+    rng = np.random.default_rng(5)
+    both = users([[], [4, 3, 2, 1]], tokens=[[7, 8, 9], []])
+    for as_of_ms in rng.integers(0, 4_000_000_000_000, 500):
+        moment = np.full(2, as_of_ms)
+        moved = replace(both, as_of_ms=moment, activity=rng.random((2, 2), dtype=np.float32))
+        together = encode_users(moved, ENCODING)
+        for row in (0, 1):
+            one = replace(
+                moved,
+                **{name: getattr(moved, name)[row : row + 1] for name in ROWS},
+                **{name: only(getattr(moved, name), row) for name in RAGGED},
+            )
+            for name, found in encode_users(one, ENCODING).items():
+                assert found.dtype == together[name].dtype
+                assert found.tobytes() == together[name][row : row + 1].tobytes(), name
 
 
 def test_the_cold_start_is_unknown_with_the_longest_silence() -> None:

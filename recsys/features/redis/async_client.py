@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 from recsys.features.redis.address import Address, Node, parse
 from recsys.features.redis.commands import Hmgets
 from recsys.features.redis.greeting import TIMEOUT_S, greeting, refused, unreachable
+from recsys.features.redis.regular_rows import RowShape
 from recsys.features.redis.replies import ErrorReply, Replies
 from recsys.features.redis.routing import (
     Answer,
@@ -21,6 +22,9 @@ from recsys.features.redis.routing import (
     route,
     route_all,
 )
+from recsys.time_limit import limited
+
+T = TypeVar("T")
 
 MAX_CONNECTIONS = 64
 """To one node; requests beyond it wait for their turn within their time."""
@@ -134,10 +138,8 @@ class AsyncRedisClient:
             return []
         if self.address.is_cluster:
             steps = route(self.topology, keys, commands, read_only=read_only)
-        else:
-            data = b"".join(commands)
-            steps = route_all(self.topology, data, len(commands), read_only=read_only)
-        return await self._drive(steps, timeout_s)
+            return await self._drive(steps, timeout_s)
+        return await self._of_one_server(b"".join(commands), len(commands), read_only, timeout_s)
 
     async def read(self, commands: Hmgets) -> list[Any]:
         """Give the replies to reads. See ``RedisClient.read``."""
@@ -145,12 +147,10 @@ class AsyncRedisClient:
             return []
         if self.address.is_cluster:
             steps = route(self.topology, commands.keys, commands.each(), read_only=True)
-        else:
-            steps = route_all(
-                self.topology, commands.joined(), len(commands), read_only=True,
-                shapes=commands.shapes,
-            )  # fmt: skip
-        return await self._drive(steps)
+            return await self._drive(steps)
+        return await self._of_one_server(
+            commands.joined(), len(commands), read_only=True, shapes=commands.shapes
+        )
 
     async def by_node(self, keys: Sequence[bytes]) -> list[list[int]]:
         """Give the positions of ``keys`` grouped by the node that holds them."""
@@ -166,29 +166,54 @@ class AsyncRedisClient:
                 connection.close()
         await asyncio.sleep(0)  # the loop closes the sockets on its next turn
 
+    async def _of_one_server(
+        self,
+        data: bytes,
+        count: int,
+        read_only: bool,
+        timeout_s: float | None = None,
+        shapes: tuple[tuple[int, RowShape], ...] = (),
+    ) -> list[Any]:
+        if read_only and self.address.reads_replicas:
+            steps = route_all(self.topology, data, count, read_only=True, shapes=shapes)
+            return await self._drive(steps, timeout_s)
+        # There is nothing to route, and every step counts for a user who is read alone.
+        send = Send(self.topology.nodes[0], data, count, shapes=shapes)
+        answer = await self._in_time(self._one(send), timeout_s)
+        if isinstance(answer, Exception):
+            raise unreachable(self.address, answer) from answer
+        return answer
+
     async def _drive(self, steps: Route, timeout_s: float | None = None) -> list[Any]:
+        return await self._in_time(self._followed(steps), timeout_s)
+
+    async def _in_time(self, work: Coroutine[Any, Any, T], timeout_s: float | None) -> T:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # connections belong to the loop that opened them
             self._loop, self._idle, self._places = loop, {}, {}
         try:
-            async with asyncio.timeout(self._timeout_s if timeout_s is None else timeout_s):
-                sends = next(steps)
-                while True:
-                    if sends and sends[0].pause_s:
-                        await asyncio.sleep(sends[0].pause_s)
-                    if len(sends) == 1:
-                        answers: list[Answer] = [await self._one(sends[0])]
-                    else:
-                        answers = await asyncio.gather(*map(self._one, sends))
-                    sends = steps.send(answers)
-        except StopIteration as done:
-            replies: list[Any] = done.value
-            return replies
+            seconds = self._timeout_s if timeout_s is None else timeout_s
+            return await limited(seconds, work)
         except TimeoutError as error:
             self.topology.doubt()
             raise unreachable(self.address, TimeoutError("timed out")) from error
         except (OSError, ErrorReply) as error:
             raise unreachable(self.address, error) from error
+
+    async def _followed(self, steps: Route) -> list[Any]:
+        try:
+            sends = next(steps)
+            while True:
+                if sends and sends[0].pause_s:
+                    await asyncio.sleep(sends[0].pause_s)
+                if len(sends) == 1:
+                    answers: list[Answer] = [await self._one(sends[0])]
+                else:
+                    answers = await asyncio.gather(*map(self._one, sends))
+                sends = steps.send(answers)
+        except StopIteration as done:
+            replies: list[Any] = done.value
+            return replies
 
     async def _one(self, send: Send) -> Answer:
         places = self._places.get(send.node)

@@ -15,7 +15,7 @@ import pytest
 
 from recsys.errors import ServerError
 from recsys.features.column_writer import ColumnWriter
-from recsys.features.feature_rows import FeatureRows
+from recsys.features.feature_rows import Column, FeatureRows, ViewTimes
 from recsys.features.plan import Plan
 from recsys.features.redis.client import RedisClient
 from recsys.features.redis.commands import Hmgets
@@ -139,6 +139,24 @@ def test_with_and_without_gaps_in_threads_and_on_a_loop(
 
     asyncio.run(on_loop())
     reader.close()
+
+
+@pytest.mark.parametrize("item_id", [5, 7, 9, COUNT + 1])
+def test_one_entity_reads_as_it_does_among_many(plan: Plan, redis_url: str, item_id: int) -> None:
+    reader = ServiceReader(plan, redis_url)
+    (alone,) = reader.read([EntityRequest("all", {"item_id": [item_id]})], now_us=NOW)
+    (several,) = reader.read([EntityRequest("all", {"item_id": [item_id, 1, 2]})], now_us=NOW)
+    reader.close()
+    first = FeatureRows(
+        num_rows=1,
+        float_names=several.float_names,
+        floats=several.floats[:1],
+        float_mask=several.float_mask[:1],
+        columns={n: Column(c.values[:1], c.mask[:1]) for n, c in several.columns.items()},
+        views={n: ViewTimes(v.status[:1], v.event_time_us[:1]) for n, v in several.views.items()},
+    )
+    assert_same(alone, first)
+    assert alone.num_rows == 1
 
 
 class HoldingProxy:
