@@ -64,6 +64,10 @@ class SearchOfOne:
         if len(row) < count:
             return None
         unavailable: Bools = self._unavailable.of(excluded.unavailable)
+        first = largest_of_one(cosine, min(count + most, len(row)))
+        left = first[~excluded.hits_of_one(row.take(first), unavailable)][:count]
+        if len(left) == count:  # what is excluded is looked for among so many alone
+            return cosine.take(left), row.take(left)
         np.putmask(cosine, excluded.hits_of_one(row, unavailable), -np.inf)
         place = largest_of_one(cosine, count)
         value = cosine.take(place)

@@ -148,6 +148,12 @@ class TwoTowerSource:
             rows, theirs = index.beside(inputs.item_vectors)
             found = torch.cat([found, rows.expand(len(found), -1)], dim=1)
             cosine = torch.cat([cosine, vectors @ theirs.T], dim=1)
+        if most < count:  # what is excluded is looked for among so many alone, where they do
+            first, place = best(cosine, count + most)
+            row = found.gather(1, place)
+            value, place = best(first.masked_fill_(excluded.hits(row), -torch.inf), count)
+            if not _is_short(value) and value.shape[1] == count:
+                return value, row.gather(1, place)
         value, place = best(cosine.masked_fill_(excluded.hits(found), -torch.inf), count)
         return value, found.gather(1, place)
 
