@@ -90,7 +90,8 @@ def test_the_observer_sees_what_is_written_and_changes_nothing() -> None:
 
     seen, hashes = Seen(), MemoryHashes()
     writes = FeatureStream(small_plan(), hashes, TOPICS, observer=seen).apply(events)[0]
-    assert writes == FeatureStream(small_plan(), MemoryHashes(), TOPICS).apply(events)[0]
+    unseen = FeatureStream(small_plan(), MemoryHashes(), TOPICS).apply(events)[0]
+    assert list(writes) == list(unseen) and len(writes) > 0
     field = small_plan().view("user_activity").timestamp_field
     assert seen.rows["user_activity"] == sum(field in w.fields for w in writes)
     assert set(seen.rows) == {v.name for v in small_plan().views if v.aggregates}
