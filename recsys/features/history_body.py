@@ -1,10 +1,11 @@
 """The body of a history: the interactions that are seldom written, each item once.
 
-``u16 N | u16 D | u32 bytes of the varints | i64 first time |
+Deflated (RFC 1951), of ``u16 N | u16 D | u32 bytes of the varints | i64 first time |
 N bits: the first with its item | N bits: later than the one before | N - D x place of the item of
 the others, u8 when D <= 256, else u16 | varints: the steps in time that are not 0, D lengths |
 D ids``, items in the order of their first interaction. Shopping has many steps of 0 (the lines of
-an invoice) and many items that come once.
+an invoice) and many items that come once; ids share their few characters, which halves them. Which
+bytes deflating gives depends on the machine's zlib, what they hold does not.
 
 Axes: ``N`` interactions of ``Q`` users, sorted by owner and then as a history is; ``D`` items.
 """
@@ -12,6 +13,7 @@ Axes: ``N`` interactions of ``Q`` users, sorted by owner and then as a history i
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Sequence
 from itertools import islice
 
@@ -24,6 +26,9 @@ from recsys.features.varints import read_varints, varints
 BODY = struct.Struct("<HHIq")
 SMALL = 256
 """Items whose places fit into a byte."""
+_LEVEL = 1
+_RAW = -zlib.MAX_WBITS
+"""Without zlib's header and checksum, 6 bytes."""
 
 
 def encode_bodies(
@@ -53,7 +58,7 @@ def encode_bodies(
         numbers = (
             steps[step_at[who] : step_at[who + 1]] + lengths[length_at[who] : length_at[who + 1]]
         )
-        bodies[who] = b"".join(
+        bodies[who] = deflated(
             [
                 BODY.pack(end - begin, last - first, len(numbers), int(time_ms[begin])),
                 np.packbits(is_first[begin:end]).tobytes(),
@@ -79,6 +84,7 @@ def decode_bodies(
     if not bodies:
         none = np.empty(0, dtype=np.int64)
         return none, none, none
+    bodies = list(map(inflated, bodies))
     heads: list[tuple[int, int, int, int]] = []
     firsts: list[Bools] = []
     laters: list[Bools] = []
@@ -154,6 +160,23 @@ def _read_ids(
         if at != len(body):
             raise damaged(f"a body of {len(body)} bytes, whose ids end at {at}")
     return np.array(codes, dtype=np.int64)
+
+
+def deflated(parts: Sequence[bytes]) -> bytes:
+    """Give a body, made of these parts, as it is stored."""
+    return zlib.compress(b"".join(parts), _LEVEL, _RAW)
+
+
+def inflated(stored: bytes) -> bytes:
+    """Give the body that is stored so.
+
+    Raises:
+        FeatureError: when it is damaged.
+    """
+    try:
+        return zlib.decompress(stored, _RAW)
+    except zlib.error as error:
+        raise damaged(f"{len(stored)} bytes of a body ({error})") from None
 
 
 def bytes_of_bits(num: int) -> int:

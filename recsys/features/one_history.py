@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from recsys.features.history_body import BODY, SMALL, bytes_of_bits, damaged
+from recsys.features.history_body import BODY, SMALL, bytes_of_bits, damaged, inflated
 from recsys.features.history_codec import HEAD, read_tail
 from recsys.features.names import HISTORY_EVENTS, HISTORY_LENGTH
 from recsys.features.varints import MORE
@@ -76,7 +76,8 @@ def interactions(blob: bytes) -> tuple[list[bytes], list[int]]:
     return items, times
 
 
-def _read_body(body: bytes) -> tuple[list[bytes], list[int]]:
+def _read_body(stored: bytes) -> tuple[list[bytes], list[int]]:
+    body = inflated(stored)
     if len(body) < BODY.size:
         raise damaged(f"a body of {len(body)} bytes")
     num, distinct, size, first_ms = BODY.unpack_from(body)

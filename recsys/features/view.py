@@ -27,7 +27,7 @@ PLAN_VERSION = 1
 """Number of the way views are written in a plan; state made by another is of another layout."""
 STATE_CODEC = 2
 """Number of the way state is written as bytes; another one has other fields in Redis."""
-HISTORY_CODEC = 3
+HISTORY_CODEC = 4
 """The same of histories (``history_codec.py``)."""
 
 ValueType = Literal[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from recsys.errors import FeatureError
 from recsys.features import history_codec, one_history
-from recsys.features.history_codec import Interactions
+from recsys.features.history_body import deflated, inflated
+from recsys.features.history_codec import HEAD, Interactions
 from tests.features.worlds import as_int64
 
 TIMES = st.one_of(
@@ -55,17 +57,42 @@ def test_a_heavy_user_beside_a_light_one(num_items: int) -> None:
     blobs = history_codec.encode(interactions(rows), in_tail, 2)
     width, num = (1 if num_items <= 256 else 2), min(num_items, 500)
     body = 16 + 2 * 63 + (500 - num) * width + 499 * 3 + num * (1 + 3)
-    assert len(blobs[0]) == 12 + body + 12 * (3 + 1 + 3)
+    stored, tail = body_of(blobs[0])
+    assert (len(inflated(stored)), len(tail)) == (body, 12 * (3 + 1 + 3))
+    assert len(blobs[0]) == 12 + len(stored) + len(tail)
     assert len(blobs[1]) == 12 + 3
     assert rows_of(history_codec.decode(blobs)) == rows
     assert rows_of_one(0, blobs[0]) + rows_of_one(1, blobs[1]) == rows
+
+
+def body_of(blob: bytes) -> tuple[bytes, bytes]:
+    """Give the stored body, and the tail."""
+    size, _ = HEAD.unpack_from(blob)
+    return blob[HEAD.size : HEAD.size + size], blob[HEAD.size + size :]
+
+
+def with_body(blob: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """Give the blob with another body, well deflated."""
+    stored, tail = body_of(blob)
+    _, base_ms = HEAD.unpack_from(blob)
+    other = deflated([change(inflated(stored))])
+    return HEAD.pack(len(other), base_ms) + other + tail
+
+
+def test_ids_of_few_characters_take_half_their_bytes() -> None:
+    rng = np.random.default_rng(7)
+    items = [f"{n:05}" for n in rng.integers(10_000, 99_999, 256)]
+    rows = [(0, 90_000_000 * (n // 16), item) for n, item in enumerate(items)]  # 16 invoices
+    (blob,) = history_codec.encode(interactions(rows), np.zeros(256, dtype=bool), 1)
+    stored, tail = body_of(blob)
+    assert not tail
+    assert len(stored) < 0.55 * len(inflated(stored))
 
 
 def test_damage_is_named() -> None:
     rows = [(0, 5, "ab"), (0, 500, "cd"), (0, 700, "ab"), (0, 900, "e")]
     in_tail = np.array([False, False, True, True])
     (blob,) = history_codec.encode(interactions(rows), in_tail, 1)
-    body = 12 + 16
     for damaged in (
         b"x",
         blob[:-1],
@@ -74,10 +101,15 @@ def test_damage_is_named() -> None:
         blob + b"\xff",
         blob + b"\x00\xff",
         blob[:13],
-        blob[:body] + b"\x09\x09" + blob[body + 2 :],
-        blob[:12] + b"\x00\x00" + blob[14:],
-        blob[:14] + b"\x01\x00" + blob[16:],
-        blob[:16] + b"\xff\xff\xff\xff" + blob[20:],
+        blob[:12] + b"\xff" + blob[13:],  # no such block
+        blob[:12] + blob[13:],
+        with_body(blob, lambda body: body[:16] + b"\x09\x09" + body[18:]),
+        with_body(blob, lambda body: b"\x00\x00" + body[2:]),
+        with_body(blob, lambda body: body[:2] + b"\x01\x00" + body[4:]),
+        with_body(blob, lambda body: body[:4] + b"\xff\xff\xff\xff" + body[8:]),
+        with_body(blob, lambda body: body[:9]),
+        with_body(blob, lambda body: body[:-1]),
+        with_body(blob, lambda body: body + b"\x00"),
         b"\x00\x00\x00\x00" + blob[4:12] + b"\x80" * 12 + b"\x01\x00",
     ):
         with pytest.raises(FeatureError, match=r"state of a history: wanted .* found .* backfill"):
@@ -93,13 +125,18 @@ def test_damage_is_an_error_of_ours_or_other_values(
     rows = [(0, *event) for event in sorted(events)]
     in_tail = np.arange(len(rows)) >= body
     (blob,) = history_codec.encode(interactions(rows), in_tail, 1)
-    damaged = bytearray(blob)
-    for at, value in flips:
-        if at < len(damaged):
-            damaged[at] = value
-    found = []
-    for read in (lambda b: rows_of(history_codec.decode([b])), lambda b: rows_of_one(0, b)):
-        with contextlib.suppress(FeatureError, UnicodeDecodeError):
-            found.append(read(bytes(damaged)))
-    assert len(found) != 1, "both readers see the damage, or neither"
-    assert not found or found[0] == found[1]
+
+    def flipped(data: bytes) -> bytes:
+        damaged = bytearray(data)
+        for at, value in flips:
+            if at < len(damaged):
+                damaged[at] = value
+        return bytes(damaged)
+
+    for damaged in (flipped(blob), with_body(blob, flipped) if body and rows else blob):
+        found = []
+        for read in (lambda b: rows_of(history_codec.decode([b])), lambda b: rows_of_one(0, b)):
+            with contextlib.suppress(FeatureError, UnicodeDecodeError):
+                found.append(read(damaged))
+        assert len(found) != 1, "both readers see the damage, or neither"
+        assert not found or found[0] == found[1]
