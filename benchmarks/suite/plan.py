@@ -54,6 +54,7 @@ RUN_ALONE = (
     "capacity.scaling",
     "features.item_feed",
     "features.state_bytes",
+    "features.stream_users",
     "loadtest.overhead",
     "loadtest.soak",
     "peers.serving",

@@ -62,6 +62,8 @@ def unframe(blobs: Sequence[bytes | None]) -> Framed:
     if blobs.count(None) == len(blobs):  # all met for the first time
         none = [b""] * len(blobs)
         return Framed(none, np.full(len(blobs), NEVER_MS), none)
+    if (alike := _unframed_alike(blobs)) is not None:
+        return alike
     whole = [_NEVER if blob is None else blob for blob in blobs]
     ends = [_COUNT + _POSITION * int.from_bytes(blob[:_COUNT], "little") for blob in whole]
     for blob, end in zip(whole, ends, strict=True):
@@ -72,6 +74,35 @@ def unframe(blobs: Sequence[bytes | None]) -> Framed:
         [blob[_COUNT:end] for blob, end in zip(whole, ends, strict=True)],
         np.frombuffer(times, dtype="<i8").astype(np.int64),
         [blob[end + _TIME :] for blob, end in zip(whole, ends, strict=True)],
+    )
+
+
+def _unframed_alike(blobs: Sequence[bytes | None]) -> Framed | None:
+    """Take blobs apart whose frames are of one size, as those of users are, in half the time.
+
+    ``None`` where they are not, or one was never written.
+    """
+    head = (blobs[0] or b"")[:_COUNT]
+    width = _POSITION * int.from_bytes(head, "little")
+    begin = _COUNT + width + _TIME
+    if not width:
+        return None
+    try:
+        heads = b"".join([blob[:begin] for blob in blobs])  # type: ignore[index]
+    except TypeError:
+        return None
+    num = len(blobs)
+    if len(heads) != num * begin:  # one is cut off
+        return None
+    counts = np.ndarray((num,), "<u2", heads, 0, (begin,))
+    if (counts != counts[0]).any():
+        return None
+    positions: list[bytes] = np.ndarray((num,), f"V{width}", heads, _COUNT, (begin,)).tolist()
+    times = np.ndarray((num,), "<i8", heads, _COUNT + width, (begin,))
+    return Framed(
+        positions,
+        times.astype(np.int64),
+        [blob[begin:] for blob in blobs],  # type: ignore[index]
     )
 
 
