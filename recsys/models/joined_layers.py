@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+_FEWEST_OUTPUTS = 12
+"""From so many on, MKL rounds a row alike wherever it stands, on AMD's processors too."""
 
 
 def add_output(total: Tensor, layer: nn.Module, inputs: Tensor) -> Tensor:
@@ -46,3 +50,20 @@ def few_outputs(layer: nn.Module, *inputs: Tensor, add_to: Tensor | None = None)
         total = weight @ columns if total is None else torch.addmm(total, weight, columns)
     assert total is not None
     return total
+
+
+def alike_anywhere(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """Give ``layer(inputs)``, ``[M, O]`` of ``[M, X]``: a row's bits do not tell where it stands.
+
+    Products of fewer than 12 outputs MKL makes by another kernel on AMD's processors, which rounds
+    by whether a row begins at a multiple of 16 bytes (those of a mapped file need not), so outputs
+    of zeros are added there. With gradient nothing is: what is served is computed in several ways,
+    and must be the same.
+    """
+    if torch.is_grad_enabled() or not isinstance(layer, nn.Linear):
+        outputs: Tensor = layer(inputs)
+        return outputs
+    missing = max(0, _FEWEST_OUTPUTS - len(layer.weight))
+    weight = F.pad(layer.weight, (0, 0, 0, missing))
+    bias = None if layer.bias is None else F.pad(layer.bias, (0, missing))
+    return F.linear(inputs, weight, bias)[:, : len(layer.weight)].contiguous()

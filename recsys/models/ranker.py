@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from recsys.models.cross_features import Prices, cross_features, usual_prices
 from recsys.models.crosses import cross as cross_step
 from recsys.models.item_table import log_price
-from recsys.models.joined_layers import add_output, few_outputs
+from recsys.models.joined_layers import add_output, alike_anywhere, few_outputs
 from recsys.models.ranker_halves import ItemHalf, UserHalf
 from recsys.models.ranker_layers import RankerLayers
 from recsys.models.request_tokens import REQUEST_TOKENS
@@ -117,7 +117,7 @@ class Ranker(RankerLayers):
         known = torch.cat([*moving, static], dim=1)
         if self.config.token_size:
             vectors = torch.cat([vectors, known], dim=1)
-        return self.project_item(known), self.item_factors(vectors)
+        return self.project_item(known), alike_anywhere(self.item_factors, vectors)
 
     def _fixed_inputs(self, rows: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         """Give what time does not move of ``[M]`` items, and what of it is the ranker's own."""

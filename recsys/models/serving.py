@@ -22,12 +22,13 @@ from recsys.models.served_items import ServedItems
 from recsys.models.serving_model import Candidates, Ranked, UserContext
 from recsys.models.signature import Dimensions
 from recsys.models.two_tower import TwoTower
-from recsys.retrieval.best import best
 from recsys.retrieval.excluded import Excluded
 from recsys.retrieval.fusion import fuse
 from recsys.retrieval.item_filter import ItemFilters, Passing
+from recsys.retrieval.nearest_items import NearestItems
 from recsys.retrieval.pool import as_candidates, fuse_found
 from recsys.retrieval.source import CandidateSource, SourceInputs
+from recsys.retrieval.two_tower import TwoTowerSource
 
 
 class Prepared(dict[str, Tensor]):
@@ -84,6 +85,8 @@ class TorchServingModel:
         self._ranker = ranker.eval()
         self._sources = tuple(sources)
         self._mix = mix
+        towers_source = (one for one in self._sources if isinstance(one, TwoTowerSource))
+        self._nearest = next((one.nearest for one in towers_source), NearestItems())
         self._objective_weights = objective_weights
         self._knows_all = any(source.knows_all for source in self._sources)
         self._items = ServedItems(
@@ -210,15 +213,16 @@ class TorchServingModel:
     def similar(self, item_index: Tensor, *, k: int) -> tuple[Tensor, Tensor]:
         """Give the ``[B, k]`` nearest other available items of ``[B]`` items, and their cosines.
 
-        An item 0 or outside the table has no neighbours: padding, -inf.
+        Searched as users are: of a large catalogue by the index, exactly without one. An item 0 or
+        outside the table has no neighbours: padding, -inf.
         """
         index = self._items.valid(item_index)
         own = self._items.vectors.local(index)
-        cosine = self._items.vectors.scores(own.vectors[own.place])
-        cosine.masked_fill_(self._items.unavailable, -torch.inf)
-        cosine[torch.arange(len(index), device=index.device), index] = -torch.inf
-        cosine[index == 0] = -torch.inf
-        value, nearest = best(cosine, min(k, self.num_items))
+        excluded = Excluded(self._items.unavailable, index.unsqueeze(1))
+        value, nearest = self._nearest.search(
+            self._items.vectors, own.vectors[own.place], min(k, self.num_items), excluded
+        )
+        value[index == 0] = -torch.inf
         return nearest.masked_fill(value == -torch.inf, 0).to(torch.int32), value
 
     def _user_vectors(self, user: UserContext) -> Tensor:

@@ -1,6 +1,6 @@
 """The search by an index for one user without filters, in numpy.
 
-It gives what ``TwoTowerSource`` gives for many, to the bit. Between two looks at a large index the
+It gives what ``NearestItems`` gives for many, to the bit. Between two looks at a large index the
 processor's cache has forgotten the code around it, and some thirty calls of torch for a hundred
 numbers take as long as the index (docs/retrieval.md). So nothing of torch is called between the
 user's vector and what was found: tables are handed over once and kept as arrays.

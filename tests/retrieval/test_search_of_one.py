@@ -11,9 +11,10 @@ from recsys.retrieval.best import largest_of_one
 from recsys.retrieval.excluded import Excluded
 from recsys.retrieval.index_build import build_index
 from recsys.retrieval.moments import Moments
+from recsys.retrieval.nearest_items import gathered_products
 from recsys.retrieval.pair_products import pair_products
 from recsys.retrieval.source import Found, SourceInputs
-from recsys.retrieval.two_tower import TwoTowerSource, gathered_products
+from recsys.retrieval.two_tower import TwoTowerSource
 from recsys.retrieval.vector_index import VectorIndex
 from tests.retrieval.test_vector_index import CONFIG, NUM_ITEMS, USERS, VECTORS, clouds
 
