@@ -11,6 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from recsys.errors import InputError
+from recsys.large_pages import ask_for_large_pages
 
 
 class GrowingRows:
@@ -23,6 +24,7 @@ class GrowingRows:
         self._storage = rows
         if room:
             self._storage = rows.new_empty((len(rows) + room, *rows.shape[1:]))
+            ask_for_large_pages(self._storage)
             self._storage[: len(rows)] = rows
             self.rows = self._storage[: len(rows)]
 

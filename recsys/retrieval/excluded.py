@@ -80,11 +80,11 @@ class Excluded:
         return found | (self._in_order.gather(1, place) == index)
 
     def hits_of_one(self, rows: Int64s, unavailable: Bools) -> Bools:
-        """Say it of ``[C]`` rows of the only user, who has no filter, in numpy.
+        """Say it of ``[1, C]`` rows of the only user, who has no filter, in numpy.
 
         ``unavailable`` is ``self.unavailable`` as an array, which whoever asks often keeps.
         """
-        found: Bools = unavailable[rows]
+        found: Bools = unavailable.take(rows)
         if self.most:
             theirs = self._in_order.numpy()[0]
             found |= theirs.take(theirs.searchsorted(rows), mode="clip") == rows

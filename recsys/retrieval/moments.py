@@ -43,11 +43,11 @@ class Moments:
         deviation = variance.clamp_(min=_LEAST).sqrt_()
         return both[:, -1:].float(), deviation.float()
 
-    def of_one(self, user: Float32s) -> tuple[np.float32, np.float32]:
-        """Give them of one ``[D]`` on the CPU, in numpy, whose calls cost a third."""
+    def of_one(self, user: Float32s) -> tuple[float, float]:
+        """Give them of one ``[D]`` on the CPU, in numpy, whose calls cost a third; not rounded."""
         wide = user.astype(np.float64)
         # A product of more wakes threads, which ``einsum`` has not.
         few = len(wide) < _THREADS_FROM
         turned = self._covariance.dot(wide) if few else np.einsum("de,e->d", self._covariance, wide)
         variance = max(float(turned.dot(wide)), _LEAST)
-        return np.float32(self._mean.dot(wide)), np.float32(math.sqrt(variance))
+        return float(self._mean.dot(wide)), math.sqrt(variance)

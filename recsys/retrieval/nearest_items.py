@@ -59,7 +59,7 @@ class NearestItems:
             found = self.of_one(items, vectors, count, excluded)
             if found is not None:
                 nearest, rows = found
-                return torch.from_numpy(nearest[np.newaxis]), torch.from_numpy(rows[np.newaxis])
+                return torch.from_numpy(nearest), torch.from_numpy(rows)
         return self.of_many(items, vectors, count, excluded)
 
     def of_many(
@@ -85,7 +85,7 @@ class NearestItems:
     def of_one(
         self, items: ItemVectors, vector: Tensor, count: int, excluded: Excluded
     ) -> tuple[Float32s, Int64s] | None:
-        """Give what the index finds for ``[1, D]`` without filters, ``[count]`` each.
+        """Give what the index finds for ``[1, D]`` without filters, ``[1, count]`` each.
 
         None: there is no index, or the cells that were looked into held too few.
         """

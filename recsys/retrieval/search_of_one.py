@@ -35,7 +35,7 @@ class SearchOfOne:
         self, index: LiveIndex, user: Float32s, vectors: ItemVectors, count: int,
         excluded: Excluded, allowed: Allowed | None,
     ) -> tuple[Float32s, Int64s] | None:  # fmt: skip
-        """Give cosines and rows ``[count]``, nearest first.
+        """Give cosines and rows ``[1, count]``, nearest first.
 
         None: the cells that were looked into held too few, or there are not so many.
 
@@ -50,28 +50,32 @@ class SearchOfOne:
         most = int(np.count_nonzero(excluded.index.numpy())) if excluded.most else 0
         found = index.index
         row = found.rows_near_one(user, found.oversampled(count + most), allowed)
-        assert found.num_items < len(vectors), "rows of the index are in the table"
         if isinstance(vectors, Float32Vectors):
-            cosine = products_at(user, self._table.of(vectors.decoded()), row)[0]
+            table: Float32s = self._table.of(vectors.decoded())
+            assert found.num_items < len(table), "rows of the index are in the table"
+            cosine = products_at(user, table, row)
         else:  # what appears is decoded
             local = vectors.local(torch.from_numpy(row))
-            cosine = products_at(user, local.vectors.numpy(), local.place.numpy())[0]
-        row = row[0]
+            cosine = products_at(user, local.vectors.numpy(), local.place.numpy())
         if index.num_beside:
             beside, theirs = index.beside(vectors)
-            row = np.concatenate([row, beside.numpy()])
-            cosine = np.concatenate([cosine, (torch.from_numpy(user) @ theirs.T).numpy()[0]])
-        if len(row) < count:
+            row = np.concatenate([row, beside.numpy()[np.newaxis]], axis=1)
+            others = (torch.from_numpy(user) @ theirs.T).numpy()
+            cosine = np.concatenate([cosine, others], axis=1)
+        if row.shape[1] < count:
             return None
         unavailable: Bools = self._unavailable.of(excluded.unavailable)
-        first = largest_of_one(cosine, min(count + most, len(row)))
-        left = first[~excluded.hits_of_one(row.take(first), unavailable)][:count]
-        if len(left) == count:  # what is excluded is looked for among so many alone
-            return cosine.take(left), row.take(left)
-        np.putmask(cosine, excluded.hits_of_one(row, unavailable), -np.inf)
-        place = largest_of_one(cosine, count)
-        value = cosine.take(place)
-        return None if count and value[-1] == -np.inf else (value, row.take(place))
+        place = largest_of_one(cosine[0], min(count + most, row.shape[1]))[np.newaxis]
+        first = row.take(place)  # what is excluded is looked for among so many alone
+        hits = excluded.hits_of_one(first, unavailable)
+        if not most and not np.count_nonzero(hits):
+            return cosine.take(place), first
+        left = place[~hits][np.newaxis, :count]
+        if left.shape[1] < count:
+            np.putmask(cosine, excluded.hits_of_one(row, unavailable), -np.inf)
+            left = largest_of_one(cosine[0], count)[np.newaxis]
+        value = cosine.take(left)
+        return None if count and value[0, -1] == -np.inf else (value, row.take(left))
 
 
 class _LastArray:

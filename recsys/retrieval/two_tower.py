@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,16 +78,17 @@ class TwoTowerSource:
     def _search_for_one(self, inputs: SourceInputs, count: int, excluded: Excluded) -> Found | None:
         """Search by the index without a tensor between; None: all must be searched."""
         items, users = inputs.item_vectors, inputs.user_vectors
+        # Before the index is looked into: after it the cache has forgotten numpy and the moments.
+        mean, deviation = inputs.once(
+            _OF_ONE, lambda: self._of_items(items).of_one(users.numpy()[0])
+        )
         nearest = self.nearest.of_one(items, users, count, excluded)
         if nearest is None:
             return None
         value, row = nearest
-        mean, deviation = inputs.once(
-            _OF_ONE, lambda: self._of_items(items).of_one(users.numpy()[0])
-        )
         value -= mean
         value /= deviation
-        return Found(torch.from_numpy(row[np.newaxis]), torch.from_numpy(value[np.newaxis]))
+        return Found(torch.from_numpy(row), torch.from_numpy(value))
 
     def _standardised(self, inputs: SourceInputs, cosine: Tensor) -> Tensor:
         """Give ``[B, C]`` cosines less the mean, in deviations."""
@@ -104,7 +104,7 @@ class TwoTowerSource:
         if len(users) != 1 or users.device.type != "cpu":
             return of.of(users)
         both = inputs.once(_OF_ONE, lambda: of.of_one(users.numpy()[0]))
-        mean, deviation = (torch.from_numpy(np.full((1, 1), moment)) for moment in both)
+        mean, deviation = (torch.full((1, 1), moment, dtype=torch.float32) for moment in both)
         return mean, deviation
 
     def _of_items(self, vectors: ItemVectors) -> Moments:

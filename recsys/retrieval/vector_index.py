@@ -25,6 +25,7 @@ from torch import Tensor
 
 from recsys.errors import BundleError
 from recsys.features.batch import Float32s, Int64s
+from recsys.large_pages import move_to_large_pages
 
 DEFAULT_OVERSAMPLE = 2.5
 """Of indexes from before it was set by measurement."""
@@ -59,6 +60,7 @@ class VectorIndex:
         self._oversample = oversample
         self._size = int(index.d)
         self._num_items = int(index.ntotal)
+        _move_to_large_pages(index)
         # What ``search`` calls when all is looked after; faiss's stubs miss it.
         self._search: Any = index.search_c  # type: ignore[attr-defined]
 
@@ -192,6 +194,16 @@ def _remove(index: Any, numbers: Int64s) -> None:
         # Whole blocks that become free are given back.
         for place in range(left, min(size, -(-left // index.bbs) * index.bbs)):
             lists.packer.pack_1_c(faiss.swig_ptr(nothing), place, lists.get_codes(cell))
+
+
+def _move_to_large_pages(index: Any) -> None:
+    """Move the lists into large pages: a search reads some 64 of 4,000, 8 kB here and there."""
+    lists = faiss.downcast_InvertedLists(index.invlists)
+    cells = range(lists.nlist)
+    sizes = np.array([lists.list_size(cell) for cell in cells])
+    for begin, width in ((lists.get_codes, index.code_size), (lists.get_ids, 8)):
+        address = np.array([int(begin(cell)) if sizes[cell] else 0 for cell in cells])
+        move_to_large_pages(address[sizes > 0], sizes[sizes > 0] * width)
 
 
 def use_threads_for(num_users: int) -> None:

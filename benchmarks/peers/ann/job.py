@@ -31,6 +31,8 @@ THREADS = 2
 """Of building."""
 _MARGIN = 0.0005
 """Asked for beyond RECALL in tuning, so that other queries have it as well."""
+_ROOM = 1_000
+"""For items to come."""
 
 
 class Hnswlib:
@@ -288,12 +290,15 @@ class Ours:
 
     settings: ClassVar[list[tuple[int, ...]]] = [()]
     """Chosen when it is built, on the same users."""
+    first = 1
+    """What it calls the first item: row 0 is padding."""
 
     def __init__(self, path: Path, size: int, built: bool) -> None:
         import torch
 
         from recsys.compression.item_vectors import Float32Vectors
         from recsys.retrieval.excluded import Excluded
+        from recsys.retrieval.row_changes import RowChanges
         from recsys.retrieval.source import SourceInputs
         from recsys.retrieval.two_tower import TwoTowerSource
         from recsys.retrieval.vector_index import read_index
@@ -305,11 +310,14 @@ class Ours:
             items = torch.from_numpy(np.load(path.parent / "items.npy"))
             vectors = torch.cat([torch.zeros(1, size), items])
             self._vectors = Float32Vectors(vectors)
+            self._vectors.make_room(_ROOM)  # as the model server holds them
             self._unavailable = torch.arange(len(vectors)) == 0
-            self._activity = torch.zeros(len(vectors), 1)
+            self._activity, self._changes = torch.zeros(len(vectors), 1), RowChanges()
             oversample = json.loads(self._beside.read_text())
             index = read_index(path, num_items=len(items), oversample=oversample)
             self._source = TwoTowerSource(index)
+            self._mode = torch.inference_mode()  # the model server's, around all it does
+            self._mode.__enter__()
 
     def build(self, items: np.ndarray) -> None:
         """Build over ``[N, D]`` and keep it on disk."""
@@ -330,7 +338,7 @@ class Ours:
         """Take a setting of ``settings``."""
 
     def search(self, queries: np.ndarray, threads: int) -> np.ndarray:
-        """Give the places ``[Q, k]`` of what is near ``[Q, D]``."""
+        """Give the rows ``[Q, k]`` of what is near ``[Q, D]``, counted from ``first``."""
         torch = self._torch
         if self._threads != threads:  # a server sets it once
             torch.set_num_threads(threads)
@@ -339,12 +347,10 @@ class Ours:
             self._nobody = torch.zeros(len(queries), 0, dtype=torch.int64)
         given = self._inputs(
             user={}, user_vectors=torch.from_numpy(queries), item_vectors=self._vectors,
-            item_activity=self._activity,
+            item_activity=self._activity, item_changes=self._changes,
         )  # fmt: skip
-        with torch.inference_mode():  # as the model server searches
-            excluded = self._excluded(self._unavailable, self._nobody)
-            found = self._source.search(given, K, excluded)
-        return found.item.numpy() - 1
+        excluded = self._excluded(self._unavailable, self._nobody)
+        return self._source.search(given, K, excluded).item.numpy()
 
 
 ENGINES: dict[str, type[Any]] = {
@@ -361,6 +367,12 @@ ENGINES: dict[str, type[Any]] = {
     "faiss-ivf-pq-coded": FaissIvfCoded,
     "faiss-ivf-sq": FaissIvfSq,
 }
+
+
+def found_by(index: Any, queries: np.ndarray, threads: int) -> np.ndarray:
+    """Give the places ``[Q, k]`` of what an index finds, counted from 0."""
+    places: np.ndarray = index.search(queries, threads) - getattr(index, "first", 0)
+    return places
 
 
 def recall(found: np.ndarray, truth: np.ndarray) -> float:
@@ -394,7 +406,7 @@ def build(engine: str, folder: Path) -> dict[str, Any]:
     seen = []
     for setting in index.settings:
         index.use(setting)
-        seen.append((setting, recall(index.search(queries, THREADS), truth)))
+        seen.append((setting, recall(found_by(index, queries, THREADS), truth)))
     margin = 0.0 if engine == "ours" else _MARGIN
     enough = [setting for setting, found in seen if found >= RECALL + margin]
     best = min(enough, key=lambda setting: _cost(index, setting, queries), default=None)
@@ -411,7 +423,7 @@ def loaded(engine: str, folder: Path, queries: np.ndarray) -> tuple[Any, dict[st
     before_mb = memory_mb()
     index = ENGINES[engine](folder / engine, queries.shape[1], True)
     index.use(tuple(chosen["setting"]))
-    about["recall"] = recall(index.search(queries, 1), np.load(folder / "queries_truth.npy"))
+    about["recall"] = recall(found_by(index, queries, 1), np.load(folder / "queries_truth.npy"))
     about["memory_mb"] = memory_mb() - before_mb
     return index, about
 
