@@ -290,6 +290,8 @@ class Ours:
 
     settings: ClassVar[list[tuple[int, ...]]] = [()]
     """Chosen when it is built, on the same users."""
+    margin = 0.0015
+    """Asked for beyond RECALL: of users it was not set on it finds a thousandth less."""
     first = 1
     """What it calls the first item: row 0 is padding."""
 
@@ -329,7 +331,8 @@ class Ours:
         users = torch.from_numpy(np.load(self._path.parent / "tuning.npy"))
         vectors = torch.cat([torch.zeros(1, items.shape[1]), torch.from_numpy(items)])
         kinds = [UserKind(name="tuning", vectors=users)]
-        index = build_index(vectors, kinds, IndexConfig(k=K)).index
+        config = IndexConfig(k=K, recall=RECALL + self.margin)
+        index = build_index(vectors, kinds, config).index
         index.write(self._path)
         self._beside.write_text(json.dumps(index.oversample))
         self.__init__(self._path, items.shape[1], True)  # type: ignore[misc]
@@ -407,8 +410,7 @@ def build(engine: str, folder: Path) -> dict[str, Any]:
     for setting in index.settings:
         index.use(setting)
         seen.append((setting, recall(found_by(index, queries, THREADS), truth)))
-    margin = 0.0 if engine == "ours" else _MARGIN
-    enough = [setting for setting, found in seen if found >= RECALL + margin]
+    enough = [setting for setting, found in seen if found >= RECALL + _MARGIN]
     best = min(enough, key=lambda setting: _cost(index, setting, queries), default=None)
     (folder / f"{engine}.json").write_text(json.dumps({"setting": best, "build_s": built_s}))
     return {"engine": engine, "build_s": built_s, "setting": best, "recalls": seen}
