@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from recsys.spare_time import FOR_GOOD, can_be_taken_back
+
 AUTOGROUP = Path("/proc/self/autogroup")
 BEGIN = "from recsys.spare_time import *; import os, sys, time; continue_in_spare_time(); "
 WAIT = BEGIN + "print(os.getpid(), flush=True); time.sleep(60)"
@@ -38,7 +40,34 @@ def waiting() -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
 
 def test_it_goes_on_at_the_lowest_priority_in_a_session_of_its_own() -> None:
     done = run(BEGIN + "print(os.nice(0), os.getsid(0) == os.getpid())")
-    assert (done.returncode, done.stdout) == (0, "19 True\n")
+    least = 19 if can_be_taken_back() else FOR_GOOD
+    assert (done.returncode, done.stdout) == (0, f"{least} True\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no /proc")
+def test_what_does_not_end_goes_on_as_usual() -> None:
+    code = (
+        "import recsys.spare_time as s; s.SPARE_S = 0.3; "
+        + BEGIN
+        + "time.sleep(2.5); print(os.nice(0), os.sched_getscheduler(0))"
+    )
+    assert run(code).stdout == ("0 0\n" if can_be_taken_back() else f"{FOR_GOOD} 0\n")
+
+
+WITHOUT = """
+import os, resource
+from recsys.spare_time import FOR_GOOD, can_be_taken_back, weigh_least
+os.geteuid() or os.setuid(65534)
+resource.setrlimit(resource.RLIMIT_NICE, (0, 0))
+assert not can_be_taken_back()
+weigh_least(0)
+assert (os.nice(0), os.sched_getscheduler(0)) == (FOR_GOOD, os.SCHED_OTHER)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no /proc")
+def test_what_cannot_be_taken_back_is_not_starved() -> None:
+    assert run(WITHOUT).returncode == 0
 
 
 @needs_autogroup

@@ -5,8 +5,9 @@ priority, which on Linux is a thread's own and goes with it; requests are then c
 thread, at the usual one. (A process cannot raise its priority again without a privilege.) Where the
 system weighs sessions, the process has one of its own, which is the lowest for as long
 (``recsys/spare_time.py``). Where nothing else is loaded, after Triton was restarted say, there is
-nobody to be gentle to: requests wait for this bundle. Where the machine has nothing to spare, a
-bundle is loaded as usual after a while, or a publication would never end.
+nobody to be gentle to, nor where this bundle is the one that should answer: requests wait for it.
+Where the machine has nothing to spare, a bundle is loaded as usual after a while, or a publication
+would never end.
 
 Out of Triton's session and so of its group of processes, this one is not reached by a signal to
 them; Triton's program around it looks three times a second whether its parent lives, and ends.
@@ -14,29 +15,20 @@ them; Triton's program around it looks three times a second whether its parent l
 
 from __future__ import annotations
 
-import logging
-import os
+import json
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from recsys.spare_time import (
-    NICENESS,
-    leave_session,
-    weigh_as_usual,
-    weigh_least,
-    weigh_session,
-)
+from recsys.bundle.live_pointer import LivePointer
+from recsys.errors import BundleError
+from recsys.spare_time import NICENESS, SPARE_S, leave_session, weigh_least, weigh_session
+from recsys.spare_time_limit import SpareTimeLimit
 
 if TYPE_CHECKING:
     from serving.model_repository.backend import ServedModel
-
-logger = logging.getLogger(__name__)
-
-_GENTLY_S = 45.0
-"""So long a bundle is loaded with what is spare: twice what a million items take beside requests,
-and less than half of what a publication waits (``inference/triton.py``)."""
 
 
 class TritonPythonModel:
@@ -44,31 +36,25 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the bundle, then start what keeps it fresh."""
-        is_beside = others_are_loaded()
+        gently = others_are_loaded() and not is_live(args)
         self._is_alone_in_session = leave_session()
-        if is_beside and self._is_alone_in_session:
+        if not gently:
+            self._begin(args, gently=False)
+            return
+        limit = SpareTimeLimit(SPARE_S, session=self._is_alone_in_session)
+        if self._is_alone_in_session:
             weigh_session(NICENESS)
-        hurry = threading.Timer(_GENTLY_S, self._hurry)
-        hurry.daemon = True
-        if is_beside:
-            hurry.start()
         try:
-            self._served = load(args, gently=is_beside)
-            # Not in the loading thread: threads inherit its priority.
-            self._served.start()
+            self._begin(args, gently=True)
         finally:
-            hurry.cancel()
-            if is_beside and self._is_alone_in_session:
+            limit.end()
+            if self._is_alone_in_session:
                 weigh_session(0)
 
-    def _hurry(self) -> None:
-        """Let what is loading take its share from now on."""
-        logger.warning("not loaded with what is spare within %g s: loading as usual", _GENTLY_S)
-        if self._is_alone_in_session:
-            weigh_session(0)
-        usual = os.getpriority(os.PRIO_PROCESS, 0)  # of this thread, which nobody made gentle
-        for thread in psutil.Process().threads():
-            weigh_as_usual(thread.id, usual)
+    def _begin(self, args: dict[str, str], *, gently: bool) -> None:
+        self._served = load(args, gently=gently)
+        # Not in the loading thread: threads inherit its priority.
+        self._served.start()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch."""
@@ -105,6 +91,16 @@ def load(args: dict[str, str], *, gently: bool) -> ServedModel:
     if failed:
         raise failed[0]
     return loaded[0]
+
+
+def is_live(args: dict[str, str]) -> bool:
+    """Say whether requests wait for this bundle: the pointer names it already."""
+    parameters = json.loads(args["model_config"])["parameters"]
+    path = Path(parameters["bundle_path"]["string_value"])
+    try:
+        return LivePointer(path.parent).bundle_id() == path.name
+    except BundleError:  # damaged: who follows it says so
+        return False
 
 
 def others_are_loaded() -> bool:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
-import resource
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from recsys.spare_time import FOR_GOOD, can_be_taken_back
 from serving.model_repository import gentle_start
 from serving.model_repository.gentle_start import TritonPythonModel
+
+LEAST = 19 if can_be_taken_back() else FOR_GOOD
+
+
+def arguments(bundle: Path, **more: str) -> dict[str, str]:
+    parameters = {"bundle_path": {"string_value": str(bundle)}}
+    return {"model_config": json.dumps({"parameters": parameters}), **more}
 
 
 def niceness() -> int:
@@ -48,60 +55,61 @@ def model(monkeypatch: pytest.MonkeyPatch) -> TritonPythonModel:
     backend.ServedModel = Served  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "serving.model_repository.backend", backend)
     monkeypatch.setattr(gentle_start, "leave_session", lambda: False)  # of the tests' process
+    monkeypatch.setattr(gentle_start, "SpareTimeLimit", Unlimited)  # it forks: see LOADING
     return TritonPythonModel()
 
 
+class Unlimited:
+    def __init__(self, limit_s: float, *, session: bool) -> None:
+        assert (limit_s, session) == (45.0, False)
+
+    def end(self) -> None:
+        pass
+
+
 def test_only_the_loading_is_gentle(
-    model: TritonPythonModel, monkeypatch: pytest.MonkeyPatch
+    model: TritonPythonModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     usual = niceness()
     monkeypatch.setattr(gentle_start, "others_are_loaded", lambda: True)
-    model.initialize({})
+    model.initialize(arguments(tmp_path / "b"))
     served: Any = model._served
-    assert served.loaded_at == 19
+    assert served.loaded_at == LEAST
     assert [served.started_at, *served.of_thread, niceness()] == [usual] * 3
     assert model.execute([1, 2]) == [usual, usual]
     model.finalize()
     assert served.stopped
 
 
-def test_what_is_wrong_with_a_bundle_is_said(model: TritonPythonModel) -> None:
+def test_what_is_wrong_with_a_bundle_is_said(model: TritonPythonModel, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such bundle"):
-        model.initialize({"wrong": "yes"})
+        model.initialize(arguments(tmp_path / "b", wrong="yes"))
 
 
 def test_nobody_waits_for_a_bundle_that_is_alone(
-    model: TritonPythonModel, monkeypatch: pytest.MonkeyPatch
+    model: TritonPythonModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(gentle_start, "others_are_loaded", lambda: False)
-    model.initialize({})
+    model.initialize(arguments(tmp_path / "b"))
     served: Any = model._served
     assert served.loaded_at == niceness()
 
 
-def test_it_is_no_longer_gentle_where_it_would_not_end(
-    model: TritonPythonModel, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("pointer", "waits"), [('{"bundle_id": "b"}', True), ('{"bundle_id": "a"}', False), ("", False)]
+)
+def test_nobody_waits_for_the_bundle_that_should_answer(
+    model: TritonPythonModel,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    pointer: str,
+    waits: bool,
 ) -> None:
-    usual = niceness()
     monkeypatch.setattr(gentle_start, "others_are_loaded", lambda: True)
-    monkeypatch.setattr(gentle_start, "_GENTLY_S", 0.1)
-    may = os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_NICE)[0] >= 20
-    seen = []
-
-    class Slow(Served):
-        def __init__(self, args: dict[str, str]) -> None:
-            super().__init__(args)
-            ends_s = time.monotonic() + (20 if may else 0.3)
-            while niceness() != usual and time.monotonic() < ends_s:
-                time.sleep(0.01)
-            seen.append((niceness(), os.sched_getscheduler(0)))
-
-    monkeypatch.setattr(sys.modules["serving.model_repository.backend"], "ServedModel", Slow)
-    model.initialize({})
+    (tmp_path / "live.json").write_text(pointer)
+    model.initialize(arguments(tmp_path / "b"))
     served: Any = model._served
-    assert served.loaded_at == 19
-    if may:
-        assert seen == [(usual, os.SCHED_OTHER)]
+    assert served.loaded_at == (niceness() if waits else LEAST)
 
 
 SERVER = """
@@ -124,7 +132,7 @@ def test_other_models_of_the_server_are_seen(others: int, said: str) -> None:
 
 
 LOADING = """
-import sys, time
+import json, sys, time
 from types import ModuleType
 from serving.model_repository import gentle_start
 
@@ -148,10 +156,11 @@ backend = ModuleType("backend")
 backend.ServedModel = Served
 sys.modules["serving.model_repository.backend"] = backend
 gentle_start.others_are_loaded = lambda: sys.argv[1] != "alone"
-gentle_start._GENTLY_S = 0.1 if sys.argv[1] == "slow" else 45.0
+gentle_start.SPARE_S = 0.1 if sys.argv[1] == "slow" else 45.0
 model = gentle_start.TritonPythonModel()
+parameters = {"bundle_path": {"string_value": "/of/no/store"}}
 try:
-    model.initialize({})
+    model.initialize({"model_config": json.dumps({"parameters": parameters})})
 except ValueError:
     print(weight())
 else:
