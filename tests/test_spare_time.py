@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import psutil
 import pytest
 
 from recsys.spare_time import FOR_GOOD, can_be_taken_back
+from tests.children import wait_for_end
 
 AUTOGROUP = Path("/proc/self/autogroup")
 BEGIN = "from recsys.spare_time import *; import os, sys, time; continue_in_spare_time(); "
@@ -108,10 +108,7 @@ def test_it_does_not_outlive_us() -> None:
     with waiting() as (process, child):
         process.kill()
         process.wait(timeout=30)
-        ends_s = time.monotonic() + 10
-        while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
-            assert time.monotonic() < ends_s
-            time.sleep(0.02)
+        wait_for_end(child)
 
 
 def test_a_leader_of_processes_stays_in_its_session() -> None:

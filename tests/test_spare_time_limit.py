@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from recsys.spare_time import can_be_taken_back
+from tests.children import wait_for_end
 
 LEAST = """
 import ctypes, os, subprocess, sys, threading, time
@@ -23,8 +23,7 @@ def told():
     return os.getpriority(os.PRIO_PROCESS, thread), os.sched_getscheduler(thread), int(session)
 
 AUTOGROUP = os.path.exists("/proc/self/autogroup")
-limit = SpareTimeLimit(float(sys.argv[1]), session=leave_session())
-weigh_session(NICENESS)
+limit = SpareTimeLimit(float(sys.argv[1]), session=leave_session()).__enter__()
 """
 HOLDS_THE_LOCK = (
     LEAST
@@ -38,7 +37,8 @@ def load():
 thread = threading.Thread(target=load)
 thread.start()
 thread.join()
-limit.end()
+limit.__exit__(None, None, None)
+print(*told())
 """
 )
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities")
@@ -49,7 +49,7 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="threads have n
 def test_it_ends_while_the_interpreter_is_held(limit_s: str, ends: bool) -> None:
     command = [sys.executable, "-c", HOLDS_THE_LOCK, limit_s]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    before, after = (tuple(map(int, line.split())) for line in done.stdout.splitlines())
+    before, after, left = (tuple(map(int, line.split())) for line in done.stdout.splitlines())
     session = 19 if Path("/proc/self/autogroup").exists() else 0
     assert before == ((19, 5, session) if can_be_taken_back() else (5, 0, session))
     if not ends:
@@ -58,19 +58,32 @@ def test_it_ends_while_the_interpreter_is_held(limit_s: str, ends: bool) -> None
         assert after == (0, 0, 0)
     else:
         assert after == (5, 0, 0)  # the session's can be, without a privilege
+    assert left == (0, 0, 0)
     assert ("going on as usual" in done.stderr) == ends
 
 
 @needs_linux
+def test_what_cannot_be_taken_back_is_said() -> None:
+    code = (
+        "import os, recsys.spare_time_limit as s, time\n"
+        "def take_back(*a, **k): raise OSError('no such thing')\n"
+        "s.take_back = take_back\n"
+        "with s.SpareTimeLimit(0.1, session=False): time.sleep(0.5)\n"
+        "print('done')"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "done\n", "once, by us"
+    assert "no such thing" in done.stderr
+
+
+@needs_linux
 def test_what_waits_beside_ends_with_it() -> None:
-    code = LEAST + "print(limit._child, flush=True); time.sleep(60)"
+    code = LEAST + "print(limit._beside, flush=True); time.sleep(60)"
     command = [sys.executable, "-c", code, "60"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         beside = psutil.Process(int(process.stdout.readline()))
         process.kill()
         process.wait(timeout=30)
-        ends_s = time.monotonic() + 10
-        while beside.is_running() and beside.status() != psutil.STATUS_ZOMBIE:
-            assert time.monotonic() < ends_s
-            time.sleep(0.02)
+        wait_for_end(beside)

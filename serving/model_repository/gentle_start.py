@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,23 +39,11 @@ class TritonPythonModel:
         """Load the bundle, then start what keeps it fresh."""
         gently = others_are_loaded() and not is_live(args)
         self._is_alone_in_session = leave_session()
-        if not gently:
-            self._begin(args, gently=False)
-            return
-        limit = SpareTimeLimit(SPARE_S, session=self._is_alone_in_session)
-        if self._is_alone_in_session:
-            weigh_session(NICENESS)
-        try:
-            self._begin(args, gently=True)
-        finally:
-            limit.end()
-            if self._is_alone_in_session:
-                weigh_session(0)
-
-    def _begin(self, args: dict[str, str], *, gently: bool) -> None:
-        self._served = load(args, gently=gently)
-        # Not in the loading thread: threads inherit its priority.
-        self._served.start()
+        alone = self._is_alone_in_session
+        with SpareTimeLimit(SPARE_S, session=alone) if gently else nullcontext():
+            self._served = load(args, gently=gently)
+            # Not in the loading thread: threads inherit its priority.
+            self._served.start()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch."""

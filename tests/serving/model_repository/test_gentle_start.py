@@ -63,7 +63,10 @@ class Unlimited:
     def __init__(self, limit_s: float, *, session: bool) -> None:
         assert (limit_s, session) == (45.0, False)
 
-    def end(self) -> None:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
         pass
 
 
