@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import psutil
 import pytest
 
 from recsys.spare_time import can_be_taken_back
+from recsys.spare_time_limit import SESSION_NICENESS, longest_waits
 from tests.children import wait_for_end
 
 LEAST = """
@@ -50,7 +52,7 @@ def test_it_ends_while_the_interpreter_is_held(limit_s: str, ends: bool) -> None
     command = [sys.executable, "-c", HOLDS_THE_LOCK, limit_s]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     before, after, left = (tuple(map(int, line.split())) for line in done.stdout.splitlines())
-    session = 19 if Path("/proc/self/autogroup").exists() else 0
+    session = SESSION_NICENESS if Path("/proc/self/autogroup").exists() else 0
     assert before == ((19, 5, session) if can_be_taken_back() else (5, 0, session))
     if not ends:
         assert after == before
@@ -75,6 +77,66 @@ def test_what_cannot_be_taken_back_is_said() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "done\n", "once, by us"
     assert "no such thing" in done.stderr
+
+
+STARVED = """
+import os, subprocess, sys, threading, time, zlib
+from recsys.spare_time_limit import SpareTimeLimit
+
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])  # on the same core
+ended, policies = threading.Event(), []
+
+def compute():
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    begun.set()
+    while not ended.is_set():
+        zlib.compress(bytes(1 << 20))
+
+begun = threading.Event()
+thread = threading.Thread(target=compute)
+thread.start()
+begun.wait()
+try:
+    with SpareTimeLimit(60, session=False, starved_s=0.2) as limit:
+        ends_s = time.monotonic() + 20
+        while os.sched_getscheduler(thread.native_id) and time.monotonic() < ends_s:
+            time.sleep(0.05)
+        print(os.sched_getscheduler(thread.native_id))
+finally:
+    busy.kill()
+    ended.set()
+print(limit.starved)
+"""
+
+
+@needs_linux
+@pytest.mark.skipif(not can_be_taken_back(), reason="without the privilege it would be for good")
+def test_it_ends_where_others_of_the_process_wait_for_a_core() -> None:
+    command = [sys.executable, "-c", STARVED]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["0", "True"]
+    assert "a thread got no core" in done.stderr
+
+
+@needs_linux
+@pytest.mark.parametrize("state", ["R", "T", "S"])
+def test_only_what_wants_a_core_waits_for_one(tmp_path: Path, state: str) -> None:
+    thread = tmp_path / "7"
+    thread.mkdir()
+    stat, schedstat = thread / "stat", thread / "schedstat"
+    stat.write_text(f"7 (a ) name) {state} 1 2")
+    schedstat.write_text("100 5 1")
+    read, write = os.pipe()
+    waits = longest_waits([thread, tmp_path / "ended"], read)
+    assert next(waits) == 0.0
+    assert (next(waits) > 0.0) == (state != "S")
+    schedstat.write_text("200 5 1")
+    assert next(waits) == 0.0
+    assert (next(waits) > 0.0) == (state != "S")
+    os.close(write)
+    assert list(waits) == []
+    os.close(read)
 
 
 @needs_linux

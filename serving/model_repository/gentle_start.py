@@ -3,11 +3,11 @@
 Importing torch and reading a bundle is seconds of CPU. They are spent in a thread of the lowest
 priority, which on Linux is a thread's own and goes with it; requests are then computed in Triton's
 thread, at the usual one. (A process cannot raise its priority again without a privilege.) Where the
-system weighs sessions, the process has one of its own, which is the lowest for as long
-(``recsys/spare_time.py``). Where nothing else is loaded, after Triton was restarted say, there is
-nobody to be gentle to, nor where this bundle is the one that should answer: requests wait for it.
-Where the machine has nothing to spare, a bundle is loaded as usual after a while, or a publication
-would never end.
+system weighs sessions, the process has one of its own, which weighs little for as long
+(``recsys/spare_time_limit.py``). Where nothing else is loaded, after Triton was restarted say,
+there is nobody to be gentle to, nor where this bundle is the one that should answer: requests wait
+for it. Where the machine has nothing to spare, a bundle is loaded as usual after a while, or a
+publication would never end.
 
 Out of Triton's session and so of its group of processes, this one is not reached by a signal to
 them; Triton's program around it looks three times a second whether its parent lives, and ends.
@@ -16,8 +16,9 @@ them; Triton's program around it looks three times a second whether its parent l
 from __future__ import annotations
 
 import json
+import logging
+import os
 import threading
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,18 @@ import psutil
 
 from recsys.bundle.live_pointer import LivePointer
 from recsys.errors import BundleError
-from recsys.spare_time import NICENESS, SPARE_S, leave_session, weigh_least, weigh_session
-from recsys.spare_time_limit import SpareTimeLimit
+from recsys.spare_time import SPARE_S, leave_session, weigh_least, weigh_session
+from recsys.spare_time_limit import SESSION_NICENESS, SpareTimeLimit
 
 if TYPE_CHECKING:
     from serving.model_repository.backend import ServedModel
+
+logger = logging.getLogger(__name__)
+
+_TAKEN_FOR_DEAD_S = 0.7
+"""While it loads, Triton looks every second whether it lives, which a thread of Triton's in it says
+every .3 s. What Triton takes for dead it waits for the end of, for good if it lives on (24.10,
+``StubLauncher::Launch``): the model is "loading" until Triton is started anew."""
 
 
 class TritonPythonModel:
@@ -40,10 +48,18 @@ class TritonPythonModel:
         gently = others_are_loaded() and not is_live(args)
         self._is_alone_in_session = leave_session()
         alone = self._is_alone_in_session
-        with SpareTimeLimit(SPARE_S, session=alone) if gently else nullcontext():
+        limit_s = SPARE_S if gently else 0.0
+        with SpareTimeLimit(limit_s, session=alone, starved_s=_TAKEN_FOR_DEAD_S) as limit:
             self._served = load(args, gently=gently)
             # Not in the loading thread: threads inherit its priority.
             self._served.start()
+        if limit.starved:
+            logger.error(
+                "this process got no core for over %g s: Triton may have taken it for dead and "
+                "waits for its end; load the model again",
+                _TAKEN_FOR_DEAD_S,
+            )
+            os._exit(1)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer a batch."""
@@ -55,7 +71,7 @@ class TritonPythonModel:
         Giving its memory back took .7 s of CPU, which nobody waits for.
         """
         if self._is_alone_in_session:
-            weigh_session(NICENESS)
+            weigh_session(SESSION_NICENESS)
         self._served.stop()
 
 

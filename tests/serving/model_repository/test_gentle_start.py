@@ -9,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -60,11 +60,14 @@ def model(monkeypatch: pytest.MonkeyPatch) -> TritonPythonModel:
 
 
 class Unlimited:
-    def __init__(self, limit_s: float, *, session: bool) -> None:
-        assert (limit_s, session) == (45.0, False)
+    starved = False
 
-    def __enter__(self) -> None:
-        pass
+    def __init__(self, limit_s: float, *, session: bool, starved_s: float) -> None:
+        assert limit_s in (0.0, 45.0)
+        assert (session, starved_s) == (False, 0.7)
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
         pass
@@ -160,6 +163,12 @@ backend.ServedModel = Served
 sys.modules["serving.model_repository.backend"] = backend
 gentle_start.others_are_loaded = lambda: sys.argv[1] != "alone"
 gentle_start.SPARE_S = 0.1 if sys.argv[1] == "slow" else 45.0
+class Starved(gentle_start.SpareTimeLimit):
+    def __exit__(self, *of):
+        super().__exit__(*of)
+        self.starved = True
+if sys.argv[1] == "starved":
+    gentle_start.SpareTimeLimit = Starved
 model = gentle_start.TritonPythonModel()
 parameters = {"bundle_path": {"string_value": "/of/no/store"}}
 try:
@@ -178,11 +187,18 @@ else:
 @pytest.mark.parametrize(
     ("how", "weights"),
     [
-        *(("beside", "19 19 0 19"), ("wrong", "19 0"), ("alone", "0 0 0 19")),
-        ("slow", "19 0 0 19"),
+        *(("beside", "10 10 0 10"), ("wrong", "10 0"), ("alone", "0 0 0 10")),
+        ("slow", "10 0 0 10"),
     ],
 )
 def test_the_process_counts_least_but_while_it_answers(how: str, weights: str) -> None:
     command = [sys.executable, "-c", LOADING, how]
     told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert told.stdout.split() == weights.split()
+
+
+def test_what_triton_may_have_taken_for_dead_ends() -> None:
+    command = [sys.executable, "-c", LOADING.replace("print(weight())", "pass"), "starved"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "load the model again" in done.stderr
