@@ -4,7 +4,7 @@ What is loading cannot do so itself: a thread that gets no core may hold the int
 while it imports or computes, and then no timer of its process runs. On a machine busy for good that
 takes longer than a publication waits.
 
-It ends early where threads that do not load would wait for a core as well, as all do whose session
+It is cut short where threads that do not load wait for a core as well, as all do whose session
 weighs little. Somebody may wait for a sign of life from one of them, who is to know in the end
 that there may have been none for a while.
 """
@@ -24,10 +24,11 @@ from recsys.spare_time import take_back, weigh_session
 
 logger = logging.getLogger(__name__)
 
-SESSION_NICENESS = 10
-"""A tenth of a core beside a session that wants it. At 19 it would be one part in seventy, and the
-turns, of some milliseconds each, came every quarter of a second beside one, every second beside
-four."""
+SESSION_NICENESS = 19
+"""One part in seventy of a core beside a session that wants it. Turns, of some milliseconds each,
+come every quarter of a second beside one session, every second beside four."""
+_LESS_NICE = 10
+"""A tenth, and turns every fortieth of a second: where a thread waited for its turn too long."""
 _LOOK_S = 0.1
 _WAITED_S = 0.25
 """So long a thread may wait for a core; usual on a busy machine are hundredths of a second."""
@@ -84,19 +85,26 @@ class SpareTimeLimit:
     def _watch(self, process: int, threads: list[Path], read: int) -> bool:
         niceness = os.getpriority(os.PRIO_PROCESS, 0)
         begin_s = time.monotonic()
-        is_gentle, longest_s = self._limit_s > 0, 0.0
+        longest_s = 0.0
+        weights = [_LESS_NICE, 0] if self._session else [0]
+        if not self._limit_s:
+            weights = []
         for waited_s in longest_waits(threads, read):
             longest_s = max(longest_s, waited_s)
-            took_s = time.monotonic() - begin_s
-            if is_gentle and (took_s > self._limit_s or waited_s > _WAITED_S):
+            is_late = time.monotonic() - begin_s > self._limit_s
+            if not weights or not (is_late or waited_s > _WAITED_S):
+                continue
+            if is_late:
+                weights = weights[-1:]
                 logger.warning(
-                    "%s: going on as usual",
-                    f"not done with what is spare within {self._limit_s:g} s"
-                    if took_s > self._limit_s
-                    else f"nothing is spare, a thread got no core for {waited_s:.2f} s",
+                    "not done with what is spare within %g s: going on as usual", self._limit_s
                 )
+            else:
+                logger.warning("a thread got no core for %.2f s: going on less nice", waited_s)
+            if weights.pop(0):
+                weigh_session(_LESS_NICE, process)
+            else:
                 take_back(process, niceness, session=self._session)
-                is_gentle = False
         return longest_s > self._starved_s
 
 

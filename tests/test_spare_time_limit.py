@@ -119,6 +119,36 @@ def test_it_ends_where_others_of_the_process_wait_for_a_core() -> None:
     assert "a thread got no core" in done.stderr
 
 
+LESS_NICE = """
+import os, sys, time
+from recsys import spare_time_limit
+from recsys.spare_time import leave_session
+
+def waits(threads, read):
+    for waited_s in (0.0, 0.3, 0.1, 0.3):
+        yield waited_s
+        time.sleep(1.0)
+
+spare_time_limit.longest_waits = waits
+with spare_time_limit.SpareTimeLimit(60, session=leave_session()):
+    seen = []
+    while (now := open("/proc/self/autogroup").read().split()[-1]) != "0":
+        seen += [now] if now not in seen else []
+        time.sleep(0.05)
+print(*seen)
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/autogroup").exists(), reason="this kernel does not weigh sessions"
+)
+def test_a_session_weighs_more_step_by_step() -> None:
+    command = [sys.executable, "-c", LESS_NICE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["19", "10"]
+    assert done.stderr.count("a thread got no core for 0.30 s: going on less nice") == 2
+
+
 @needs_linux
 @pytest.mark.parametrize("state", ["R", "T", "S"])
 def test_only_what_wants_a_core_waits_for_one(tmp_path: Path, state: str) -> None:

@@ -3,7 +3,7 @@
 Importing torch and reading a bundle is seconds of CPU. They are spent in a thread of the lowest
 priority, which on Linux is a thread's own and goes with it; requests are then computed in Triton's
 thread, at the usual one. (A process cannot raise its priority again without a privilege.) Where the
-system weighs sessions, the process has one of its own, which weighs little for as long
+system weighs sessions, the process has one of its own, which is the lowest for as long
 (``recsys/spare_time_limit.py``). Where nothing else is loaded, after Triton was restarted say,
 there is nobody to be gentle to, nor where this bundle is the one that should answer: requests wait
 for it. Where the machine has nothing to spare, a bundle is loaded as usual after a while, or a

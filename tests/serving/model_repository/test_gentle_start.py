@@ -187,8 +187,8 @@ else:
 @pytest.mark.parametrize(
     ("how", "weights"),
     [
-        *(("beside", "10 10 0 10"), ("wrong", "10 0"), ("alone", "0 0 0 10")),
-        ("slow", "10 0 0 10"),
+        *(("beside", "19 19 0 19"), ("wrong", "19 0"), ("alone", "0 0 0 19")),
+        ("slow", "19 0 0 19"),
     ],
 )
 def test_the_process_counts_least_but_while_it_answers(how: str, weights: str) -> None:
