@@ -30,6 +30,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from recsys.endpoints import BrokerProfile
@@ -48,6 +49,10 @@ _FOREIGN = ("KAFKA_BOOTSTRAP_SERVERS", "REDIS_URL", "TRITON_GRPC_URL", "RAY_ADDR
 def pytest_configure(config: pytest.Config) -> None:
     for variable in _FOREIGN:
         os.environ.pop(variable, None)
+    # How slow a busy machine makes an example is no fault of what is tested.
+    calm = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+    hypothesis.settings.register_profile("calm", **calm)
+    hypothesis.settings.load_profile("calm")
     if not hasattr(config, "workerinput"):
         servers.begin_session()
 

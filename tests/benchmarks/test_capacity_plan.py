@@ -100,7 +100,7 @@ _SIZES = {
 }  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.fixed_dictionaries(_SIZES),
     st.sampled_from(["users", "rate", "events", "user_events", "candidates"]),
@@ -113,7 +113,7 @@ def test_more_never_costs_less(laws: Laws, sizes: dict[str, float], more: str, b
     assert large.cost_a_month >= small.cost_a_month * (1 - 1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.fixed_dictionaries(_SIZES))
 def test_a_plan_adds_up_and_keeps_every_bound(laws: Laws, sizes: dict[str, float]) -> None:
     asked = demand(**sizes)

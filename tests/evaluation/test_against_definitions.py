@@ -34,7 +34,7 @@ from recsys.evaluation.reciprocal_rank import reciprocal_rank_at_k
 from recsys.evaluation.reliability import reliability_curve
 from recsys.features.batch import Ragged
 
-few = settings(max_examples=60, deadline=None)
+few = settings(max_examples=60)
 lists = st.lists(
     st.lists(st.integers(1, 12), min_size=4, max_size=4, unique=True), min_size=1, max_size=6
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.clock import DAY_MS
@@ -177,7 +177,7 @@ def test_killed_at_any_step_nothing_is_lost_or_twice(tmp_path: Path, deed: str) 
 
 
 @given(st.lists(st.sampled_from(["write", "flush", "crash", "compact", "expire"]), max_size=14))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 def test_whatever_happens_the_log_holds_what_was_flushed(
     tmp_path_factory: pytest.TempPathFactory, deeds: list[str]
 ) -> None:

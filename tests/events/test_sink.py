@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.clock import DAY_MS
@@ -50,7 +50,6 @@ def write(folder: Path, numbers: Iterable[int], **options: int) -> None:
 
 
 @given(st.lists(events, min_size=1, max_size=20))
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_events_survive_the_columns(sample: list[Event]) -> None:
     rows = [(Record("t", 0, n, b"k", b"", 5), event) for n, event in enumerate(sample)]
     assert list(to_events(frame_of([r for r, _ in rows], sample))) == sample

@@ -6,7 +6,7 @@ import os
 from typing import NamedTuple
 
 import numpy as np
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from recsys.clock import DAY_MS, HOUR_MS
@@ -53,10 +53,8 @@ Log = list[tuple[Record, LoggedEvent]]
 
 
 def of_examples(number: int = EXAMPLES) -> settings:
-    """Have a test draw so many logs, however busy the machine is."""
-    return settings(
-        deadline=None, max_examples=number, suppress_health_check=[HealthCheck.too_slow]
-    )
+    """Have a test draw so many logs."""
+    return settings(max_examples=number)
 
 
 class Row(NamedTuple):

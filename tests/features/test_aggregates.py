@@ -162,7 +162,7 @@ seen = st.builds(
 )
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(
     st.lists(st.tuples(st.integers(0, 2), seen), max_size=40),
     st.lists(times, min_size=1, max_size=6),

@@ -133,7 +133,7 @@ seen = st.builds(
 )
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(
     st.lists(st.tuples(st.integers(0, 2), seen), max_size=40),
     st.lists(times, min_size=1, max_size=3),
@@ -206,7 +206,7 @@ def test_the_error_of_a_large_count_is_as_stated(size: int) -> None:
     assert np.sqrt(np.mean(errors**2)) < 0.046 * 1.3
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.lists(st.lists(st.tuples(times, st.sampled_from([0.5, -3e4, 7e9])), max_size=4)))
 def test_tiles_of_every_width_come_back(owners: list[list[tuple[int, float]]]) -> None:
     """Small and great sums, hours and seconds, few and many events, side by side in a batch."""

@@ -50,7 +50,7 @@ def laid_out(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-@settings(deadline=None, max_examples=EXAMPLES * 2)
+@settings(max_examples=EXAMPLES * 2)
 @given(ROWS, st.lists(st.integers(0, 90), max_size=6), st.sampled_from([4, 9, 1000]))
 def test_the_bytes_are_a_function_of_what_was_told(
     rows: list[Row], cuts: list[int], kept: int

@@ -54,7 +54,7 @@ CALLS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(calls=st.lists(CALLS, min_size=1, max_size=5))
 def test_a_call_gets_the_same_answer_alone_and_in_a_batch(
     calls: list[dict[str, np.ndarray]],
@@ -67,7 +67,7 @@ def test_a_call_gets_the_same_answer_alone_and_in_a_batch(
         np.testing.assert_allclose(together["score"][0, :k], alone["score"][0], rtol=1e-5)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(calls=st.lists(CALLS, min_size=1, max_size=5))
 def test_arrays_and_tensors_are_stacked_alike(calls: list[dict[str, np.ndarray]]) -> None:
     arrays = stack_arrays(calls)

@@ -52,7 +52,7 @@ def test_any_bound_gives_the_naive_loss_and_gradients(max_logits: int, smoothing
 
 
 @given(st.integers(0, 10**6), st.integers(1, 10**7), st.integers(1, 10**8))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_chunk_never_exceeds_its_bound(places: int, items: int, bound: int) -> None:
     rows, columns = chunk_shape(places, items, bound)
     assert rows >= 1 and columns >= 1

@@ -114,7 +114,7 @@ def inputs(seed: int, embedding_size: int = 5, size: int = B) -> tuple[dict[str,
     return user, items, candidates
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(config=CONFIGS)
 def test_begun_at_zero_every_candidate_has_the_same_score(config: RankerConfig) -> None:
     ranker = ranker_of(config)
@@ -131,7 +131,7 @@ def test_begun_at_zero_every_candidate_has_the_same_score(config: RankerConfig) 
     assert torch.equal(order, order[:1, :1].expand_as(order))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(config=CONFIGS, embedding_size=st.sampled_from([0, 5]), seed=st.integers(0, 1000))
 def test_split_and_unsplit_agree(config: RankerConfig, embedding_size: int, seed: int) -> None:
     # In float64, where what is left of a real difference is 1e7 times its rounding. The products

@@ -29,7 +29,7 @@ def packed(lengths: list[int], row_length: int):
 
 
 @given(st.lists(st.integers(1, 9), max_size=40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_packing_keeps_every_event_once_in_order_and_wastes_little(lengths: list[int]) -> None:
     found = packed(lengths, 9)
     used = found.places.segment >= 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as of_numpy
 from torch import Tensor
@@ -23,7 +23,6 @@ def _by_definition(scores: Tensor, k: int) -> Tensor:
     return torch.tensor(rows, dtype=torch.int64)[:, :k]
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     scores=of_numpy.arrays(
         np.float32, st.tuples(st.integers(1, 3), st.integers(1, 600)), elements=_FLOATS

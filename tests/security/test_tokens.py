@@ -290,7 +290,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.text(max_size=200)
     | st.tuples(_JSON, _JSON, st.binary(max_size=64)).map(

@@ -38,7 +38,7 @@ def test_another_seed_is_another_world_with_ids_of_its_own(
     assert not {event.event_id for event in others} & {event.event_id for event in events}
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(cuts=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=3))
 def test_cutting_the_stream_changes_nothing(
     world: World, events: list[Event], cuts: list[float]

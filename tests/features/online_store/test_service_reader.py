@@ -226,7 +226,10 @@ moments = st.one_of(
 
 
 @given(times=st.lists(moments, min_size=1, max_size=12), chunk=st.integers(1, 5))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=60,
+)
 def test_whatever_the_order_the_last_of_the_newest_stays(
     times: list[int], chunk: int, plan: Plan, client: RedisClient, redis_url: str
 ) -> None:

@@ -55,7 +55,7 @@ def test_whatever_is_asked_gets_a_documented_answer(
     # A past answer is looked for by a process of its own.
     examples = EXAMPLES if operation.path not in WANTS_KAFKA else max(2, EXAMPLES // 20)
 
-    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
     @given(operation.as_strategy(generation_mode=mode))
     def check(case: Any) -> None:
         wanted = case.as_transport_kwargs(base_url="http://test")

@@ -345,7 +345,7 @@ def test_whatever_is_sent_gets_a_documented_answer(api: MemoryApi, method: Any) 
     if method.name in WANTS_KAFKA:
         examples, allowed = max(2, EXAMPLES // 20), ALLOWED | {grpc.StatusCode.UNAVAILABLE}
 
-    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
     @given(st.one_of(messages, events))
     def check(data: bytes) -> None:
         status, said = api.client.run(ask(data))
