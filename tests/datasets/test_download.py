@@ -5,7 +5,6 @@ import io
 import socket
 import tarfile
 import threading
-import time
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,7 +23,6 @@ from tests.datasets.conftest import real
 
 BODY = b"u,i,t\na,x,1700000000000\n" * 1000
 SHA = hashlib.sha256(BODY).hexdigest()
-QUICK = DownloadLimits(connect_s=1, read_s=0.3, total_s=5)
 
 
 class Publisher(ThreadingHTTPServer):
@@ -35,6 +33,7 @@ class Publisher(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.ranges: list[str | None] = []
+        self.over = threading.Event()
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{path}"
@@ -63,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/slow":
             self.wfile.write(BODY[:5000])
             self.wfile.flush()
-            time.sleep(0.6)
+            self.server.over.wait(60)
         else:
             self.wfile.write(BODY[start:])
 
@@ -77,6 +76,7 @@ def publisher() -> Iterator[Publisher]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield server
+        server.over.set()
         server.shutdown()
         thread.join()
 
@@ -91,9 +91,9 @@ def offer(url: str, *, sha256: str | None = SHA, size: int | None = None) -> Dat
     )
 
 
-def refusal(mapping: DatasetMapping, data_dir: Path) -> str:
+def refusal(mapping: DatasetMapping, data_dir: Path, limits: DownloadLimits | None = None) -> str:
     with pytest.raises(ConfigurationError) as caught:
-        download(mapping, data_dir, limits=QUICK)
+        download(mapping, data_dir, limits=limits)
     message = str(caught.value)
     assert "\n" not in message
     assert str(data_dir / "small" / "log.csv") in message  # where to put it by hand
@@ -128,7 +128,7 @@ def test_a_truncated_body_is_refused_and_taken_up_again(
 ) -> None:
     mapping = offer(publisher.url("truncated"))
     assert "the transfer broke off" in refusal(mapping, tmp_path)
-    assert download(mapping, tmp_path, limits=QUICK).sha256 == SHA
+    assert download(mapping, tmp_path).sha256 == SHA
     assert publisher.ranges == [None, "bytes=5000-"]
 
 
@@ -142,7 +142,8 @@ def test_without_a_checksum_a_broken_download_starts_anew(
 
 
 def test_a_silent_server_times_out(publisher: Publisher, tmp_path: Path) -> None:
-    assert "timed out" in refusal(offer(publisher.url("slow")), tmp_path)
+    limits = DownloadLimits(read_s=0.3)
+    assert "timed out" in refusal(offer(publisher.url("slow")), tmp_path, limits)
 
 
 def test_an_error_status_is_told(publisher: Publisher, tmp_path: Path) -> None:
