@@ -36,7 +36,8 @@ _CHANNEL_OPTIONS = (
 _RAW_INPUT = b"\x3a"
 """Tag of ``ModelInferRequest.raw_input_contents``: field 7, bytes."""
 _TRITON_DTYPE = {np.dtype(dtype): name for name, dtype in NUMPY_DTYPES.items()}
-
+_TAKEN_FOR_DEAD = "is not healthy"
+"""What Triton's Python backend says then (``serving/model_repository/gentle_start.py``)."""
 
 MODEL_PREFIX = "recommend_"
 
@@ -105,13 +106,20 @@ class TritonServer:
     async def load(self, name: str, *, timeout_s: float = 120.0) -> None:
         """Load a model from the repository; nothing happens when it is loaded and unchanged.
 
+        One that Triton took for dead while it loaded, since its process got no core, is loaded once
+        more, within ``timeout_s`` again.
+
         Raises:
             ServerError: with Triton's reason when it cannot.
         """
+        request = service_pb2.RepositoryModelLoadRequest(model_name=name)
         try:
-            await self._stub.RepositoryModelLoad(
-                service_pb2.RepositoryModelLoadRequest(model_name=name), timeout=timeout_s
-            )
+            try:
+                await self._stub.RepositoryModelLoad(request, timeout=timeout_s)
+            except grpc.RpcError as error:
+                if _TAKEN_FOR_DEAD not in _details(error):
+                    raise
+                await self._stub.RepositoryModelLoad(request, timeout=timeout_s)
         except grpc.RpcError as error:
             raise self._server_error(f"load {name}", error) from error
 
