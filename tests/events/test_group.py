@@ -43,7 +43,7 @@ class Group:
         self.readers.append(reader)
         return reader
 
-    def poll_until(self, claim: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    def poll_until(self, claim: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Poll all readers, each in a thread of its own: a rebalance waits for every one."""
         done = threading.Event()
 

@@ -80,7 +80,7 @@ class Writer:
         self.abandoned = True
 
 
-def until(check: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def until(check: Callable[[], bool], timeout_s: float = 60.0) -> None:
     end = time.monotonic() + timeout_s
     while not check():
         assert time.monotonic() < end

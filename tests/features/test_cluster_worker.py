@@ -213,7 +213,7 @@ def test_slots_dealt_out_anew_under_a_worker_have_all_computed_anew(
     world.send(writer, events[:300])
     wait_told(world, 300)
     worker.send_signal(signal.SIGUSR1)
-    wait_for(lambda: num_logged(world) == 300, 20)
+    wait_for(lambda: num_logged(world) == 300, 60)
     taken = {slot_of(key) for key in world.redis.scan_iter()}
     slot = next(slot for slot in range(6000, 10_000) if slot not in taken)
     with contextlib.ExitStack() as stack:
@@ -230,7 +230,7 @@ def test_slots_dealt_out_anew_under_a_worker_have_all_computed_anew(
         try:
             # Who runs need not notice, as long as it writes nothing there; who begins does.
             other = world.start_worker(1)
-            wait_for(lambda: "computed from the event log" in world.said(), 30)
+            wait_for(lambda: "computed from the event log" in world.said(), 60)
             world.send(writer, events[300:])
             wait_told(world, len(events), 60)
             found = features(world)

@@ -115,9 +115,9 @@ def test_a_view_added_while_events_come_equals_one_that_was_always_there(world: 
     world.send(writer, events[num_items:1500])
     worker = world.start_worker()
     world.wait_ready(worker)
-    wait_for(lambda: world.told() == 1500, 30)
+    wait_for(lambda: world.told() == 1500, 60)
     worker.send_signal(signal.SIGUSR1)
-    wait_for(lambda: num_logged(world) == 1500, 20)
+    wait_for(lambda: num_logged(world) == 1500, 60)
 
     new.dump(world.settings.state_dir / PLAN_FILE)
     history.record(new)
@@ -131,7 +131,7 @@ def test_a_view_added_while_events_come_equals_one_that_was_always_there(world: 
     sender.start()
     killed = start_backfill(world)
     folder = views_folder(world.settings.state_dir)
-    wait_for(lambda: any(folder.glob("done-*")) or killed.poll() is not None, 30)
+    wait_for(lambda: any(folder.glob("done-*")) or killed.poll() is not None, 60)
     assert killed.poll() is None
     killed.kill()
     killed.communicate()
@@ -155,7 +155,7 @@ def test_a_view_added_while_events_come_equals_one_that_was_always_there(world: 
         assert worker.poll() is None, world.said()
         return not any(b"@" in k for k in fields) and world.told() == len(events)  # type: ignore[union-attr]
 
-    wait_for(is_done, 40)
+    wait_for(is_done, 60)
     url = str(world.endpoints.redis_url)
     stored = world.content()
     assert_held(undisturbed(world, new), stored, None)
@@ -178,7 +178,7 @@ def test_a_view_added_while_events_come_equals_one_that_was_always_there(world: 
     with_more = world.writer()
     world.send(with_more, more)
     with_more.close()
-    wait_for(lambda: world.told() == len(events) + len(more), 30)
+    wait_for(lambda: world.told() == len(events) + len(more), 60)
     stored = world.content()
     assert not any(gone in fields for fields in stored.values())
     assert_held(undisturbed(world, new), stored, None)

@@ -116,7 +116,7 @@ def test_writes_are_under_way_until_they_are_waited_for(place: Place) -> None:
 
 
 def wait_for(claim: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 10
+    end_s = time.monotonic() + 60
     while not claim():
         assert time.monotonic() < end_s, "waited in vain"
         time.sleep(0.005)

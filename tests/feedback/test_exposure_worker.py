@@ -24,7 +24,7 @@ from tests.feedback.test_exposure_log import exposure
 pytestmark = pytest.mark.servers
 
 
-def wait_for(claim: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def wait_for(claim: Callable[[], bool], timeout_s: float = 60.0) -> None:
     end_s = time.monotonic() + timeout_s
     while not claim():
         assert time.monotonic() < end_s, "waited in vain"

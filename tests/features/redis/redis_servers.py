@@ -88,7 +88,7 @@ def start_cluster(start: Starter, folder: Path, *, replicas: int = 0) -> list[La
     return launches
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it does not come to be"
