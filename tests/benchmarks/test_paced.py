@@ -39,7 +39,7 @@ def test_a_paused_server_shows_its_pause_in_p99(run: Callable[..., Paced]) -> No
 def test_what_waits_behind_a_slow_answer_is_counted_from_when_it_was_due() -> None:
     paced = asyncio.run(_against(np.zeros(3), QueueServer(service_s=0.05, body=_FULL)))
     assert paced.answers == {"200 full": 3}
-    np.testing.assert_allclose(np.sort(paced.latency_s), [0.05, 0.10, 0.15], atol=0.04)
+    assert (np.sort(paced.latency_s) >= np.array([0.05, 0.10, 0.15]) - 0.01).all()
     assert paced.percentile_ms(99) >= 140
 
 
@@ -60,10 +60,10 @@ def test_an_unreachable_server_is_an_error_not_a_crash(run: Callable[..., Paced]
 
 
 def test_an_answer_that_does_not_come_in_time_is_an_error_and_not_the_next_ones() -> None:
-    server = QueueServer(service_s=0.0, pause_at=1, pause_s=1.0)
-    paced = asyncio.run(_against(np.array([0.0, 0.9, 1.2]), server, timeout_s=0.5))
+    server = QueueServer(service_s=0.0, pause_at=1, pause_s=3.0)
+    paced = asyncio.run(_against(np.array([0.0, 2.7, 3.2]), server, timeout_s=1.5))
     assert paced.labels == ["error: timeout", "200", "200"]
-    assert 0.5 <= paced.waited_s[0] < 1.0
+    assert 1.5 <= paced.waited_s[0] < 3.0
     assert paced.latency_s[1] > 0.05, "from its own answer"
 
 
