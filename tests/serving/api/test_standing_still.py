@@ -14,6 +14,7 @@ from recsys.inference.local import LocalModel
 from recsys.inference.model import Arrays
 from recsys.resilience.admission import Admission
 from recsys.resilience.breaker import BreakerConfig
+from serving.api.deadlines import TIMEOUT_HEADER
 from serving.api.overload import Overload
 from tests.inference.toy_bundle import BUNDLE_DIMENSIONS
 from tests.inference.toy_model import ToyModel
@@ -77,24 +78,25 @@ def test_more_than_there_are_places_for_are_answered_from_a_lower_rung() -> None
 
 
 def test_a_pause_costs_lower_rungs_for_its_own_length_only() -> None:
+    patient = {TIMEOUT_HEADER: "2000"}  # of a machine that has others to serve as well
     with standing_api() as (api, model):
 
         async def come() -> tuple[list, float, dict]:
             start_s = time.perf_counter()
-            waiting = [asyncio.create_task(post(api)) for _ in range(10)]
+            waiting = [asyncio.create_task(post(api, patient)) for _ in range(10)]
             await asyncio.wait(waiting[1:])
             released_s = time.perf_counter() - start_s
             model.goes.set()
             answers = await asyncio.gather(*waiting)
-            return answers, released_s, (await post(api)).json()
+            return answers, released_s, (await post(api, patient)).json()
 
         answers, released_s, following = api.client._runner.run(come())
-    assert SILENCE_S <= released_s < 2 * SILENCE_S
+    assert SILENCE_S <= released_s < 1.9, "before the deadline"
     rungs = [answer.json()["rung"] for answer in answers]
     assert rungs[0] == "full", "the call under way goes on"
     assert set(rungs[1:]) == {"popular"}
     assert following["rung"] == "full", "one answer, and all may ask again"
 
 
-async def post(api: MemoryApi):
-    return await api.client._http.post("/v1/recommendations", json=BODY)
+async def post(api: MemoryApi, headers: dict[str, str] | None = None):
+    return await api.client._http.post("/v1/recommendations", json=BODY, headers=headers)
