@@ -30,7 +30,7 @@ from serving.embedded.launch import Launch, wait_ready
 FOLDER_VARIABLE = "RECSYS_TEST_SESSION_DIR"
 OWNER_VARIABLE = "RECSYS_TEST_SESSION_PID"
 _LEAK_GRACE_S = 60.0
-"""A model's process ends at the lowest priority: .7 s of CPU, which busy cores have none of for long."""
+"""A model's process ends at the lowest priority: .7 s of CPU, for which busy cores take long."""
 
 
 @dataclass(frozen=True, kw_only=True)
