@@ -22,6 +22,7 @@ from recsys.models.ranker import Ranker
 from recsys.models.serving import TorchServingModel
 from recsys.models.serving_model import ServingModel
 from recsys.models.two_tower import TwoTower
+from recsys.models.without_weights import without_weights
 from recsys.retrieval.item_filter import ItemFilters
 from recsys.retrieval.mix import build_sources
 
@@ -65,7 +66,7 @@ def load_serving_model(path: Path, device: str = "cpu", *, room: int = 0) -> Ser
 def _build(path: Path, manifest: Manifest, device: torch.device, room: int) -> TorchServingModel:
     items = load_file(path / ITEMS_FILE, device=str(device))
     dimensions = manifest.dimensions
-    with torch.device("meta"):  # no memory, and no weights drawn, for what the files hold
+    with without_weights():
         table = ItemTable.empty(
             manifest.num_items,
             manifest.towers.num_words,

@@ -4,6 +4,7 @@ Triton's Python interpreter sees neither ``PYTHONPATH`` nor the virtual environm
 to import from are written in here, and nothing else is done before they are in place.
 """
 
+import atexit
 import site
 import sys
 
@@ -15,6 +16,8 @@ for _path in PYTHON_PATHS:
 _added = [path for path in sys.path if path not in _before]
 sys.path[:] = _added + _before
 
-from serving.model_repository.gentle_start import TritonPythonModel  # noqa: E402
+from serving.model_repository.gentle_start import TritonPythonModel, leave_at_once  # noqa: E402
+
+atexit.register(leave_at_once)
 
 __all__ = ["TritonPythonModel"]

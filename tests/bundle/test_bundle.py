@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +112,19 @@ def retrieve(model: ServingModel, users, k: int, exclude: list[int], without_his
 def test_the_same_recipe_data_and_seed_give_the_same_bundle(bundle: Path, tmp_path: Path) -> None:
     assert make_debug_bundle(tmp_path, plan=small_plan()).name == bundle.name
     assert make_debug_bundle(tmp_path, plan=small_plan(), seed=8).name != bundle.name
+
+
+def test_loading_draws_no_weights_and_imports_no_compiler(bundle: Path) -> None:
+    code = (
+        "import sys, torch; from pathlib import Path\n"
+        "from recsys.bundle.load import load_serving_model\n"
+        "before = torch.get_rng_state()\n"
+        "load_serving_model(Path(sys.argv[1]))\n"
+        "print(torch.equal(torch.get_rng_state(), before), 'torch._dynamo' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(bundle)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert told.stdout.split() == ["True", "False"]
 
 
 def test_all_items_come_back_when_all_are_asked_for(model: ServingModel) -> None:

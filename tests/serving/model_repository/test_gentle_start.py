@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
@@ -31,6 +33,7 @@ def niceness() -> int:
 
 class Served:
     def __init__(self, args: dict[str, str]) -> None:
+        assert not gc.isenabled()
         if "wrong" in args:
             raise ValueError("no such bundle")
         self.loaded_at = niceness()
@@ -50,13 +53,14 @@ class Served:
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> TritonPythonModel:
+def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[TritonPythonModel]:
     backend = ModuleType("backend")  # the real one imports what only Triton's process has
     backend.ServedModel = Served  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "serving.model_repository.backend", backend)
     monkeypatch.setattr(gentle_start, "leave_session", lambda: False)  # of the tests' process
     monkeypatch.setattr(gentle_start, "SpareTimeLimit", Unlimited)  # it forks: see LOADING
-    return TritonPythonModel()
+    yield TritonPythonModel()
+    gc.unfreeze()
 
 
 class Unlimited:
@@ -83,6 +87,7 @@ def test_only_the_loading_is_gentle(
     assert served.loaded_at == LEAST
     assert [served.started_at, *served.of_thread, niceness()] == [usual] * 3
     assert model.execute([1, 2]) == [usual, usual]
+    assert gc.isenabled() and gc.get_freeze_count() > 1000, "what was loaded is not looked through"
     model.finalize()
     assert served.stopped
 
@@ -90,6 +95,7 @@ def test_only_the_loading_is_gentle(
 def test_what_is_wrong_with_a_bundle_is_said(model: TritonPythonModel, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such bundle"):
         model.initialize(arguments(tmp_path / "b", wrong="yes"))
+    assert gc.isenabled()
 
 
 def test_nobody_waits_for_a_bundle_that_is_alone(
@@ -186,10 +192,7 @@ else:
 )
 @pytest.mark.parametrize(
     ("how", "weights"),
-    [
-        *(("beside", "19 19 0 19"), ("wrong", "19 0"), ("alone", "0 0 0 19")),
-        ("slow", "19 0 0 19"),
-    ],
+    [("beside", "19 19 0 0"), ("wrong", "19 0"), ("alone", "0 0 0 0"), ("slow", "19 0 0 0")],
 )
 def test_the_process_counts_least_but_while_it_answers(how: str, weights: str) -> None:
     command = [sys.executable, "-c", LOADING, how]
@@ -202,3 +205,24 @@ def test_what_triton_may_have_taken_for_dead_ends() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert "load the model again" in done.stderr
+
+
+LEAVING = """
+import atexit
+from serving.model_repository.gentle_start import leave_at_once
+
+class Held:
+    def __del__(self):
+        print("taken down")
+
+held = Held()
+atexit.register(leave_at_once)
+atexit.register(lambda: print("registered later"))
+print("finalized")
+"""
+
+
+def test_its_end_takes_nothing_down_and_loses_nothing_said() -> None:
+    command = [sys.executable, "-c", LEAVING]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout.splitlines() == ["finalized", "registered later"]
