@@ -7,10 +7,10 @@ Usage::
 
 Three bundles, so that each publication loads one: the one before stays loaded for a rollback. Each
 has a third of the items on offer, and both sides of an answer know which, the API and the model
-server, so an answer that mixes two bundles has items of another third, or too few. First the load
-alone is measured, then the same load while ``recsys publish`` makes one after the other live, as a
-pipeline would. Exit code 1 when a request failed, an answer mixed bundles or came from another rung
-than ``full``, or a publication failed.
+server, so an answer that mixes two bundles has items of another third, or too few. The load alone
+and the same load while ``recsys publish`` makes one after the other live, as a pipeline would, are
+measured in turn, since a shared machine is quicker at times. Exit code 1 when a request failed, an
+answer mixed bundles or came from another rung than ``full``, or a publication failed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Swaps:
     """Publishes bundles in turn, in a thread."""
 
     system: System
-    bundles: Sequence[str]
+    bundles: Iterator[str]
     every_s: float
     took_s: list[float] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -68,12 +68,11 @@ class Swaps:
         self._thread.join()
 
     def _run(self) -> None:
-        turns = itertools.cycle(self.bundles)
         due_s = time.monotonic()
         while not self._stop.wait(max(0.0, due_s - time.monotonic())):
             begun_s = time.monotonic()
             try:
-                self.system.run("publish", next(turns))
+                self.system.run("publish", next(self.bundles))
             except RecsysError as error:
                 self.failed.append(str(error))
             self.took_s.append(round(time.monotonic() - begun_s, 2))
@@ -131,10 +130,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, required=True, help="requests per second")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--every", type=float, default=30.0, help="seconds from swap to swap")
-    parser.add_argument("--quiet-minutes", type=float, default=3.0, help="of load without swaps")
+    parser.add_argument("--quiet-minutes", type=float, default=5.0, help="of load without swaps")
+    parser.add_argument(
+        "--turns", type=int, default=4, help="stretches of swaps, a quiet one before and after each"
+    )
     parser.add_argument("--k", type=int, default=20, help="items asked for")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    if args.turns < 1:
+        parser.error(f"--turns: wanted 1 or more, found {args.turns}")
     try:
         system = find_system(args.state)
         # Every item of the log that a bundle does not know would come to it, and be in all three.
@@ -151,38 +155,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         user_ids=tuple(user_id(n) for n in range(2_000)),
     )  # fmt: skip
     label = judge({bundle_id: place for place, bundle_id in enumerate(bundles)}, args.k)
-    each_s = args.quiet_minutes * 30.0
-    measure(asking, args.rate, 5.0, label)  # warms up
-    quiet = [measure(asking, args.rate, each_s, label, turn=1)]
-    sys.stderr.write(f"quiet: {_line(quiet[0])}\n")
-    with Swaps(system, bundles, args.every) as swaps:
-        swapping = measure(asking, args.rate, args.minutes * 60, label)
-    sys.stderr.write(f"{len(swaps.took_s)} swaps: {_line(swapping)}\n")
-    measure(asking, args.rate, 5.0, label)  # the last one's predecessor is unloaded meanwhile
-    quiet.append(measure(asking, args.rate, each_s, label, turn=2))
-    sys.stderr.write(f"quiet again: {_line(quiet[1])}\n")
+    quiet_s = args.quiet_minutes * 60.0 / (args.turns + 1)
+    swapping_s = args.minutes * 60.0 / args.turns
+    quiet, swapping, all_swaps = [], [], []
+    turns = itertools.cycle(bundles)
+    for turn in range(args.turns + 1):
+        # Warms up, or the last publication ends and unloads meanwhile.
+        measure(asking, args.rate, 5.0, label)
+        quiet.append(measure(asking, args.rate, quiet_s, label, turn=2 * turn))
+        sys.stderr.write(f"quiet: {_line(quiet[-1])}\n")
+        if turn == args.turns:
+            break
+        with Swaps(system, turns, args.every) as swaps:
+            swapping.append(measure(asking, args.rate, swapping_s, label, turn=2 * turn + 1))
+        all_swaps.append(swaps)
+        sys.stderr.write(f"{len(swaps.took_s)} swaps: {_line(swapping[-1])}\n")
     ratio = bootstrap_percentile_ratio(
         [block for paced in quiet for block in blocks(paced, args.every)],
-        blocks(swapping, args.every),
+        [block for paced in swapping for block in blocks(paced, args.every)],
         99.0,
         seed=args.seed,
     )
+    took_s = [took_s for swaps in all_swaps for took_s in swaps.took_s]
+    failed = [why for swaps in all_swaps for why in swaps.failed]
     result = {
         "what": f"a swap every {args.every:g} s for {args.minutes:g} min",
         "rate_per_s": args.rate,
         "seed": args.seed,
         "machine": f"{platform.machine()} {platform.system()}",
         "quiet": [_summary(paced) for paced in quiet],
-        "swapping": _summary(swapping),
+        "swapping": [_summary(paced) for paced in swapping],
         "p99_ratio": round(ratio.ratio, 3),
         "p99_ratio_interval": [round(ratio.low, 3), round(ratio.high, 3)],
-        "swaps": len(swaps.took_s),
-        "publish_s": swaps.took_s,
-        "publish_failed": swaps.failed,
+        "swaps": len(took_s),
+        "publish_s": took_s,
+        "publish_failed": failed,
     }
     sys.stdout.write(json.dumps(result) + "\n")
-    all_good = {*swapping.answers, *quiet[0].answers, *quiet[1].answers} == {GOOD}
-    return 0 if all_good and not swaps.failed else 1
+    all_good = {what for paced in (*quiet, *swapping) for what in paced.answers} == {GOOD}
+    return 0 if all_good and not failed else 1
 
 
 def _bundles(system: System, state: Path) -> list[str]:
