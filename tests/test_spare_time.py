@@ -17,7 +17,9 @@ from tests.children import wait_for_end
 
 AUTOGROUP = Path("/proc/self/autogroup")
 BEGIN = "from recsys.spare_time import *; import os, sys, time; continue_in_spare_time(); "
-WAIT = BEGIN + "print(os.getpid(), flush=True); time.sleep(60)"
+# What a shell starts in the background ignores SIGINT, and all it starts.
+HEAR = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+WAIT = HEAR + BEGIN + "print(os.getpid(), flush=True); time.sleep(60)"
 
 needs_autogroup = pytest.mark.skipif(
     not AUTOGROUP.exists(), reason="this kernel does not weigh sessions"
